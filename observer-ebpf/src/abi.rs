@@ -1,0 +1,161 @@
+//! Records and map values: what the programs write and userland reads, byte for byte.
+//!
+//! Everything is `repr(C)` without padding (`bytemuck::Pod` proves it at compile time), sizes are asserted below.
+//! Memory amounts are in pages, as the kernel's `page_counter` keeps them (include/linux/page_counter.h); times are
+//! `bpf_ktime_get_ns`, that is CLOCK_MONOTONIC.
+
+use bytemuck::{Pod, Zeroable};
+
+pub const COMM_LEN: usize = 16;
+/// Longest cgroup path carried in a record. A longer one is cut and userland finds it in the tree by its id.
+pub const PATH_LEN: usize = 384;
+/// Levels of the victim's ancestry reported with an OOM kill: container, pod, QoS class, kubepods, root and one spare.
+pub const OOM_LEVELS: usize = 6;
+/// How far below its container a nested cgroup may sit and still be counted as that container.
+pub const MAX_NESTING: u32 = 8;
+
+/// The first word of every record in the ring.
+pub mod kind {
+    pub const POINT: u32 = 1;
+    pub const CGROUP_MADE: u32 = 2;
+    pub const CGROUP_REMOVED: u32 = 3;
+    pub const CGROUP_ATTACHED: u32 = 4;
+    pub const CGROUP_POPULATED: u32 = 5;
+    pub const CGROUP_EMPTIED: u32 = 6;
+    pub const EXEC: u32 = 7;
+    pub const EXIT: u32 = 8;
+    pub const OOM_KILL: u32 = 9;
+}
+
+/// Starts every record. Written by all probes, read by `kernel/ring.rs`. 24 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Header {
+    pub kind: u32,
+    /// Thread group of the current task, 0 where it does not matter.
+    pub pid: u32,
+    pub time_ns: u64,
+    /// The memory controller's cgroup id (`kernfs_node.id`, equal to the directory's inode number).
+    pub cgroup: u64,
+}
+
+/// A point of the usage curve. Written by `page_fault`, 40 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Point {
+    pub header: Header,
+    pub usage_pages: u64,
+    pub watermark_pages: u64,
+}
+
+/// Life of a cgroup: made, removed, attached, populated, emptied. Written by `cgroup_life`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Cgroup {
+    pub header: Header,
+    pub parent: u64,
+    pub usage_pages: u64,
+    pub watermark_pages: u64,
+    /// Bytes of `path` that are meaningful; `PATH_LEN` means it was cut.
+    pub path_len: u64,
+    pub path: [u8; PATH_LEN],
+}
+
+/// A process replaced its image, or a thread group's leader exited. Written by `process`, 56 bytes.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Process {
+    pub header: Header,
+    /// Exec: the cgroup's watermark. Exit: likewise, the last look before the group may empty.
+    pub watermark_pages: u64,
+    /// `task_struct.exit_code`: status in bits 8..16, signal in bits 0..7. 0 for exec.
+    pub exit_code: u32,
+    pub _reserved: u32,
+    pub comm: [u8; COMM_LEN],
+}
+
+/// One memory cgroup on the way from the victim to the root.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct OomLevel {
+    pub cgroup: u64,
+    pub usage_pages: u64,
+    pub max_pages: u64,
+    pub watermark_pages: u64,
+    /// `memory_events_local[MEMCG_OOM]`: raised once at the group whose limit was hit, before a victim is chosen
+    /// (kernel: mm/memcontrol.c, mem_cgroup_oom). [`UNKNOWN`] where the kernel does not have the field.
+    pub oom_events: u64,
+}
+
+/// The OOM killer chose a victim. Written by `oom_kill`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct OomKill {
+    /// `header.cgroup` is the victim's cgroup (0 where only a pid was given), `header.pid` the one who asked.
+    pub header: Header,
+    pub asker_cgroup: u64,
+    pub victim_pid: u32,
+    pub levels: u32,
+    pub victim_comm: [u8; COMM_LEN],
+    pub asker_comm: [u8; COMM_LEN],
+    pub level: [OomLevel; OOM_LEVELS],
+}
+
+/// "This kernel does not say": offsets and counters that BTF does not have.
+pub const UNKNOWN: u64 = u64::MAX;
+
+/// Per-cgroup totals, key: cgroup id. Made on the first fault or stall, deleted by userland after the last read. 48 bytes.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct CgroupTotals {
+    /// Page faults flushed from the per-CPU slots; a reader adds what still sits in [`Slot::faults`].
+    pub faults: u64,
+    /// Usage at the last curve point of this cgroup, any CPU.
+    pub last_pages: u64,
+    /// Stalls in limit reclaim (`memcg`) and in global direct reclaim (`direct`).
+    pub memcg_stalls: u64,
+    pub memcg_stall_ns: u64,
+    pub direct_stalls: u64,
+    pub direct_stall_ns: u64,
+}
+
+/// The one-entry cache of each CPU: the cgroup that faulted last. Written by `page_fault`. 48 bytes.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Slot {
+    /// `cgroup_subsys_state.serial_nr`: unlike the address it is never used again.
+    pub serial: u64,
+    /// The container's cgroup id and `struct mem_cgroup` address.
+    pub cgroup: u64,
+    pub memcg: u64,
+    pub faults: u64,
+    pub last_pages: u64,
+    /// Usage must move by more than this for the next point.
+    pub step_pages: u64,
+}
+
+/// Reasons for which the programs lose data; index into the map `LOST`.
+pub mod lost {
+    pub const RING_FULL: u32 = 0;
+    pub const CGROUP_TABLE_FULL: u32 = 1;
+    pub const RECLAIM_TABLE_FULL: u32 = 2;
+    pub const RECLAIM_UNMATCHED: u32 = 3;
+    pub const COUNT: u32 = 4;
+    pub const NAMES: [&str; COUNT as usize] =
+        ["ring_full", "cgroup_table_full", "reclaim_table_full", "reclaim_unmatched"];
+}
+
+/// A point is pushed when usage moved by more than `max(MIN_STEP_PAGES, last / STEP_RATIO)`: 1 MiB or 1/128.
+/// Small groups would otherwise report every allocation, large ones every percent of noise.
+pub const MIN_STEP_BYTES: u64 = 1 << 20;
+pub const STEP_RATIO_SHIFT: u32 = 7;
+
+const _: () = {
+    assert!(size_of::<Header>() == 24);
+    assert!(size_of::<Point>() == 40);
+    assert!(size_of::<Cgroup>() == 56 + PATH_LEN);
+    assert!(size_of::<Process>() == 56);
+    assert!(size_of::<OomKill>() == 72 + 40 * OOM_LEVELS);
+    assert!(size_of::<CgroupTotals>() == 48);
+    assert!(size_of::<Slot>() == 48);
+};

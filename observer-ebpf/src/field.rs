@@ -1,0 +1,74 @@
+//! The kernel struct fields the programs follow, as data.
+//!
+//! rustc emits no CO-RE relocations. Instead every offset is an entry of one read-only global array, which userland
+//! fills from the running kernel's BTF before loading. The array is frozen, so the verifier knows each entry as a
+//! constant and accepts a plain load through a BTF-typed pointer.
+
+/// Where an offset comes from in BTF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Byte offset of `path` (dotted) inside `ty`.
+    Member { ty: &'static str, path: &'static str },
+    /// Byte offset of `ty.member[enumerator]`, an array of 8-byte elements indexed by an enumerator of this kernel's
+    /// `enumeration`.
+    Element { ty: &'static str, member: &'static str, enumeration: &'static str, enumerator: &'static str },
+}
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident = $source:expr,)*) => {
+        /// One offset; its discriminant is the index into the global `OFFSETS`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Field { $($(#[$doc])* $name,)* }
+
+        impl Field {
+            pub const ALL: &'static [Field] = &[$(Field::$name,)*];
+
+            pub const fn source(self) -> Source {
+                match self { $(Field::$name => $source,)* }
+            }
+        }
+    };
+}
+
+const fn member(ty: &'static str, path: &'static str) -> Source {
+    Source::Member { ty, path }
+}
+
+/// The memory controller's entry of an array with one element per controller.
+const fn of_memory(ty: &'static str, member: &'static str) -> Source {
+    Source::Element { ty, member, enumeration: "cgroup_subsys_id", enumerator: "memory_cgrp_id" }
+}
+
+fields! {
+    TaskCgroups = member("task_struct", "cgroups"),
+    TaskPid = member("task_struct", "pid"),
+    TaskTgid = member("task_struct", "tgid"),
+    TaskComm = member("task_struct", "comm"),
+    TaskExitCode = member("task_struct", "exit_code"),
+    /// The task's memory controller state, right on cgroup v1, hybrid and v2 alike.
+    CssSetMemory = of_memory("css_set", "subsys"),
+    CgroupMemory = of_memory("cgroup", "subsys"),
+    CgroupKn = member("cgroup", "kn"),
+    CgroupRoot = member("cgroup", "root"),
+    RootHierarchy = member("cgroup_root", "hierarchy_id"),
+    KnId = member("kernfs_node", "id"),
+    CssCgroup = member("cgroup_subsys_state", "cgroup"),
+    CssParent = member("cgroup_subsys_state", "parent"),
+    CssSerial = member("cgroup_subsys_state", "serial_nr"),
+    MemcgCss = member("mem_cgroup", "css"),
+    MemcgUsage = member("mem_cgroup", "memory.usage"),
+    MemcgWatermark = member("mem_cgroup", "memory.watermark"),
+    MemcgMax = member("mem_cgroup", "memory.max"),
+    /// Optional: without it the scope of an OOM kill is inferred from usage and limits.
+    MemcgOomEvents = Source::Element {
+        ty: "mem_cgroup",
+        member: "memory_events_local",
+        enumeration: "memcg_memory_event",
+        enumerator: "MEMCG_OOM",
+    },
+}
+
+pub const COUNT: usize = Field::ALL.len();
+/// Entry of `OFFSETS` for a field this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;

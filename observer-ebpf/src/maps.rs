@@ -1,0 +1,104 @@
+//! The maps, wrapped in verbs: the ring for rare records, the per-CPU slots and the per-cgroup table for counts, and
+//! the loss counters.
+
+use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
+    macros::map,
+    maps::{HashMap, PerCpuArray, RingBuf},
+};
+
+use crate::abi::{self, CgroupTotals, Header, Slot};
+
+/// 1 MiB: 25,000 curve points or 2,300 cgroup paths between two drains.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+#[map]
+pub static CGROUPS: HashMap<u64, CgroupTotals> = HashMap::with_max_entries(8192, 0);
+/// Cgroup -> how many parents up its container is (0: it is one). Written by userland, inherited at mkdir; a cgroup
+/// without an entry speaks for itself.
+#[map]
+pub static CONTAINERS: HashMap<u64, u32> = HashMap::with_max_entries(8192, 0);
+#[map]
+pub static SLOTS: PerCpuArray<Slot> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::lost::COUNT, 0);
+/// Thread id -> start of the reclaim it is in.
+#[map]
+pub static RECLAIMING: HashMap<u32, u64> = HashMap::with_max_entries(8192, 0);
+
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// How soon userland should look.
+#[derive(Clone, Copy)]
+pub enum Urgency {
+    /// At its next regular drain, or when a quarter of the ring is full.
+    Routine,
+    Now,
+}
+
+/// Writes one record; a full ring is counted.
+#[inline(always)]
+pub fn emit<T: 'static>(urgency: Urgency, fill: impl FnOnce(*mut T)) {
+    let Some(mut entry) = RECORDS.reserve::<T>(0) else {
+        count_lost(abi::lost::RING_FULL);
+        return;
+    };
+    fill(entry.as_mut_ptr());
+    let flags = match urgency {
+        Urgency::Now => BPF_RB_FORCE_WAKEUP,
+        Urgency::Routine if RECORDS.query(BPF_RB_AVAIL_DATA) > (1 << 18) => BPF_RB_FORCE_WAKEUP,
+        Urgency::Routine => BPF_RB_NO_WAKEUP,
+    };
+    entry.submit(flags);
+}
+
+#[inline(always)]
+pub fn header(kind: u32, pid: u32, cgroup: u64) -> Header {
+    // SAFETY: no preconditions.
+    Header { kind, pid, time_ns: unsafe { bpf_ktime_get_ns() }, cgroup }
+}
+
+#[inline(always)]
+pub fn count_lost(reason: u32) {
+    if let Some(n) = LOST.get_ptr_mut(reason) {
+        // SAFETY: a per-CPU value, only this CPU writes it.
+        unsafe { *n += 1 }
+    }
+}
+
+/// The totals of a cgroup, made if absent. `None`: the table is full, which is counted.
+#[inline(always)]
+pub fn totals(cgroup: u64) -> Option<*mut CgroupTotals> {
+    if let Some(totals) = CGROUPS.get_ptr_mut(cgroup) {
+        return Some(totals);
+    }
+    let empty = CgroupTotals {
+        faults: 0,
+        last_pages: 0,
+        memcg_stalls: 0,
+        memcg_stall_ns: 0,
+        direct_stalls: 0,
+        direct_stall_ns: 0,
+    };
+    const BPF_NOEXIST: u64 = 1;
+    // Another CPU may have been first; then this fails and the look-up finds its entry.
+    let _ = CGROUPS.insert(cgroup, empty, BPF_NOEXIST);
+    let found = CGROUPS.get_ptr_mut(cgroup);
+    if found.is_none() {
+        count_lost(abi::lost::CGROUP_TABLE_FULL);
+    }
+    found
+}
+
+/// Adds to a counter that several CPUs share.
+///
+/// # Safety
+/// `counter` points into a map value.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, n: u64) {
+    // The target has no stable atomics; this is the one instruction an atomic add would be.
+    // SAFETY: valid and aligned by contract.
+    unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) n) }
+}

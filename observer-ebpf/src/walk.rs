@@ -1,0 +1,131 @@
+//! Following kernel structs with offsets that the verifier knows as constants (see [`crate::field`]).
+//!
+//! A typed pointer (a tp_btf argument, or `bpf_get_current_task_btf`) stays typed through each load, so the verifier
+//! checks every step and the JIT guards it against faults; no helper is called. Only `css -> mem_cgroup` is a
+//! container_of, which has no type: from there on `bpf_probe_read_kernel` is used.
+
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, generated::bpf_get_current_task_btf},
+};
+
+use crate::field::{COUNT, Field};
+
+/// Filled by userland before load, frozen after.
+#[unsafe(no_mangle)]
+pub static OFFSETS: [Global<u32>; COUNT] = [const { Global::new(crate::field::ABSENT) }; COUNT];
+/// The hierarchy the memory controller is on: 0 is cgroup v2.
+#[unsafe(no_mangle)]
+pub static MEMORY_HIERARCHY: Global<u32> = Global::new(0);
+/// `abi::MIN_STEP_BYTES` in pages of this host.
+#[unsafe(no_mangle)]
+pub static MIN_STEP_PAGES: Global<u64> = Global::new(256);
+
+pub type Ptr = *const u8;
+
+#[inline(always)]
+pub fn offset(field: Field) -> usize {
+    OFFSETS[field as usize].load() as usize
+}
+
+#[inline(always)]
+pub fn has(field: Field) -> bool {
+    OFFSETS[field as usize].load() != crate::field::ABSENT
+}
+
+/// Loads a value through a typed pointer.
+///
+/// # Safety
+/// `base` is a pointer the verifier has a type for, of the struct `field` belongs to, and `T` is the field's type.
+#[inline(always)]
+pub unsafe fn load<T: Copy>(base: Ptr, field: Field) -> T {
+    // SAFETY: by contract; the verifier proves it at load time and the JIT turns a bad address into zero.
+    unsafe { *(base.add(offset(field)) as *const T) }
+}
+
+#[inline(always)]
+pub fn current_task() -> Ptr {
+    // SAFETY: no preconditions; returns a typed, trusted pointer.
+    unsafe { bpf_get_current_task_btf() as Ptr }
+}
+
+#[inline(always)]
+pub fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// A task's memory controller state.
+///
+/// # Safety
+/// `task` is a typed `struct task_struct` pointer.
+#[inline(always)]
+pub unsafe fn memory_css(task: Ptr) -> Ptr {
+    // SAFETY: task -> css_set -> css, each typed.
+    unsafe { load::<Ptr>(load::<Ptr>(task, Field::TaskCgroups), Field::CssSetMemory) }
+}
+
+/// Cgroup id of a controller state.
+///
+/// # Safety
+/// `css` is a typed `struct cgroup_subsys_state` pointer.
+#[inline(always)]
+pub unsafe fn css_cgroup_id(css: Ptr) -> u64 {
+    // SAFETY: css -> cgroup, typed.
+    unsafe { cgroup_id(load::<Ptr>(css, Field::CssCgroup)) }
+}
+
+/// # Safety
+/// `cgroup` is a typed `struct cgroup` pointer.
+#[inline(always)]
+pub unsafe fn cgroup_id(cgroup: Ptr) -> u64 {
+    // SAFETY: cgroup -> kernfs_node -> id, typed.
+    unsafe { load::<u64>(load::<Ptr>(cgroup, Field::CgroupKn), Field::KnId) }
+}
+
+/// Whether a cgroup is in the memory controller's hierarchy. On v1 every controller has a tree of its own, and the
+/// ids of different trees overlap.
+///
+/// # Safety
+/// `cgroup` is a typed `struct cgroup` pointer.
+#[inline(always)]
+pub unsafe fn in_memory_hierarchy(cgroup: Ptr) -> bool {
+    // SAFETY: cgroup -> cgroup_root, typed.
+    unsafe { load::<u32>(load::<Ptr>(cgroup, Field::CgroupRoot), Field::RootHierarchy) == MEMORY_HIERARCHY.load() }
+}
+
+/// A `struct mem_cgroup`: an address only.
+#[derive(Clone, Copy)]
+pub struct Memcg(u64);
+
+impl Memcg {
+    #[inline(always)]
+    pub fn of(css: Ptr) -> Self {
+        Self(css as u64 - offset(Field::MemcgCss) as u64)
+    }
+
+    #[inline(always)]
+    pub fn from_address(address: u64) -> Self {
+        Self(address)
+    }
+
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0
+    }
+
+    /// Reads one 8-byte field; 0 if the memory is gone.
+    #[inline(always)]
+    pub fn read(self, field: Field) -> u64 {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel((self.0 + offset(field) as u64) as *const u64) }.unwrap_or(0)
+    }
+}
+
+/// The current task's thread group, cgroup id and memcg.
+#[inline(always)]
+pub fn current_cgroup() -> (u64, Memcg) {
+    // SAFETY: the current task is a typed pointer.
+    let css = unsafe { memory_css(current_task()) };
+    // SAFETY: css is typed by the walk.
+    (unsafe { css_cgroup_id(css) }, Memcg::of(css))
+}

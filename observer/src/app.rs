@@ -1,0 +1,274 @@
+//! The live wiring: sources -> pipeline -> outlets. The only place that knows both banks.
+//!
+//! One task reads the host and feeds a bounded channel; one owns the pipeline and the outlets; one serves. All on one
+//! thread. When the channel is full the host task waits, and what does not fit in the kernel's ring meanwhile is counted
+//! there.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    board::Board,
+    cgroup::sampler::{self, Sampler},
+    config::{Config, Roots},
+    event::{CgroupVersion, Event, Host, Outcome, What},
+    journal,
+    kernel::{Kernel, support::Support},
+    metrics::Metrics,
+    node,
+    pipeline::Pipeline,
+    record::{CannotRecord, Recorder},
+    server::{self, Shared},
+    time::Time,
+};
+
+/// Events on their way to the pipeline. A burst of 1 MiB of ring is at most some 20,000 records; this many are taken
+/// without waiting, the rest wait in the ring.
+const CHANNEL: usize = 4096;
+/// PSI, meminfo, vmstat, and the core's timeouts.
+const EVERY_NODE: Duration = Duration::from_secs(1);
+/// Totals of the per-cgroup table.
+const EVERY_TOTALS: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum CannotRun {
+    #[error(transparent)]
+    Listen(#[from] server::CannotListen),
+    #[error(transparent)]
+    Record(#[from] CannotRecord),
+    #[error("cannot read the host's memory from {path}: {source}; nothing can be measured; give the right --proc-root")]
+    NoProc { path: String, source: std::io::Error },
+    #[error("{0}; no container can be measured without it")]
+    NoHierarchy(#[from] crate::cgroup::NoHierarchy),
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+    #[error("cannot write the metrics to {path}: {source}")]
+    MetricsAtExit { path: String, source: std::io::Error },
+    #[error("the server stopped: {0}")]
+    Server(std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT, then drains.
+pub async fn run(config: Config) -> Result<(), CannotRun> {
+    let began = node::now();
+    let signals = Signals::new().map_err(CannotRun::Signals)?;
+    let listener = server::bind(config.listen).await?;
+    let recorder = config.record.as_deref().map(Recorder::create).transpose()?;
+    let metrics = Metrics::default();
+    let shared = Shared { registry: metrics.registry(), board: Arc::new(Mutex::new(Board::default())) };
+    let (stop, stopped) = watch::channel(false);
+
+    let server = tokio::spawn(server::serve(listener, shared.clone(), until(stopped.clone())));
+    tracing::info!("serving http://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
+    let host = HostTask::open(&config, began)?;
+    let (events, received) = mpsc::channel(CHANNEL);
+    let core = Core { pipeline: Pipeline::default(), metrics, shared, recorder, began };
+    let core = tokio::spawn(core.run(received));
+    tokio::spawn(async move {
+        signals.wait().await;
+        let _ = stop.send(true); // nobody left to tell is fine
+    });
+    host.run(events, stopped).await;
+
+    let metrics = core.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    if let Some(path) = &config.metrics_at_exit {
+        write(path, &metrics)?;
+    }
+    match server.await {
+        Ok(result) => result.map_err(CannotRun::Server),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CannotRun> {
+    std::fs::write(path, text)
+        .map_err(|source| CannotRun::MetricsAtExit { path: path.display().to_string(), source })
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await; // a dropped sender stops as well
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.term.recv() => tracing::info!("SIGTERM: draining"),
+            _ = self.int.recv() => tracing::info!("SIGINT: draining"),
+        }
+    }
+}
+
+/// Reads the host: the kernel's ring and counters, the cgroup files, the node's files.
+struct HostTask {
+    kernel: Option<Kernel>,
+    sampler: Sampler,
+    roots: Roots,
+    pending: Vec<Event>,
+}
+
+impl HostTask {
+    fn open(config: &Config, began: Time) -> Result<Self, CannotRun> {
+        let support = Support::gather(&config.roots);
+        let memory_total = node::memory_total(&config.roots.proc)
+            .map_err(|source| CannotRun::NoProc { path: config.roots.proc.display().to_string(), source })?;
+        let (kernel, statuses) = Kernel::open(&support, &config.disabled_probes);
+        let hierarchy = support.hierarchy?;
+        let host = Host {
+            observer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: support.kernel,
+            cgroup: hierarchy.version,
+            wall_offset_ns: node::wall_offset_ns(),
+            page_size: support.page_size,
+            cpus: support.cpus,
+            memory_total,
+            retention_ns: config.retention.as_nanos() as u64,
+        };
+        if hierarchy.version == CgroupVersion::V1 {
+            tracing::info!("cgroup v1: no memory.events and no pressure per container on this host");
+        }
+        let only_walks = !statuses
+            .iter()
+            .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, Outcome::Attached { .. }));
+        let mut pending = vec![Event { at: began, what: What::Host(host) }];
+        pending.extend(statuses.into_iter().map(|status| Event { at: began, what: What::Probe(status) }));
+        Ok(Self { kernel, sampler: Sampler::new(hierarchy, only_walks), roots: config.roots.clone(), pending })
+    }
+
+    async fn run(mut self, out: mpsc::Sender<Event>, stopped: watch::Receiver<bool>) {
+        let mut stop = std::pin::pin!(until(stopped));
+        let (mut next_node, mut next_totals) = (Instant::now(), Instant::now());
+        loop {
+            self.look(&mut next_node, &mut next_totals);
+            if self.send(&out).await.is_err() {
+                return; // the core is gone
+            }
+            let pause = if self.sampler.is_moving(node::now()) { sampler::FAST } else { sampler::SLOW };
+            let kernel = self.kernel.as_ref();
+            tokio::select! {
+                () = &mut stop => break,
+                () = sleep_until(Instant::now() + pause) => {}
+                Ok(()) = async { match kernel { Some(kernel) => kernel.woken().await, None => std::future::pending().await } } => {}
+            }
+        }
+        let (mut node, mut totals) = (Instant::now(), Instant::now());
+        self.look(&mut node, &mut totals);
+        let _ = self.send(&out).await; // the core may be gone; then nobody wants it
+    }
+
+    /// Everything there is to see now, in order: what happened, what the files say, what time it is.
+    fn look(&mut self, next_node: &mut Instant, next_totals: &mut Instant) {
+        let from = self.pending.len();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.drain(&mut self.pending);
+        }
+        let mut marks: Vec<_> =
+            self.pending[from..].iter().filter_map(|event| self.sampler.learn(event)).collect();
+        let now = node::now();
+        marks.extend(self.sampler.walk_if_due(now, &mut self.pending));
+        self.sampler.sample(now, &mut self.pending);
+        if let Some(kernel) = &mut self.kernel {
+            for (cgroup, up) in marks {
+                kernel.mark(cgroup, up);
+            }
+            if *next_totals <= Instant::now() {
+                *next_totals = Instant::now() + EVERY_TOTALS;
+                kernel.totals(now, &mut self.pending);
+            }
+        }
+        if *next_node <= Instant::now() {
+            *next_node = Instant::now() + EVERY_NODE;
+            self.node(now);
+        }
+    }
+
+    fn node(&mut self, now: Time) {
+        match node::reading(&self.roots.proc) {
+            Ok(reading) => self.pending.push(Event { at: now, what: What::Node(reading) }),
+            Err(error) => tracing::debug!(%error, "the node's memory could not be read this time"),
+        }
+        self.sampler.losses(now, &mut self.pending);
+        self.pending.push(Event { at: now, what: What::Observer(node::observer()) });
+        self.pending.push(Event { at: now, what: What::Tick });
+    }
+
+    async fn send(&mut self, out: &mpsc::Sender<Event>) -> Result<(), mpsc::error::SendError<Event>> {
+        for event in self.pending.drain(..) {
+            out.send(event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Owns the pipeline and the outlets.
+struct Core {
+    pipeline: Pipeline,
+    metrics: Metrics,
+    shared: Shared,
+    recorder: Option<Recorder>,
+    began: Time,
+}
+
+impl Core {
+    /// Until the sources are done. Returns the metrics as they are then.
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) -> String {
+        let mut batch = Vec::new();
+        while events.recv_many(&mut batch, CHANNEL).await > 0 {
+            for event in batch.drain(..) {
+                self.take(&event);
+            }
+        }
+        if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::flush) {
+            tracing::error!("{error}");
+        }
+        self.metrics.render()
+    }
+
+    fn take(&mut self, event: &Event) {
+        self.record(event);
+        let findings = self.pipeline.step(event);
+        let mut board = self.shared.board();
+        for finding in &findings {
+            self.metrics.apply(finding);
+            board.apply(finding);
+            journal::log(finding);
+        }
+        if matches!(event.what, What::Tick) && !board.seeded {
+            board.seeded = true;
+            let took = event.at.since(self.began);
+            match board.ready() {
+                Ok(()) => tracing::info!("ready after {} ms", took.as_millis()),
+                Err(missing) => tracing::warn!("not ready: {missing}; `observer check` says how to mend it"),
+            }
+        }
+    }
+
+    fn record(&mut self, event: &Event) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let written = recorder.write(event).and_then(|()| match event.what {
+            What::Tick => recorder.flush(), // so that a killed daemon leaves all but the last second
+            _ => Ok(()),
+        });
+        if let Err(error) = written {
+            tracing::error!("{error}; recording has ended");
+            self.recorder = None;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Findings -> what /api and the page show: every container's card, the probes, the last findings worth reading.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::Serialize;
+
+use crate::{
+    event::{CgroupId, Outcome, ProbeStatus},
+    finding::{Container, Finding, NodeMeasured, State, What},
+    time::Time,
+};
+
+/// Points kept of a curve; beyond that every second one goes, so a curve of any length is drawn at this detail.
+const CURVE_POINTS: usize = 240;
+/// Findings kept for the page.
+const NEWS: usize = 100;
+
+#[derive(Debug, Default, Serialize)]
+pub struct Board {
+    pub probes: Vec<ProbeStatus>,
+    pub node: Option<NodeMeasured>,
+    pub containers: BTreeMap<CgroupId, Card>,
+    pub news: VecDeque<Finding>,
+    /// The tree has been walked: everything that was there is known.
+    pub seeded: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Card {
+    #[serde(flatten)]
+    pub container: Container,
+    pub state: State,
+    pub started: Option<Time>,
+    pub usage: u64,
+    pub working_set: u64,
+    pub limit: Option<u64>,
+    pub peak: u64,
+    pub startup_peak: Option<u64>,
+    pub startup_peak_seconds: Option<f64>,
+    pub time_to_stable_seconds: Option<f64>,
+    pub steady: Option<u64>,
+    pub overshoot: Option<f64>,
+    pub drift_bytes_per_second: Option<f64>,
+    pub oom_kills: u64,
+    /// Seconds since start and bytes.
+    pub curve: Vec<(f32, u64)>,
+}
+
+impl Board {
+    pub fn apply(&mut self, finding: &Finding) {
+        let at = finding.at;
+        match &finding.what {
+            What::Probe(status) => self.probes.push(status.clone()),
+            What::Seen { container } => self.open(container, State::Running, None),
+            What::Started(started) => self.open(&started.container, State::Starting, Some(at)),
+            What::Point { container, usage } => self.with(container, |card| {
+                card.usage = *usage;
+                if let Some(started) = card.started {
+                    card.point(at.seconds_since(started) as f32, *usage);
+                }
+            }),
+            What::Measured(measured) => self.with(&measured.container, |card| {
+                card.working_set = measured.working_set;
+                card.peak = measured.peak;
+                card.limit = measured.limit.and_then(|limit| limit.bytes());
+            }),
+            What::State { container, to, .. } => self.with(container, |card| card.state = *to),
+            What::StartupPeak(peak) => self.with(&peak.container, |card| {
+                (card.startup_peak, card.startup_peak_seconds) = (Some(peak.bytes), Some(peak.seconds));
+            }),
+            What::Stable(stable) | What::LateStep { stable, .. } => self.with(&stable.container, |card| {
+                card.time_to_stable_seconds = Some(stable.seconds);
+                card.steady = Some(stable.level);
+                card.overshoot = Some(stable.overshoot);
+            }),
+            What::Drifting { container, bytes_per_second } => {
+                self.with(container, |card| card.drift_bytes_per_second = Some(*bytes_per_second));
+            }
+            What::OomKilled(killed) => {
+                if let Some(container) = &killed.container {
+                    self.with(container, |card| card.oom_kills += killed.kills);
+                }
+            }
+            What::Forgotten { container } => {
+                self.containers.remove(&container.cgroup);
+            }
+            What::Node(node) => {
+                let reading = node.reading.clone().or(self.node.take().and_then(|node| node.reading));
+                self.node = Some(NodeMeasured { reading, ..node.clone() });
+            }
+            _ => {}
+        }
+        if finding.is_news() {
+            if self.news.len() == NEWS {
+                self.news.pop_front();
+            }
+            self.news.push_back(finding.clone());
+        }
+    }
+
+    /// Ready: the tree is known and every required probe is attached. `Err` says what is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        if !self.seeded {
+            return Err("the cgroup tree has not been walked yet".into());
+        }
+        let missing: Vec<String> = self
+            .probes
+            .iter()
+            .filter(|status| status.required && !matches!(status.outcome, Outcome::Attached { .. }))
+            .map(|status| format!("required probe {} is {}", status.probe, status.outcome.name()))
+            .collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+    }
+
+    fn open(&mut self, container: &Container, state: State, started: Option<Time>) {
+        let card = Card {
+            container: container.clone(),
+            state,
+            started,
+            usage: 0,
+            working_set: 0,
+            limit: None,
+            peak: 0,
+            startup_peak: None,
+            startup_peak_seconds: None,
+            time_to_stable_seconds: None,
+            steady: None,
+            overshoot: None,
+            drift_bytes_per_second: None,
+            oom_kills: 0,
+            curve: Vec::new(),
+        };
+        self.containers.insert(container.cgroup, card);
+    }
+
+    fn with(&mut self, container: &Container, change: impl FnOnce(&mut Card)) {
+        if let Some(card) = self.containers.get_mut(&container.cgroup) {
+            change(card);
+        }
+    }
+}
+
+impl Card {
+    fn point(&mut self, seconds: f32, usage: u64) {
+        if self.curve.len() >= CURVE_POINTS {
+            // Of each pair the higher stays: a drawn curve must not lose its peak.
+            self.curve = self
+                .curve
+                .chunks(2)
+                .filter_map(|pair| pair.iter().copied().max_by_key(|(_, usage)| *usage))
+                .collect();
+        }
+        self.curve.push((seconds, usage));
+    }
+}

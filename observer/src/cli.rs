@@ -1,0 +1,43 @@
+//! The command line: what can be typed, and what each exit code means.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Flags, RootFlags};
+
+/// Watches containers start: peaks, overshoot, time to stable, every OOM kill with victim and scope, and what it means.
+///
+/// Exit codes: 0 done; 1 failed while running; 2 bad command line, configuration or input; 3 a required probe cannot run
+/// on this host (`check`).
+#[derive(Debug, Parser)]
+#[command(name = "observer", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure this host until SIGTERM or Ctrl-C, and serve /metrics and a page
+    ///
+    /// Needs CAP_BPF and CAP_PERFMON (or root) for its probes; without them it measures what cgroup files tell, and
+    /// stays not ready. Every setting can also be given as OBSERVER_<NAME> or in a TOML file.
+    Run(Box<Flags>),
+    /// Say what this host offers, which hook each probe will use, and what to do about the rest
+    Check {
+        #[command(flatten)]
+        roots: RootFlags,
+    },
+    /// Run a recording through the same pipeline and print the metrics it ends with
+    Replay {
+        /// A file written by `observer run --record`; - is standard input
+        recording: PathBuf,
+        /// Print each finding as one JSON line instead of the metrics
+        #[arg(long)]
+        findings: bool,
+        /// Print the findings worth reading as text instead of the metrics
+        #[arg(long, conflicts_with = "findings")]
+        story: bool,
+    },
+}

@@ -1,0 +1,291 @@
+//! One configuration from file, environment and flags, validated once, every problem reported at once.
+//!
+//! Later wins: defaults, the TOML file, `OBSERVER_*` variables, flags. A key nobody knows is a problem: a misspelt
+//! setting that is silently ignored is worse than a daemon that does not start.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use figment::{
+    Figment,
+    providers::{Env, Format, Serialized, Toml},
+    value::Value,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub log_format: LogFormat,
+    pub log_level: String,
+    pub retention: Duration,
+    pub disabled_probes: Vec<String>,
+    pub record: Option<PathBuf>,
+    pub metrics_at_exit: Option<PathBuf>,
+    pub roots: Roots,
+}
+
+/// Where the host's pseudo file systems are; elsewhere in a container, made up in tests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roots {
+    pub proc: PathBuf,
+    pub sys: PathBuf,
+    /// `None`: found in the mount table.
+    pub cgroup: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Flags of `observer run`; each is also a key of the file and an `OBSERVER_<KEY>` variable.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+pub struct Flags {
+    /// TOML file with any of the settings below (with _ for -) [env: OBSERVER_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Address of /metrics, /healthz, /readyz, /api and the page [default: 127.0.0.1:9843]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// error, warn, info, debug, trace, or a tracing filter such as info,observer=debug [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// How long the series of an ended container stay, e.g. 90s, 5m, 1h [default: 5m]
+    #[arg(long, value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<String>,
+    /// Do not attach this probe (may be given again); `observer check` lists them
+    #[arg(long = "disable-probe", value_name = "PROBE")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disabled_probes: Vec<String>,
+    /// Write every event to this file, for `observer replay`
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<PathBuf>,
+    /// Write the metrics to this file when stopping
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_at_exit: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub roots: RootFlags,
+}
+
+#[derive(Args, Clone, Debug, Default, Serialize)]
+pub struct RootFlags {
+    /// The host's proc [default: /proc]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proc_root: Option<PathBuf>,
+    /// The host's sys [default: /sys]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sys_root: Option<PathBuf>,
+    /// The memory controller's tree [default: found in the mount table]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// Everything wrong with a configuration.
+#[derive(Debug)]
+pub struct Problems(Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let n = self.0.len();
+        write!(f, "the configuration has {n} problem{}:", if n == 1 { "" } else { "s" })?;
+        for problem in &self.0 {
+            write!(f, "\n  - {problem}")?;
+        }
+        write!(f, "\nnothing was started; mend the above, `observer run --help` lists every setting")
+    }
+}
+
+impl std::error::Error for Problems {}
+
+const KEYS: [&str; 10] = [
+    "listen",
+    "log_format",
+    "log_level",
+    "retention",
+    "disabled_probes",
+    "record",
+    "metrics_at_exit",
+    "proc_root",
+    "sys_root",
+    "cgroup_root",
+];
+
+impl Config {
+    pub fn load(flags: &Flags) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let file = flags.config.clone().or_else(|| std::env::var_os("OBSERVER_CONFIG").map(PathBuf::from));
+        let mut figment = Figment::new();
+        if let Some(path) = &file {
+            if !path.is_file() {
+                problems.push(format!("--config: {} is not a file", path.display()));
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let figment = figment
+            .merge(Env::prefixed("OBSERVER_").ignore(&["config", "ebpf_object"]))
+            .merge(Serialized::defaults(flags));
+        Self::from(&figment, problems)
+    }
+
+    fn from(figment: &Figment, problems: Vec<String>) -> Result<Self, Problems> {
+        let mut read = Reader { figment, problems };
+        read.keys();
+        let config = Self {
+            listen: read.parsed("listen", "127.0.0.1:9843", "an address and a port, such as 0.0.0.0:9843"),
+            log_format: read.value("log_format", LogFormat::Text),
+            log_level: read.value("log_level", "info".to_owned()),
+            retention: read.span("retention", Duration::from_secs(300)),
+            disabled_probes: read.value("disabled_probes", Vec::new()),
+            record: read.value("record", None),
+            metrics_at_exit: read.value("metrics_at_exit", None),
+            roots: Roots {
+                proc: read.value("proc_root", PathBuf::from("/proc")),
+                sys: read.value("sys_root", PathBuf::from("/sys")),
+                cgroup: read.value("cgroup_root", None),
+            },
+        };
+        for probe in &config.disabled_probes {
+            let names: Vec<&str> = observer_ebpf::probes::ALL.iter().map(|probe| probe.name).collect();
+            if !names.contains(&probe.as_str()) {
+                read.problems.push(format!("disabled_probes: no probe {probe:?}; there are {}", names.join(", ")));
+            }
+        }
+        if config.log_level.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            read.problems.push(format!("log_level: {:?} is not a level or filter", config.log_level));
+        }
+        if read.problems.is_empty() { Ok(config) } else { Err(Problems(read.problems)) }
+    }
+}
+
+struct Reader<'a> {
+    figment: &'a Figment,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// Refuses what nobody knows; a file that cannot be parsed is reported here, once.
+    fn keys(&mut self) {
+        match self.figment.extract::<figment::value::Dict>() {
+            Ok(dict) => {
+                for key in dict.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+                    let origin = self.origin(key);
+                    self.problems.push(format!("{key}{origin}: no such setting; there are {}", KEYS.join(", ")));
+                }
+            }
+            Err(error) => self.problems.extend(error.into_iter().map(|error| error.to_string())),
+        }
+    }
+
+    fn origin(&self, key: &str) -> String {
+        let source = self.figment.find_metadata(key).map(|metadata| match &metadata.source {
+            Some(source) => format!(" ({source})"),
+            None => format!(" ({})", metadata.name),
+        });
+        source.unwrap_or_default()
+    }
+
+    fn value<T: for<'de> Deserialize<'de>>(&mut self, key: &str, default: T) -> T {
+        if self.figment.find_value(key).is_err() {
+            return default;
+        }
+        self.figment.extract_inner(key).unwrap_or_else(|error| {
+            let origin = self.origin(key);
+            self.problems.push(format!("{key}{origin}: {}", error.kind));
+            default
+        })
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        match self.figment.find_value(key).ok()? {
+            Value::String(_, text) => Some(text),
+            // An environment variable such as 300 arrives as a number.
+            value => value.to_i128().map(|n| n.to_string()),
+        }
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, key: &str, default: &str, expected: &str) -> T
+    where
+        T::Err: fmt::Display,
+    {
+        let text = self.text(key).unwrap_or_else(|| default.to_owned());
+        match text.parse() {
+            Ok(value) => value,
+            Err(error) => {
+                let origin = self.origin(key);
+                self.problems.push(format!("{key}{origin}: {text:?} is not {expected} ({error})"));
+                // Any value will do: a configuration with problems is never used.
+                default.parse().unwrap_or_else(|_| unreachable!("the default of {key} is valid"))
+            }
+        }
+    }
+
+    fn span(&mut self, key: &str, default: Duration) -> Duration {
+        let Some(text) = self.text(key) else { return default };
+        match text.parse::<jiff::SignedDuration>().map(|span| span.unsigned_abs()) {
+            Ok(span) if !text.trim().starts_with('-') => span,
+            _ => {
+                let origin = self.origin(key);
+                self.problems.push(format!("{key}{origin}: {text:?} is not a span such as 90s, 5m or 1h"));
+                default
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str) -> Result<Config, String> {
+        let figment = Figment::new().merge(Toml::string(toml));
+        Config::from(&figment, Vec::new()).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn an_empty_configuration_is_the_defaults() {
+        let config = load("").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9843");
+        assert_eq!(config.retention, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let error = load(
+            "listen = 'nowhere'\nretention = 'soon'\nlog_format = 'xml'\ndisabled_probes = ['pagefault']\nlimit = 3",
+        )
+        .unwrap_err();
+        for part in ["5 problems", "nowhere", "soon", "xml", "pagefault", "limit"] {
+            assert!(error.contains(part), "{part} not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_refused() {
+        let error = load("listen = [").unwrap_err();
+        assert!(error.contains("problem"), "{error}");
+    }
+
+    #[test]
+    fn values_are_taken() {
+        let config = load("retention = '90s'\nlisten = '0.0.0.0:1'\ndisabled_probes = ['reclaim']").unwrap();
+        assert_eq!(config.retention, Duration::from_secs(90));
+        assert_eq!(config.disabled_probes, ["reclaim"]);
+    }
+}

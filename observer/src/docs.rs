@@ -1,0 +1,84 @@
+//! The declarations -> docs/metrics.md and docs/probes.md. Committed, and checked fresh by a test.
+
+use std::fmt::Write;
+
+use observer_ebpf::{
+    field::Source,
+    probe::{ArgType, Intent, Point},
+    probes,
+};
+
+use crate::{kernel::attach, metrics};
+
+pub fn metrics_md() -> String {
+    let mut md = String::from(
+        "# Metrics\n\nGenerated from the declarations by `cargo xtask docs`; a test keeps it fresh.\n\n\
+         Amounts are bytes, spans seconds. Container series carry `namespace`, `pod`, `container`, the labels everybody \
+         else's metrics join on, and `workload`, `workload_type`. Outside Kubernetes `namespace` and `pod` are empty, \
+         `container` is the systemd unit, the container id or the cgroup's path. Series of an ended container stay for \
+         the retention (5 minutes unless configured), then go; workload series stay.\n",
+    );
+    let mut group = "";
+    for family in metrics::declarations() {
+        let of = family.name.split('_').nth(1).filter(|of| ["container", "workload", "node"].contains(of));
+        let of = of.unwrap_or("observer");
+        if of != group {
+            group = of;
+            let _ = write!(md, "\n## {group}\n\n| name | type | labels | meaning |\n|---|---|---|---|\n");
+        }
+        let own: Vec<String> = family
+            .labels
+            .iter()
+            .filter(|label| !["namespace", "pod", "container", "workload", "workload_type"].contains(*label))
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let common = match group {
+            "container" => "container labels",
+            "workload" => "workload labels",
+            _ => "",
+        };
+        let labels = [common.to_owned(), own.join(", ")].into_iter().filter(|l| !l.is_empty());
+        let labels: Vec<String> = labels.collect();
+        let (kind, help) = (family.kind.name(), family.help);
+        let _ = writeln!(md, "| `{}` | {kind} | {} | {help} |", family.name, labels.join(", "));
+    }
+    md
+}
+
+pub fn probes_md() -> String {
+    let mut md = String::from(
+        "# Probes\n\nGenerated from the declarations by `cargo xtask docs`; a test keeps it fresh. `observer check` says \
+         which of these hooks this host offers, `/api/probes` and `observer_probe_status` what was attached.\n",
+    );
+    for probe in probes::ALL {
+        let intent = match probe.intent {
+            Intent::Required => "required: without it the observer is not ready",
+            Intent::Optional => "optional",
+        };
+        let _ = write!(md, "\n## {}\n\nSees {}. ({intent})\n\n", probe.name, probe.sees);
+        md.push_str("| preference | hook | program | condition |\n|---|---|---|---|\n");
+        for (preference, hook) in probe.hooks.iter().enumerate() {
+            for attachment in hook.attachments {
+                let Point::TpBtf { name, arg } = attachment.point;
+                let condition = arg.map_or(String::new(), |arg| match arg.ty {
+                    ArgType::PointerTo(ty) => format!("argument {} is a `struct {ty} *`", arg.index),
+                    ArgType::Integer => format!("argument {} is an integer", arg.index),
+                });
+                let program = attachment.program;
+                let _ = writeln!(md, "| {} | tp_btf `{name}` | `{program}` | {condition} |", preference + 1);
+            }
+        }
+        let _ = write!(md, "\nOtherwise: {}.\n\nFollows ", attach::lost(&probe.fallback));
+        let fields: Vec<String> = probe
+            .needs
+            .iter()
+            .map(|field| match field.source() {
+                Source::Member { ty, path } => format!("`{ty}.{path}`"),
+                Source::Element { ty, member, enumerator, .. } => format!("`{ty}.{member}[{enumerator}]`"),
+            })
+            .collect();
+        let feeds: Vec<String> = probe.feeds.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(md, "{}.\n\nFeeds {}.", fields.join(", "), feeds.join(", "));
+    }
+    md
+}

@@ -1,0 +1,285 @@
+//! What the sources tell the pipeline: the one stream that is also the recording.
+//!
+//! Amounts are in bytes, spans in nanoseconds, counters cumulative since the observer started. One event is one line of
+//! a recording: `{"at":<ns>,"what":{"usage":{...}}}`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Time;
+
+/// The memory controller's cgroup id; equal to the inode number of the cgroup's directory.
+pub type CgroupId = u64;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    pub at: Time,
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// First event of every stream.
+    Host(Host),
+    /// The outcome of attaching one probe.
+    Probe(ProbeStatus),
+    /// A memory cgroup that was there before us; `populated` if it has processes of its own.
+    CgroupSeeded { cgroup: CgroupId, path: String, populated: bool },
+    CgroupMade { cgroup: CgroupId, path: String },
+    /// A process moved in.
+    CgroupAttached { cgroup: CgroupId, path: String, pid: u32 },
+    /// The first process arrived here or below.
+    CgroupPopulated { cgroup: CgroupId, path: String },
+    /// The last process left, here and below.
+    CgroupEmptied { cgroup: CgroupId, usage: u64, watermark: u64 },
+    CgroupRemoved { cgroup: CgroupId },
+    /// A point of the curve, pushed by the kernel when usage moved by a step. `watermark` is the highest usage since
+    /// the cgroup was made.
+    Usage { cgroup: CgroupId, usage: u64, watermark: u64 },
+    /// The cgroup's files, read while it is starting, moving, or every few seconds.
+    Memory { cgroup: CgroupId, reading: MemoryReading },
+    /// The kernel's totals of one cgroup.
+    Totals { cgroup: CgroupId, totals: Totals },
+    Exec { cgroup: CgroupId, pid: u32, comm: String, watermark: u64 },
+    Exit { cgroup: CgroupId, pid: u32, comm: String, status: ExitStatus, watermark: u64 },
+    OomKill(OomKill),
+    Node(NodeReading),
+    Observer(ObserverReading),
+    /// Something was dropped; `count` is the total since start.
+    Lost { #[serde(rename = "where")] at: Loss, count: u64 },
+    /// Time passes: drives every timeout of the core.
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub observer_version: String,
+    pub kernel: String,
+    pub cgroup: CgroupVersion,
+    /// Wall clock minus monotonic clock.
+    pub wall_offset_ns: i64,
+    pub page_size: u64,
+    pub cpus: u64,
+    pub memory_total: u64,
+    /// How long the series of an ended container stay.
+    pub retention_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CgroupVersion {
+    V1,
+    V2,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    pub probe: String,
+    pub required: bool,
+    pub outcome: Outcome,
+}
+
+/// How attaching a probe ended. Degraded is not an error: each says what is lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Attached { hook: String },
+    /// A less preferred hook, or files, feed the same metrics.
+    Fallback { by: String, why: String, lost: String },
+    /// This kernel does not have it.
+    Unsupported { missing: String, lost: String },
+    /// It should work and does not.
+    Broken { error: String, lost: String },
+    Disabled { lost: String },
+}
+
+impl Outcome {
+    /// Label value of `observer_probe_status`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Attached { .. } => "attached",
+            Outcome::Fallback { .. } => "fallback",
+            Outcome::Unsupported { .. } => "unsupported",
+            Outcome::Broken { .. } => "broken",
+            Outcome::Disabled { .. } => "disabled",
+        }
+    }
+}
+
+/// A limit of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    Unlimited,
+    Bytes(u64),
+}
+
+impl Limit {
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Limit::Unlimited => None,
+            Limit::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// One look at a cgroup's files. Absent: this kernel or this look did not have it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryReading {
+    pub usage: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stat: Option<MemoryStat>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<MemoryEvents>,
+}
+
+/// memory.stat, hierarchical.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStat {
+    pub anon: u64,
+    pub inactive_file: u64,
+    pub faults: u64,
+    pub major_faults: u64,
+}
+
+/// Counters of memory.events (v2) or memory.oom_control and memory.failcnt (v1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryEvents {
+    /// Times usage was about to exceed the limit.
+    pub max: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<u64>,
+    /// Times the limit of this very group could not be kept by reclaim (memory.events.local; v2 only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_local: Option<u64>,
+    pub oom_kill: u64,
+}
+
+/// Totals the programs keep per cgroup, since the observer started or the cgroup was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub faults: u64,
+    pub memcg_stalls: u64,
+    pub memcg_stall_ns: u64,
+    pub direct_stalls: u64,
+    pub direct_stall_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    Code(u8),
+    Signal(u8),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OomKill {
+    pub victim_pid: u32,
+    /// Empty until the victim's exit tells it (kernels before 6.8).
+    pub victim_comm: String,
+    /// The victim's own cgroup, if the kernel said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim_cgroup: Option<CgroupId>,
+    pub asker_pid: u32,
+    pub asker_comm: String,
+    pub asker_cgroup: CgroupId,
+    /// From the victim's cgroup to the root.
+    pub levels: Vec<OomLevel>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OomLevel {
+    pub cgroup: CgroupId,
+    pub usage: u64,
+    pub watermark: u64,
+    pub limit: Limit,
+    /// How often this group's own limit led to the OOM killer, this time included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_events: Option<u64>,
+}
+
+/// The node as a whole. Absent: this kernel does not have it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeReading {
+    pub available: u64,
+    pub free: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+    pub faults: u64,
+    pub major_faults: u64,
+    pub oom_kills: u64,
+    pub direct_scanned_pages: u64,
+}
+
+/// /proc/pressure/memory: time some, or all, tasks were stalled on memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    pub some_ns: u64,
+    pub full_ns: u64,
+}
+
+/// The observer's own cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObserverReading {
+    pub resident: u64,
+    pub cpu_ns: u64,
+    /// Runs and nanoseconds of each program, while kernel.bpf_stats_enabled is set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub programs: BTreeMap<String, ProgramRuns>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramRuns {
+    pub runs: u64,
+    pub run_ns: u64,
+}
+
+/// Where data can be lost. Every one is a series of `observer_lost_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The kernel's ring was full: a record was not written.
+    RingFull,
+    /// The per-cgroup table was full: faults and stalls of a cgroup are not counted.
+    CgroupTableFull,
+    ReclaimTableFull,
+    /// A reclaim ended that nobody saw begin: it was under way when the probe was attached.
+    ReclaimUnmatched,
+    /// A record was not understood.
+    Undecodable,
+    /// A program was entered again on a CPU where it ran, and the kernel skipped it.
+    ProgramReentered,
+    /// A cgroup file could not be read although the cgroup exists.
+    CgroupUnreadable,
+}
+
+impl Loss {
+    pub const ALL: [Loss; 7] = [
+        Loss::RingFull,
+        Loss::CgroupTableFull,
+        Loss::ReclaimTableFull,
+        Loss::ReclaimUnmatched,
+        Loss::Undecodable,
+        Loss::ProgramReentered,
+        Loss::CgroupUnreadable,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Loss::RingFull => "ring_full",
+            Loss::CgroupTableFull => "cgroup_table_full",
+            Loss::ReclaimTableFull => "reclaim_table_full",
+            Loss::ReclaimUnmatched => "reclaim_unmatched",
+            Loss::Undecodable => "undecodable",
+            Loss::ProgramReentered => "program_reentered",
+            Loss::CgroupUnreadable => "cgroup_unreadable",
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What the pipeline concludes. Metrics, log lines, /api and the page are written from findings, never from events.
+//!
+//! Spans are in seconds since the container's start-up clock began, amounts in bytes.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{
+    event::{CgroupId, ExitStatus, Host, Limit, Loss, NodeReading, ObserverReading, ProbeStatus},
+    identity::Labels,
+    time::Time,
+};
+
+/// The container a finding is about.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Container {
+    pub cgroup: CgroupId,
+    #[serde(flatten)]
+    pub labels: Arc<Labels>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    pub at: Time,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum What {
+    Host(Host),
+    Probe(ProbeStatus),
+    /// A container that ran before the observer did: measured, but its start-up was not seen.
+    Seen { container: Container },
+    Started(Started),
+    /// A point of the usage curve.
+    Point { container: Container, usage: u64 },
+    Measured(Measured),
+    Faulted { container: Container, faults: u64 },
+    MajorFaulted { container: Container, faults: u64 },
+    Stalled { container: Container, by: StalledBy, stalls: u64, seconds: f64 },
+    /// The verdict on a container changed.
+    State { container: Container, from: State, to: State },
+    StartupPeak(StartupPeak),
+    Stable(Stable),
+    /// A new plateau inside the start-up horizon moved the time to stable.
+    LateStep { container: Container, stable: Stable, before_seconds: f64 },
+    Drifting { container: Container, bytes_per_second: f64 },
+    Oscillating { container: Container, low: u64, high: u64, period_seconds: f64, since_seconds: f64 },
+    OomKilled(OomKilled),
+    Ended(Ended),
+    /// The retention of an ended container is over: its series go.
+    Forgotten { container: Container },
+    Node(NodeMeasured),
+    Observer(ObserverReading),
+    Lost { loss: Loss, count: u64 },
+    /// An event named a cgroup that nobody could tell, for too long.
+    Unattributed { cgroup: CgroupId },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// From first exec until a verdict.
+    Starting,
+    Stable,
+    Drifting,
+    Oscillating,
+    /// Started before the observer; only measured.
+    Running,
+    Ended,
+}
+
+impl State {
+    pub const ALL: [State; 6] =
+        [State::Starting, State::Stable, State::Drifting, State::Oscillating, State::Running, State::Ended];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Stable => "stable",
+            State::Drifting => "drifting",
+            State::Oscillating => "oscillating",
+            State::Running => "running",
+            State::Ended => "ended",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Started {
+    pub container: Container,
+    pub unix_seconds: f64,
+    /// The command of the entry point; absent where exec was not seen.
+    pub command: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    pub container: Container,
+    pub usage: u64,
+    /// Usage without reclaimable cache: usage - inactive_file, as kubelet and the HPA see it.
+    pub working_set: u64,
+    pub anon: Option<u64>,
+    /// Highest usage since the cgroup was made, by the kernel's own watermark.
+    pub peak: u64,
+    pub limit: Option<Limit>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StalledBy {
+    /// The container's own limit, or one above it.
+    Limit,
+    /// The node ran short.
+    Node,
+}
+
+impl StalledBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            StalledBy::Limit => "limit",
+            StalledBy::Node => "node",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StartupPeak {
+    pub container: Container,
+    pub bytes: u64,
+    pub seconds: f64,
+    /// Anonymous memory at the look nearest to the peak: the rest is page cache and kernel memory.
+    pub anon: Option<u64>,
+    pub limit: Option<Limit>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stable {
+    pub container: Container,
+    pub seconds: f64,
+    pub confirmed_seconds: f64,
+    pub level: u64,
+    /// Start-up peak over steady level.
+    pub overshoot: f64,
+    pub plateaus: u32,
+}
+
+/// Whose limit led to an OOM kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OomScope {
+    /// The container's own limit, or one inside it.
+    Container,
+    /// The pod, or the cgroup right above.
+    Parent,
+    /// A group further up: QoS class, kubepods, a slice.
+    Ancestor,
+    /// The node ran out of memory.
+    Node,
+    /// Only a counter moved; nobody saw the kill.
+    Unknown,
+}
+
+impl OomScope {
+    pub const ALL: [OomScope; 5] =
+        [OomScope::Container, OomScope::Parent, OomScope::Ancestor, OomScope::Node, OomScope::Unknown];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            OomScope::Container => "container",
+            OomScope::Parent => "parent",
+            OomScope::Ancestor => "ancestor",
+            OomScope::Node => "node",
+            OomScope::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OomKilled {
+    /// Absent: a process of the host, or of a cgroup nobody knows.
+    pub container: Option<Container>,
+    pub scope: OomScope,
+    pub victim_pid: u32,
+    pub victim_command: String,
+    /// Victim's container at the moment of the kill.
+    pub usage: u64,
+    pub peak: u64,
+    /// The limit that was hit; absent for the node.
+    pub limit: Option<u64>,
+    pub asker_pid: u32,
+    pub asker_command: String,
+    /// Who asked for the memory that was not there; absent if it is the victim's own container or the host.
+    pub asker: Option<Container>,
+    /// Whether the victim's container was still starting, and for how long it had run.
+    pub starting: bool,
+    pub age_seconds: Option<f64>,
+    /// Kills counted by this finding: more than one only when files stand in for the probe.
+    pub kills: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ended {
+    pub container: Container,
+    /// How its last process ended, if seen.
+    pub status: Option<ExitStatus>,
+    pub oom_killed: bool,
+    /// The state it was in.
+    pub was: State,
+    pub age_seconds: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NodeMeasured {
+    pub reading: Option<NodeReading>,
+    pub cgroups: u64,
+    pub containers: u64,
+    pub starting: u64,
+    /// What those starting hold now.
+    pub starting_usage: u64,
+}
+
+impl Finding {
+    /// Worth a log line and a place on the page: something began, ended, or was concluded.
+    pub fn is_news(&self) -> bool {
+        matches!(
+            self.what,
+            What::Started(_)
+                | What::StartupPeak(_)
+                | What::Stable(_)
+                | What::LateStep { .. }
+                | What::Drifting { .. }
+                | What::Oscillating { .. }
+                | What::OomKilled(_)
+                | What::Ended(_)
+                | What::Lost { .. }
+        )
+    }
+}

@@ -1,0 +1,140 @@
+//! Findings -> log lines a person reads. Nothing per event: only what [`Finding::is_news`], and the probes once.
+
+use crate::{
+    event::{ExitStatus, Limit, Outcome, ProbeStatus},
+    finding::{Container, Ended, Finding, OomKilled, OomScope, What},
+    units::{Bytes, Seconds},
+};
+
+/// Writes the line a finding is worth, if any.
+pub fn log(finding: &Finding) {
+    match &finding.what {
+        What::Probe(status) => probe(status),
+        What::OomKilled(killed) => tracing::warn!("{}", oom_killed(killed)),
+        What::Lost { loss, count } => {
+            tracing::warn!(count, "data lost: {}; see observer_lost_total in docs/operating.md", loss.name());
+        }
+        _ => {
+            if let Some(line) = line(finding) {
+                tracing::info!("{line}");
+            }
+        }
+    }
+}
+
+fn probe(status: &ProbeStatus) {
+    let name = &status.probe;
+    match &status.outcome {
+        Outcome::Attached { hook } => tracing::info!("probe {name}: attached to {hook}"),
+        Outcome::Fallback { by, why, lost } => tracing::info!("probe {name}: {by} instead ({why}); {lost}"),
+        Outcome::Unsupported { missing, lost } => tracing::info!("probe {name}: unsupported, no {missing}; {lost}"),
+        Outcome::Broken { error, lost } => tracing::warn!("probe {name}: broken, {error}; {lost}"),
+        Outcome::Disabled { lost } => tracing::info!("probe {name}: disabled; {lost}"),
+    }
+}
+
+/// One line for a finding that is news; also what `observer replay --story` prints.
+pub fn line(finding: &Finding) -> Option<String> {
+    Some(match &finding.what {
+        What::Started(started) => {
+            let name = name(&started.container);
+            match &started.command {
+                Some(command) => format!("{name}: started ({command})"),
+                None => format!("{name}: started (a process moved in, no exec seen)"),
+            }
+        }
+        What::StartupPeak(peak) => {
+            let limit = match peak.limit {
+                Some(Limit::Bytes(limit)) if limit > 0 => {
+                    format!(", {:.0} % of its limit {}", 100.0 * peak.bytes as f64 / limit as f64, Bytes(limit))
+                }
+                _ => String::new(),
+            };
+            let anon = peak.anon.map_or(String::new(), |anon| format!(", {} of it anonymous", Bytes(anon)));
+            format!(
+                "{}: start-up peak {} after {}{limit}{anon}",
+                name(&peak.container),
+                Bytes(peak.bytes),
+                Seconds(peak.seconds)
+            )
+        }
+        What::Stable(stable) => format!(
+            "{}: stable after {} at {}, overshoot {:.2} (known {} after start)",
+            name(&stable.container),
+            Seconds(stable.seconds),
+            Bytes(stable.level),
+            stable.overshoot,
+            Seconds(stable.confirmed_seconds),
+        ),
+        What::LateStep { container, stable, before_seconds } => format!(
+            "{}: stepped to a new level, {} after {}; it had looked stable after {}",
+            name(container),
+            Bytes(stable.level),
+            Seconds(stable.seconds),
+            Seconds(*before_seconds),
+        ),
+        What::Drifting { container, bytes_per_second } => {
+            let sign = if *bytes_per_second < 0.0 { "-" } else { "" };
+            format!(
+                "{}: drifting, {sign}{}/s and not slowing down",
+                name(container),
+                Bytes(bytes_per_second.abs() as u64)
+            )
+        }
+        What::Oscillating { container, low, high, period_seconds, .. } => format!(
+            "{}: oscillating between {} and {} every {}",
+            name(container),
+            Bytes(*low),
+            Bytes(*high),
+            Seconds(*period_seconds),
+        ),
+        What::OomKilled(killed) => oom_killed(killed),
+        What::Ended(ended) => self::ended(ended),
+        What::Lost { loss, count } => format!("data lost: {} ({count} so far)", loss.name()),
+        _ => return None,
+    })
+}
+
+fn oom_killed(killed: &OomKilled) -> String {
+    let who = killed.container.as_ref().map_or("a process of the host".to_owned(), name);
+    let victim = match killed.victim_command.as_str() {
+        "" => format!("{} process(es), unnamed", killed.kills),
+        command => format!("{command} (pid {})", killed.victim_pid),
+    };
+    let whose = match (killed.scope, killed.limit) {
+        (OomScope::Container, Some(limit)) => format!("its own limit {} was hit", Bytes(limit)),
+        (OomScope::Parent, Some(limit)) => format!("its parent's limit {} was hit", Bytes(limit)),
+        (OomScope::Ancestor, Some(limit)) => format!("the limit {} of a group above was hit", Bytes(limit)),
+        (OomScope::Node, _) => "the node ran out of memory".to_owned(),
+        (_, _) => "whose limit it was is not known".to_owned(),
+    };
+    let when = match (killed.starting, killed.age_seconds) {
+        (true, Some(age)) => format!(", {} into its start-up", Seconds(age)),
+        (false, Some(age)) => format!(", {} after start", Seconds(age)),
+        _ => String::new(),
+    };
+    let asker = match &killed.asker {
+        Some(asker) => format!("; {} of {} asked for the memory", killed.asker_command, name(asker)),
+        None => String::new(),
+    };
+    format!("{who}: OOM kill of {victim}{when}: {whose}, it held {}{asker}", Bytes(killed.usage))
+}
+
+fn ended(ended: &Ended) -> String {
+    let how = match ended.status {
+        Some(ExitStatus::Code(code)) => format!("exit code {code}"),
+        Some(ExitStatus::Signal(signal)) => format!("signal {signal}"),
+        None => "unseen".to_owned(),
+    };
+    let oom = if ended.oom_killed { ", OOM-killed" } else { "" };
+    let age = ended.age_seconds.map_or(String::new(), |age| format!(" after {}", Seconds(age)));
+    format!("{}: ended{age} ({how}{oom}), it was {}", name(&ended.container), ended.was.name())
+}
+
+fn name(container: &Container) -> String {
+    let labels = &container.labels;
+    match labels.pod.as_str() {
+        "" => labels.container.clone(),
+        pod => format!("{}/{pod}/{}", labels.namespace, labels.container),
+    }
+}

@@ -1,0 +1,168 @@
+//! Loads the object with this kernel's offsets and attaches what the plan says. One outcome per probe, as data.
+
+use std::collections::BTreeSet;
+
+use aya::{Btf, Ebpf, EbpfLoader, programs::BtfTracePoint};
+use observer_ebpf::{
+    abi,
+    field::{ABSENT, Field},
+    probe::{Attachment, Fallback, Hook, Intent, Point, Probe},
+    probes,
+};
+
+use crate::{
+    event::{Outcome, ProbeStatus},
+    kernel::{
+        plan::{self, Plan},
+        support::Support,
+    },
+};
+
+pub struct Attached {
+    /// Absent when nothing could be loaded.
+    pub programs: Option<Ebpf>,
+    pub statuses: Vec<ProbeStatus>,
+}
+
+/// Attaches every probe, in the order of [`probes::ALL`].
+pub fn all(support: &Support, disabled: &[String]) -> Attached {
+    let plans: Vec<(&Probe, Plan)> =
+        probes::ALL.iter().map(|probe| (*probe, plan::plan(probe, support, disabled))).collect();
+    if !plans.iter().any(|(_, plan)| matches!(plan, Plan::Attach { .. })) {
+        let statuses = plans.iter().map(|(probe, plan)| status(probe, not_attached(probe, plan))).collect();
+        return Attached { programs: None, statuses };
+    }
+    let (mut programs, btf) = match load(support) {
+        Ok(loaded) => loaded,
+        Err(error) => return Attached { programs: None, statuses: all_broken(&error) },
+    };
+    let statuses = plans
+        .iter()
+        .map(|(probe, plan)| {
+            let outcome = match plan {
+                Plan::Attach { hook, passed_over } => {
+                    attach(&mut programs, &btf, probe, &probe.hooks[*hook], passed_over.as_deref())
+                }
+                _ => not_attached(probe, plan),
+            };
+            status(probe, outcome)
+        })
+        .collect();
+    Attached { programs: Some(programs), statuses }
+}
+
+/// The status of every probe when the object as a whole cannot be used.
+pub fn all_broken(error: &str) -> Vec<ProbeStatus> {
+    let broken =
+        |probe: &&Probe| status(probe, Outcome::Broken { error: error.to_owned(), lost: lost(&probe.fallback) });
+    probes::ALL.iter().map(broken).collect()
+}
+
+fn status(probe: &Probe, outcome: Outcome) -> ProbeStatus {
+    ProbeStatus { probe: probe.name.to_owned(), required: probe.intent == Intent::Required, outcome }
+}
+
+fn not_attached(probe: &Probe, plan: &Plan) -> Outcome {
+    let lost = lost(&probe.fallback);
+    match plan {
+        Plan::Unsupported { missing } => Outcome::Unsupported { missing: missing.clone(), lost },
+        _ => Outcome::Disabled { lost },
+    }
+}
+
+/// What a missing probe costs, and who stands in.
+pub fn lost(fallback: &Fallback) -> String {
+    match fallback.by {
+        Some(by) => format!("{by} stand{} in; {}", if by.contains(" and ") { "" } else { "s" }, fallback.lost),
+        None => fallback.lost.to_owned(),
+    }
+}
+
+fn load(support: &Support) -> Result<(Ebpf, Btf), String> {
+    let object = support.object.ok_or("no eBPF object in this binary")?;
+    let layout = support.layout.as_ref().map_err(ToString::to_string)?;
+    let btf = Btf::parse_file(&support.btf_path, aya::Endianness::default())
+        .map_err(|error| format!("cannot parse {}: {error}", support.btf_path.display()))?;
+    let offsets: Vec<u32> = Field::ALL.iter().map(|field| layout.offset(*field).unwrap_or(ABSENT)).collect();
+    let hierarchy = support.hierarchy.as_ref().map_or(0, |hierarchy| hierarchy.id);
+    let min_step_pages = abi::MIN_STEP_BYTES / support.page_size;
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(&btf))
+        .override_global("OFFSETS", &offsets[..], true)
+        .override_global("MEMORY_HIERARCHY", &hierarchy, true)
+        .override_global("MIN_STEP_PAGES", &min_step_pages, true);
+    let programs = loader.load(object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
+    Ok((programs, btf))
+}
+
+fn attach(
+    programs: &mut Ebpf,
+    btf: &Btf,
+    probe: &Probe,
+    hook: &Hook,
+    passed_over: Option<&str>,
+) -> Outcome {
+    let mut done: Vec<&str> = Vec::new();
+    for attachment in hook.attachments {
+        if let Err(error) = attach_one(programs, btf, attachment) {
+            // All of a hook or nothing: half a probe would report half the truth.
+            for program in done {
+                if let Some(program) = programs.program_mut(program) {
+                    let program: Result<&mut BtfTracePoint, _> = program.try_into();
+                    let _ = program.map(BtfTracePoint::unload);
+                }
+            }
+            return Outcome::Broken { error, lost: lost(&probe.fallback) };
+        }
+        done.push(attachment.program);
+    }
+    match passed_over {
+        None => Outcome::Attached { hook: plan::name(hook) },
+        Some(why) => Outcome::Attached { hook: format!("{} (this kernel lacks {why})", plan::name(hook)) },
+    }
+}
+
+fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result<(), String> {
+    let Point::TpBtf { name, .. } = attachment.point;
+    let stage = |stage: &str, error: &dyn std::error::Error| {
+        format!("cannot {stage} program {} at tp_btf {name}: {}", attachment.program, chain(error))
+    };
+    let program: &mut BtfTracePoint = programs
+        .program_mut(attachment.program)
+        .ok_or_else(|| format!("program {} is not in the eBPF object", attachment.program))?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| stage("use", &error))?;
+    program.load(name, btf).map_err(|error| stage("load", &error))?;
+    program.attach().map_err(|error| stage("attach", &error))?;
+    Ok(())
+}
+
+/// An error with its causes on one line; of a verifier log only the end, which says what it refused.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.len() {
+        0..=6 => lines.join("; "),
+        n => format!("{}; …; {}", lines[0], lines[n - 5..].join("; ")),
+    }
+}
+
+/// Every program named by a declaration; for the test that compares them with the object.
+pub fn declared_programs() -> BTreeSet<&'static str> {
+    probes::ALL
+        .iter()
+        .flat_map(|probe| probe.hooks)
+        .flat_map(|hook| hook.attachments)
+        .map(|attachment| attachment.program)
+        .collect()
+}

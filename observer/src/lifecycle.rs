@@ -1,0 +1,445 @@
+//! One container's life: the start-up clock, the peak, the verdict, the end.
+//!
+//! Turns what happened to one container into findings. Knows nothing of other containers, sources or clocks.
+//!
+//! Phases: *running* (seen mid-life) or *starting* -> *stable* | *drifting* | *oscillating* (and back, when memory moves
+//! again) -> *ended*. The start-up clock begins at the exec of the entry point: the runtime's own init works in the same
+//! cgroup before that, and its memory (runc: about 10 MB) is not the container's.
+
+use std::time::Duration;
+
+use crate::{
+    event::{ExitStatus, Limit, MemoryReading},
+    finding::{Container, Ended, Finding, Measured, Stable, Started, StartupPeak, State, What},
+    stability::{Stability, Verdict},
+    time::Time,
+};
+
+/// A cgroup that got a process but no exec is taken for started after this long: a process moved in by hand.
+const EXEC_GRACE: Duration = Duration::from_secs(1);
+/// Without a new point the last value is repeated this often, so that a hold can be confirmed.
+const REPEAT: Duration = Duration::from_secs(1);
+
+/// Commands that set a container up before its entry point: their exec is not the start.
+fn is_runtime_init(command: &str) -> bool {
+    // runc and crun re-execute themselves from a sealed copy, whose name is that of the descriptor.
+    command.starts_with("runc") || matches!(command, "exe" | "crun" | "youki" | "conmon" | "libcrun") || {
+        !command.is_empty() && command.bytes().all(|b| b.is_ascii_digit())
+    }
+}
+
+#[derive(Debug)]
+pub struct Life {
+    container: Container,
+    phase: Phase,
+    usage: u64,
+    inactive_file: u64,
+    anon: Option<u64>,
+    limit: Option<Limit>,
+    watermark: u64,
+    startup: Option<Startup>,
+    last_exit: Option<ExitStatus>,
+    oom_killed: bool,
+    ended_at: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// The cgroup exists; nobody runs in it.
+    Empty,
+    /// A process is in it, its exec is awaited.
+    Joined(Time),
+    Live(State),
+    Ended(State),
+}
+
+/// The start-up under observation. Fixed size.
+#[derive(Debug)]
+struct Startup {
+    zero: Time,
+    /// The cgroup's watermark at zero: a later watermark is ours only if it is higher.
+    watermark_before: u64,
+    stability: Stability,
+    last_sample: Time,
+    peak: u64,
+    peak_at: Time,
+    peak_anon: Option<u64>,
+    /// Set with the first verdict: from then on a higher usage is not the start-up's peak.
+    peak_told: bool,
+    told: Told,
+}
+
+/// What was last said, so that it is said once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    stable_seconds: Option<f64>,
+    plateaus: u32,
+}
+
+impl Life {
+    pub fn new(container: Container) -> Self {
+        Self {
+            container,
+            phase: Phase::Empty,
+            usage: 0,
+            inactive_file: 0,
+            anon: None,
+            limit: None,
+            watermark: 0,
+            startup: None,
+            last_exit: None,
+            oom_killed: false,
+            ended_at: None,
+        }
+    }
+
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    pub fn state(&self) -> Option<State> {
+        match self.phase {
+            Phase::Empty => None,
+            Phase::Joined(_) => Some(State::Starting),
+            Phase::Live(state) => Some(state),
+            Phase::Ended(_) => Some(State::Ended),
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Joined(_) | Phase::Live(_))
+    }
+
+    pub fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Live(State::Starting))
+    }
+
+    pub fn usage(&self) -> u64 {
+        self.usage
+    }
+
+    pub fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    pub fn age(&self, now: Time) -> Option<f64> {
+        self.startup.as_ref().map(|startup| now.seconds_since(startup.zero).max(0.0))
+    }
+
+    /// Ended longer than `retention` ago.
+    pub fn is_over(&self, now: Time, retention: Duration) -> bool {
+        self.ended_at.is_some_and(|ended| now.since(ended) >= retention)
+    }
+
+    /// It ran before the observer did.
+    pub fn seen_running(&mut self, at: Time, out: &mut Vec<Finding>) {
+        if !self.is_live() {
+            self.phase = Phase::Live(State::Running);
+            self.say(at, out, What::Seen { container: self.container.clone() });
+            self.changed(at, out, State::Ended, State::Running);
+        }
+    }
+
+    /// A process arrived. In an empty or ended group that begins a new start-up.
+    pub fn joined(&mut self, at: Time) {
+        if !self.is_live() {
+            self.phase = Phase::Joined(at);
+            self.startup = None;
+            self.last_exit = None;
+            self.oom_killed = false;
+            self.ended_at = None;
+        }
+    }
+
+    /// A process replaced its image. The first one that is not the runtime's is the entry point.
+    pub fn executed(&mut self, at: Time, command: &str, watermark: u64, wall_ns: i64, out: &mut Vec<Finding>) {
+        self.joined(at);
+        if matches!(self.phase, Phase::Joined(_)) && !is_runtime_init(command) {
+            self.start(at, Some(command.to_owned()), watermark, wall_ns, out);
+        }
+    }
+
+    fn start(
+        &mut self,
+        zero: Time,
+        command: Option<String>,
+        watermark: u64,
+        wall_ns: i64,
+        out: &mut Vec<Finding>,
+    ) {
+        self.phase = Phase::Live(State::Starting);
+        self.watermark = self.watermark.max(watermark);
+        self.startup = Some(Startup {
+            zero,
+            watermark_before: watermark,
+            stability: Stability::default(),
+            last_sample: zero,
+            peak: 0,
+            peak_at: zero,
+            peak_anon: None,
+            peak_told: false,
+            told: Told::default(),
+        });
+        let container = self.container.clone();
+        self.say(
+            zero,
+            out,
+            What::Started(Started { container, unix_seconds: zero.unix_seconds(wall_ns), command }),
+        );
+        self.changed(zero, out, State::Ended, State::Starting);
+    }
+
+    /// A pushed point, or the usage file read in between.
+    pub fn used(&mut self, at: Time, usage: u64, watermark: Option<u64>, out: &mut Vec<Finding>) {
+        if matches!(self.phase, Phase::Empty | Phase::Ended(_)) {
+            return;
+        }
+        self.usage = usage;
+        self.watermark = self.watermark.max(watermark.unwrap_or(0)).max(usage);
+        let working_set = usage.saturating_sub(self.inactive_file);
+        let anon = self.anon;
+        if let Some(startup) = &mut self.startup {
+            startup.sample(at, usage, watermark, working_set, anon);
+        }
+        self.say(at, out, What::Point { container: self.container.clone(), usage });
+        self.judge(at, out);
+    }
+
+    /// The cgroup's files were read.
+    pub fn read(&mut self, at: Time, reading: &MemoryReading, out: &mut Vec<Finding>) {
+        if let Some(stat) = reading.stat {
+            self.inactive_file = stat.inactive_file;
+            self.anon = Some(stat.anon);
+        }
+        self.limit = reading.limit.or(self.limit);
+        self.used(at, reading.usage, reading.watermark, out);
+        if self.is_live() {
+            self.measure(at, out);
+        }
+    }
+
+    fn measure(&self, at: Time, out: &mut Vec<Finding>) {
+        let measured = Measured {
+            container: self.container.clone(),
+            usage: self.usage,
+            working_set: self.usage.saturating_sub(self.inactive_file),
+            anon: self.anon,
+            peak: self.watermark,
+            limit: self.limit,
+        };
+        self.say(at, out, What::Measured(measured));
+    }
+
+    pub fn exited(&mut self, status: ExitStatus) {
+        self.last_exit = Some(status);
+    }
+
+    pub fn oom_killed(&mut self, watermark: Option<u64>) {
+        self.oom_killed = true;
+        self.watermark = self.watermark.max(watermark.unwrap_or(0));
+    }
+
+    pub fn peak(&self) -> u64 {
+        self.watermark
+    }
+
+    pub fn tick(&mut self, now: Time, wall_ns: i64, out: &mut Vec<Finding>) {
+        if let Phase::Joined(since) = self.phase
+            && now.since(since) >= EXEC_GRACE
+        {
+            self.start(since, None, 0, wall_ns, out);
+        }
+        let working_set = self.usage.saturating_sub(self.inactive_file);
+        if let (Phase::Live(_), Some(startup)) = (self.phase, &mut self.startup)
+            && startup.peak > 0
+            && now.since(startup.last_sample) >= REPEAT
+        {
+            startup.sample(now, self.usage, None, working_set, self.anon);
+            self.judge(now, out);
+        }
+    }
+
+    /// Its last process left, or the group is gone.
+    pub fn emptied(&mut self, at: Time, watermark: Option<u64>, out: &mut Vec<Finding>) {
+        let was = match self.phase {
+            Phase::Live(state) => state,
+            Phase::Joined(_) => {
+                self.phase = Phase::Empty; // the runtime changed its mind: nothing of the container's ever ran
+                return;
+            }
+            Phase::Empty | Phase::Ended(_) => return,
+        };
+        if let Some(watermark) = watermark {
+            self.watermark = self.watermark.max(watermark);
+            if let Some(startup) = &mut self.startup {
+                startup.watermark(at, watermark);
+            }
+        }
+        self.measure(at, out);
+        self.tell_peak(at, out);
+        self.phase = Phase::Ended(was);
+        self.ended_at = Some(at);
+        let ended = Ended {
+            container: self.container.clone(),
+            status: self.last_exit,
+            oom_killed: self.oom_killed,
+            was,
+            age_seconds: self.age(at),
+        };
+        self.say(at, out, What::Ended(ended));
+        self.changed(at, out, was, State::Ended);
+    }
+
+    fn judge(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let (Phase::Live(before), Some(startup)) = (self.phase, &self.startup) else { return };
+        let state = match startup.stability.verdict() {
+            // An oscillating or drifting container that moves on keeps its verdict until there is a new one.
+            Verdict::Settling if before != State::Stable => before,
+            Verdict::Settling => State::Starting,
+            Verdict::Stable => State::Stable,
+            Verdict::Drifting => State::Drifting,
+            Verdict::Oscillating => State::Oscillating,
+        };
+        // Moving again after the horizon is life, not start-up.
+        let late = startup.stability.settled().is_some()
+            && at.seconds_since(startup.zero) > crate::stability::HORIZON_SECONDS;
+        let state = if late && state == State::Starting { State::Stable } else { state };
+        if state != before {
+            self.phase = Phase::Live(state);
+            self.tell_peak(at, out);
+            self.changed(at, out, before, state);
+            self.tell_verdict(at, state, out);
+        }
+        if state == State::Stable {
+            self.tell_stable(at, out);
+        }
+    }
+
+    fn tell_verdict(&self, at: Time, state: State, out: &mut Vec<Finding>) {
+        let Some(startup) = &self.startup else { return };
+        let container = self.container.clone();
+        match (state, startup.stability.swing()) {
+            (State::Drifting, _) => {
+                let bytes_per_second = startup.stability.drift_rate();
+                self.say(at, out, What::Drifting { container, bytes_per_second });
+            }
+            (State::Oscillating, Some(swing)) => self.say(
+                at,
+                out,
+                What::Oscillating {
+                    container,
+                    low: swing.low as u64,
+                    high: swing.high as u64,
+                    period_seconds: swing.period,
+                    since_seconds: swing.since,
+                },
+            ),
+            _ => {}
+        }
+    }
+
+    /// Once per settled time: the first as `Stable`, a later one as `LateStep`.
+    fn tell_stable(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let container = self.container.clone();
+        let Some(startup) = &mut self.startup else { return };
+        let Some(settled) = startup.stability.settled() else { return };
+        let plateaus = startup.stability.plateaus();
+        let before = startup.told.stable_seconds;
+        if before.is_some() && plateaus == startup.told.plateaus {
+            return;
+        }
+        startup.told = Told { stable_seconds: Some(settled.at), plateaus };
+        let stable = Stable {
+            container: container.clone(),
+            seconds: settled.at,
+            confirmed_seconds: settled.confirmed_at,
+            level: settled.level as u64,
+            overshoot: if settled.level > 0.0 { startup.peak as f64 / settled.level } else { 1.0 },
+            plateaus,
+        };
+        let what = match before {
+            Some(before_seconds) if settled.at > before_seconds => {
+                What::LateStep { container, stable, before_seconds }
+            }
+            Some(_) => return, // memory was released later: the time stands
+            None => What::Stable(stable),
+        };
+        self.say(at, out, what);
+    }
+
+    fn tell_peak(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let container = self.container.clone();
+        let limit = self.limit;
+        let Some(startup) = &mut self.startup else { return };
+        if startup.peak_told || startup.peak == 0 {
+            return;
+        }
+        startup.peak_told = true;
+        let peak = StartupPeak {
+            container,
+            bytes: startup.peak,
+            seconds: startup.peak_at.seconds_since(startup.zero).max(0.0),
+            anon: startup.peak_anon,
+            limit,
+        };
+        self.say(at, out, What::StartupPeak(peak));
+    }
+
+    fn changed(&self, at: Time, out: &mut Vec<Finding>, from: State, to: State) {
+        self.say(at, out, What::State { container: self.container.clone(), from, to });
+    }
+
+    fn say(&self, at: Time, out: &mut Vec<Finding>, what: What) {
+        out.push(Finding { at, what });
+    }
+}
+
+impl Startup {
+    fn sample(
+        &mut self,
+        at: Time,
+        usage: u64,
+        watermark: Option<u64>,
+        working_set: u64,
+        anon: Option<u64>,
+    ) {
+        if at < self.zero {
+            return; // a record of another CPU that was under way when the entry point started
+        }
+        self.last_sample = self.last_sample.max(at);
+        if !self.peak_told && usage > self.peak {
+            (self.peak, self.peak_at, self.peak_anon) = (usage, at, anon);
+        }
+        if let Some(watermark) = watermark {
+            self.watermark(at, watermark);
+        }
+        self.stability.sample(at.seconds_since(self.zero), working_set as f64);
+    }
+
+    /// The kernel's watermark catches what lies between two points.
+    fn watermark(&mut self, at: Time, watermark: u64) {
+        if !self.peak_told && watermark > self.watermark_before && watermark > self.peak {
+            (self.peak, self.peak_at) = (watermark, at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_inits_are_not_entry_points() {
+        for command in ["runc:[2:INIT]", "runc", "crun", "exe", "6", "conmon"] {
+            assert!(is_runtime_init(command), "{command}");
+        }
+        for command in ["java", "python3", "nginx", "7zip", "executor"] {
+            assert!(!is_runtime_init(command), "{command}");
+        }
+    }
+
+    #[test]
+    fn the_state_of_one_container_fits_in_a_page() {
+        assert!(size_of::<Life>() < 4096, "{} bytes", size_of::<Life>());
+    }
+}

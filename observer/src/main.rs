@@ -1,0 +1,112 @@
+//! Parse, log, run, drain. Exit codes are in [`cli::Cli`].
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use observer::{
+    app,
+    cli::{Cli, Command},
+    config::{Config, Flags, LogFormat, RootFlags, Roots},
+    journal,
+    kernel::support::Support,
+    replay,
+};
+use tracing_subscriber::EnvFilter;
+
+const FAILED: u8 = 1;
+const BAD_INPUT: u8 = 2;
+const CANNOT_RUN: u8 = 3;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(flags) => run(&flags),
+        Command::Check { roots } => check(roots),
+        Command::Replay { recording, findings, story } => replay(&recording, findings, story),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, message)) => {
+            if !message.is_empty() {
+                eprintln!("observer: {message}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+type Done = Result<(), (u8, String)>;
+
+fn run(flags: &Flags) -> Done {
+    let config = Config::load(flags).map_err(|problems| (BAD_INPUT, problems.to_string()))?;
+    log_to_stderr(&config);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| (FAILED, format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(app::run(config)).map_err(|error| (FAILED, error.to_string()))
+}
+
+fn log_to_stderr(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = io::IsTerminal::is_terminal(&io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi);
+    match config.log_format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn check(roots: RootFlags) -> Done {
+    let roots = Roots {
+        proc: roots.proc_root.unwrap_or("/proc".into()),
+        sys: roots.sys_root.unwrap_or("/sys".into()),
+        cgroup: roots.cgroup_root,
+    };
+    let report = observer::check::report(&Support::gather(&roots), &[]);
+    print(&report.text)?;
+    if report.can_run { Ok(()) } else { Err((CANNOT_RUN, String::new())) }
+}
+
+fn replay(path: &Path, findings: bool, story: bool) -> Done {
+    let bad = |error: &dyn std::fmt::Display| (BAD_INPUT, format!("{}: {error}", path.display()));
+    let recording: Box<dyn BufRead> = match path.to_str() {
+        Some("-") => Box::new(io::stdin().lock()),
+        _ => Box::new(BufReader::new(File::open(path).map_err(|error| bad(&error))?)),
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut began = None;
+    let replayed = replay::replay(recording, |finding| {
+        let began = *began.get_or_insert(finding.at);
+        // A closed pipe ends the output, not the replay.
+        let _ = if findings {
+            serde_json::to_string(finding).map(|line| writeln!(out, "{line}")).map(|_| ())
+        } else {
+            if story && let Some(line) = journal::line(finding) {
+                let _ = writeln!(out, "{:>9.3} s  {line}", finding.at.seconds_since(began));
+            }
+            Ok(())
+        };
+    })
+    .map_err(|error| bad(&error))?;
+    if replayed.cut {
+        eprintln!(
+            "observer: {}: the last line is cut, the recorder was killed; {} events before it were replayed",
+            path.display(),
+            replayed.events
+        );
+    }
+    if !findings && !story {
+        let _ = out.write_all(replayed.metrics.as_bytes());
+    }
+    let _ = out.flush();
+    Ok(())
+}
+
+fn print(text: &str) -> Done {
+    io::stdout().write_all(text.as_bytes()).map_err(|error| (FAILED, format!("cannot write: {error}")))
+}

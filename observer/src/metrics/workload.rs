@@ -1,0 +1,181 @@
+//! Per workload: what must not be lost with a container that dies before it is scraped.
+
+use std::collections::HashMap;
+
+use prometheus::{CounterVec, GaugeVec, HistogramVec, Registry};
+
+use super::family::{Declaration, Kind};
+use crate::{
+    finding::{Container, Finding, OomScope, State, What},
+    identity::Labels,
+};
+
+const LABELS: &[&str] = &["namespace", "workload", "workload_type"];
+const WITH_SCOPE: &[&str] = &["namespace", "workload", "workload_type", "scope"];
+const WITH_PHASE: &[&str] = &["namespace", "workload", "workload_type", "phase"];
+
+/// From an eager native program (well under a second) to a JVM with a cache to fill (minutes); the upper end is the
+/// start-up horizon, above which a change of level is not start-up. Factor 2: a class of time, not a measurement, which
+/// the container's own series give.
+const SECONDS: &[f64] = &[0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0];
+/// 1.05 is the band: below it there is no overshoot. 1.2 and 1.5 are the headrooms people set; 5 is the worst seen in
+/// public reports (kube-state-metrics#958).
+const RATIO: &[f64] = &[1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0];
+
+static CONTAINERS: Declaration = Declaration {
+    name: "observer_workload_containers",
+    kind: Kind::Gauge,
+    labels: LABELS,
+    help: "Containers of the workload alive on this node.",
+};
+static STARTS: Declaration = Declaration {
+    name: "observer_workload_starts_total",
+    kind: Kind::Counter,
+    labels: LABELS,
+    help: "Container starts seen, restarts included.",
+};
+static FAULTS: Declaration = Declaration {
+    name: "observer_workload_page_faults_total",
+    kind: Kind::Counter,
+    labels: LABELS,
+    help: "User page faults of all its containers, living and dead.",
+};
+static STALL_SECONDS: Declaration = Declaration {
+    name: "observer_workload_reclaim_stall_seconds_total",
+    kind: Kind::Counter,
+    labels: LABELS,
+    help: "Time tasks of its containers spent freeing memory instead of running.",
+};
+static OOM_KILLS: Declaration = Declaration {
+    name: "observer_workload_oom_kills_total",
+    kind: Kind::Counter,
+    labels: WITH_SCOPE,
+    help: "Processes of its containers killed for want of memory, by whose limit it was; outlives the containers.",
+};
+static OOM_PHASES: Declaration = Declaration {
+    name: "observer_workload_oom_kills_by_phase_total",
+    kind: Kind::Counter,
+    labels: WITH_PHASE,
+    help: "The same kills by when they struck: startup (no verdict yet) or steady.",
+};
+static PEAK: Declaration = Declaration {
+    name: "observer_workload_memory_peak_bytes",
+    kind: Kind::Gauge,
+    labels: LABELS,
+    help: "Highest usage of any one of its containers since the observer started.",
+};
+static TIME_TO_STABLE: Declaration = Declaration {
+    name: "observer_workload_time_to_stable_seconds",
+    kind: Kind::Histogram(SECONDS),
+    labels: LABELS,
+    help: "Time to stable of each start-up, when first confirmed.",
+};
+static OVERSHOOT: Declaration = Declaration {
+    name: "observer_workload_startup_overshoot_ratio",
+    kind: Kind::Histogram(RATIO),
+    labels: LABELS,
+    help: "Start-up peak over steady level of each start-up.",
+};
+
+pub static ALL: &[&Declaration] = &[
+    &CONTAINERS,
+    &STARTS,
+    &FAULTS,
+    &STALL_SECONDS,
+    &OOM_KILLS,
+    &OOM_PHASES,
+    &PEAK,
+    &TIME_TO_STABLE,
+    &OVERSHOOT,
+];
+
+pub struct Families {
+    containers: GaugeVec,
+    starts: CounterVec,
+    faults: CounterVec,
+    stall_seconds: CounterVec,
+    oom_kills: CounterVec,
+    oom_phases: CounterVec,
+    peak: GaugeVec,
+    time_to_stable: HistogramVec,
+    overshoot: HistogramVec,
+    peaks: HashMap<[String; 3], u64>,
+}
+
+impl Families {
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            containers: CONTAINERS.gauges(registry),
+            starts: STARTS.counters(registry),
+            faults: FAULTS.counters(registry),
+            stall_seconds: STALL_SECONDS.counters(registry),
+            oom_kills: OOM_KILLS.counters(registry),
+            oom_phases: OOM_PHASES.counters(registry),
+            peak: PEAK.gauges(registry),
+            time_to_stable: TIME_TO_STABLE.histograms(registry),
+            overshoot: OVERSHOOT.histograms(registry),
+            peaks: HashMap::new(),
+        }
+    }
+
+    pub fn apply(&mut self, finding: &Finding) {
+        match &finding.what {
+            What::Seen { container } => self.appear(container),
+            What::Started(started) => {
+                self.appear(&started.container);
+                self.starts.with_label_values(&values(&started.container)).inc();
+            }
+            What::State { container, to: State::Ended, .. } => {
+                self.containers.with_label_values(&values(container)).dec();
+            }
+            What::Faulted { container, faults } => {
+                self.faults.with_label_values(&values(container)).inc_by(*faults as f64);
+            }
+            What::Stalled { container, seconds, .. } => {
+                self.stall_seconds.with_label_values(&values(container)).inc_by(*seconds);
+            }
+            What::Measured(measured) => self.raise_peak(&measured.container, measured.peak),
+            What::OomKilled(killed) => {
+                if let Some(container) = &killed.container {
+                    self.raise_peak(container, killed.peak);
+                    let [namespace, workload, workload_type] = values(container);
+                    let kills = killed.kills as f64;
+                    let phase = if killed.starting { "startup" } else { "steady" };
+                    let scope = killed.scope.name();
+                    self.oom_kills.with_label_values(&[namespace, workload, workload_type, scope]).inc_by(kills);
+                    self.oom_phases.with_label_values(&[namespace, workload, workload_type, phase]).inc_by(kills);
+                }
+            }
+            What::Stable(stable) => {
+                self.time_to_stable.with_label_values(&values(&stable.container)).observe(stable.seconds);
+                self.overshoot.with_label_values(&values(&stable.container)).observe(stable.overshoot);
+            }
+            _ => {}
+        }
+    }
+
+    /// Counters begin at zero, so that the first kill is an increase Prometheus can see.
+    fn appear(&self, container: &Container) {
+        let [namespace, workload, workload_type] = values(container);
+        self.containers.with_label_values(&values(container)).inc();
+        self.starts.with_label_values(&values(container));
+        for scope in [OomScope::Container, OomScope::Node] {
+            self.oom_kills.with_label_values(&[namespace, workload, workload_type, scope.name()]);
+        }
+    }
+
+    fn raise_peak(&mut self, container: &Container, peak: u64) {
+        let Labels { namespace, workload, workload_type, .. } = &*container.labels;
+        let key = [namespace.clone(), workload.clone(), workload_type.clone()];
+        let highest = self.peaks.entry(key).or_default();
+        if peak > *highest {
+            *highest = peak;
+            self.peak.with_label_values(&values(container)).set(peak as f64);
+        }
+    }
+}
+
+fn values(container: &Container) -> [&str; 3] {
+    let labels = &container.labels;
+    [&labels.namespace, &labels.workload, &labels.workload_type]
+}

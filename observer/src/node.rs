@@ -1,0 +1,74 @@
+//! The node as a source: PSI, meminfo, vmstat, and the observer's own cost.
+
+use std::{fs, io, path::Path};
+
+use procfs::{FromBufRead, Meminfo, MemoryPressure, VmStat};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    event::{NodeReading, ObserverReading, Pressure},
+    time::Time,
+};
+
+/// Now, on the clock of every event.
+pub fn now() -> Time {
+    Time::from_nanos(nanos(ClockId::Monotonic))
+}
+
+/// Wall clock minus monotonic clock.
+pub fn wall_offset_ns() -> i64 {
+    (nanos(ClockId::Realtime) as i128 - nanos(ClockId::Monotonic) as i128) as i64
+}
+
+fn nanos(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+pub fn memory_total(proc: &Path) -> io::Result<u64> {
+    Ok(meminfo(proc)?.mem_total)
+}
+
+pub fn reading(proc: &Path) -> io::Result<NodeReading> {
+    let meminfo = meminfo(proc)?;
+    let vmstat: VmStat = parse(&proc.join("vmstat"))?;
+    let counter = |name: &str| vmstat.0.get(name).map_or(0, |value| (*value).max(0) as u64);
+    Ok(NodeReading {
+        available: meminfo.mem_available.unwrap_or(meminfo.mem_free),
+        free: meminfo.mem_free,
+        pressure: pressure(proc),
+        faults: counter("pgfault"),
+        major_faults: counter("pgmajfault"),
+        oom_kills: counter("oom_kill"),
+        direct_scanned_pages: counter("pgscan_direct"),
+    })
+}
+
+fn meminfo(proc: &Path) -> io::Result<Meminfo> {
+    parse(&proc.join("meminfo"))
+}
+
+/// `None`: the kernel has no PSI, or it is off (psi=0).
+fn pressure(proc: &Path) -> Option<Pressure> {
+    let pressure: MemoryPressure = parse(&proc.join("pressure/memory")).ok()?;
+    Some(Pressure { some_ns: pressure.some.total * 1_000, full_ns: pressure.full.total * 1_000 })
+}
+
+fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
+    let text = fs::read(path)?;
+    T::from_buf_read(text.as_slice())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
+}
+
+/// Resident memory and processor time of this process.
+pub fn observer() -> ObserverReading {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    ObserverReading {
+        resident: pages * rustix::param::page_size() as u64,
+        cpu_ns: nanos(ClockId::ProcessCPUTime),
+        programs: Default::default(),
+    }
+}

@@ -1,0 +1,365 @@
+//! The pure core: one event in, findings out. No clock, no IO, cannot fail.
+//!
+//! Replay and the live daemon run exactly this; whatever is reported was derived here from events alone.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    attribution::{Index, Known},
+    event::{CgroupId, Event, Host, MemoryEvents, MemoryStat, NodeReading, Outcome, Totals, What as Happened},
+    finding::{Container, Finding, NodeMeasured, OomKilled, OomScope, StalledBy, What},
+    identity,
+    lifecycle::Life,
+    oom::{self, Baselines},
+    time::Time,
+};
+
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    host: Option<Host>,
+    index: Index,
+    lives: BTreeMap<CgroupId, Life>,
+    totals: HashMap<CgroupId, Totals>,
+    /// Last counters of the files, to tell what moved.
+    files: HashMap<CgroupId, FileCounters>,
+    baselines: Baselines,
+    /// Victims the kernel named by pid only, waiting for their exit.
+    unnamed: oom::Unnamed,
+    /// Kills are counted from files while no probe sees them.
+    oom_probe: bool,
+    fault_probe: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FileCounters {
+    stat: Option<MemoryStat>,
+    events: Option<MemoryEvents>,
+}
+
+impl Pipeline {
+    /// Folds one event into the state and returns what follows from it.
+    pub fn step(&mut self, event: &Event) -> Vec<Finding> {
+        let mut out = Vec::new();
+        self.take(event, &mut out);
+        out
+    }
+
+    /// Labels and path of a cgroup's container, for readers of the recording and the log.
+    pub fn lives(&self) -> impl Iterator<Item = &Life> {
+        self.lives.values()
+    }
+
+    fn take(&mut self, event: &Event, out: &mut Vec<Finding>) {
+        let at = event.at;
+        match &event.what {
+            Happened::Host(host) => {
+                self.host = Some(host.clone());
+                out.push(Finding { at, what: What::Host(host.clone()) });
+            }
+            Happened::Probe(status) => {
+                let attached = matches!(status.outcome, Outcome::Attached { .. });
+                match status.probe.as_str() {
+                    "oom_kill" => self.oom_probe = attached,
+                    "page_fault" => self.fault_probe = attached,
+                    _ => {}
+                }
+                out.push(Finding { at, what: What::Probe(status.clone()) });
+            }
+            Happened::CgroupSeeded { cgroup, path, populated } => {
+                self.learn(*cgroup, path, out);
+                if *populated && let Some(life) = self.owner_of(*cgroup) {
+                    life.seen_running(at, out);
+                }
+            }
+            Happened::CgroupMade { cgroup, path } => {
+                self.baselines.made(*cgroup);
+                self.learn(*cgroup, path, out);
+            }
+            Happened::CgroupAttached { cgroup, path, .. } => {
+                self.learn(*cgroup, path, out);
+                if let Some(life) = self.owner_of(*cgroup) {
+                    life.joined(at);
+                }
+            }
+            Happened::CgroupPopulated { cgroup, path } => self.learn(*cgroup, path, out),
+            Happened::CgroupEmptied { cgroup, watermark, .. } => {
+                if let Some(life) = self.lives.get_mut(cgroup) {
+                    life.emptied(at, Some(*watermark), out);
+                }
+            }
+            Happened::CgroupRemoved { cgroup } => self.removed(at, *cgroup, out),
+            Happened::Usage { cgroup, usage, watermark } => {
+                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
+                    life.used(at, *usage, Some(*watermark), out);
+                }
+            }
+            Happened::Memory { cgroup, reading } => {
+                self.file_counters(at, *cgroup, reading.stat, reading.events, out);
+                if let Some(life) = self.lives.get_mut(cgroup) {
+                    life.read(at, reading, out);
+                }
+            }
+            Happened::Totals { cgroup, totals } => self.totals(at, event, *cgroup, *totals, out),
+            Happened::Exec { cgroup, comm, watermark, .. } => {
+                let wall_ns = self.wall_ns();
+                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
+                    life.executed(at, comm, *watermark, wall_ns, out);
+                }
+            }
+            Happened::Exit { cgroup, pid, comm, status, .. } => {
+                if let Some(kill) = self.unnamed.resolve(*pid, *cgroup, comm) {
+                    self.oom_kill(at, kill, out);
+                }
+                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
+                    life.exited(*status);
+                }
+            }
+            Happened::OomKill(kill) => {
+                if let Some(kill) = self.unnamed.complete_or_keep(at, kill) {
+                    self.oom_kill(at, kill, out);
+                }
+            }
+            Happened::Node(reading) => self.node(at, Some(reading.clone()), out),
+            Happened::Observer(reading) => {
+                out.push(Finding { at, what: What::Observer(reading.clone()) });
+            }
+            Happened::Lost { at: loss, count } => {
+                out.push(Finding { at, what: What::Lost { loss: *loss, count: *count } });
+            }
+            Happened::Tick => self.tick(at, out),
+        }
+    }
+
+    fn wall_ns(&self) -> i64 {
+        self.host.as_ref().map_or(0, |host| host.wall_offset_ns)
+    }
+
+    /// Learns a cgroup, and works off what was held for it.
+    fn learn(&mut self, cgroup: CgroupId, path: &str, out: &mut Vec<Finding>) {
+        if !self.index.learn(cgroup, path) {
+            return;
+        }
+        if self.index.container(cgroup) == Some(cgroup)
+            && let Some(owner) = identity::owner(path)
+        {
+            let container = Container { cgroup, labels: Arc::new(identity::labels(&owner)) };
+            self.lives.insert(cgroup, Life::new(container));
+        }
+        for event in self.index.release(|held| cgroup_of(held) == Some(cgroup)) {
+            self.take(&event, out);
+        }
+    }
+
+    fn owner_of(&mut self, cgroup: CgroupId) -> Option<&mut Life> {
+        let owner = self.index.container(cgroup)?;
+        self.lives.get_mut(&owner)
+    }
+
+    /// The container's life; the event is held if nobody knows the cgroup yet.
+    fn owner_or_hold(
+        &mut self,
+        cgroup: CgroupId,
+        event: &Event,
+        out: &mut Vec<Finding>,
+    ) -> Option<&mut Life> {
+        match self.index.known(cgroup) {
+            Known::Container(owner) => self.lives.get_mut(&owner),
+            Known::Group => None,
+            Known::No => {
+                if let Some(crowded_out) = self.index.hold(event.clone()) {
+                    unattributed(event.at, &crowded_out, out);
+                }
+                None
+            }
+        }
+    }
+
+    fn removed(&mut self, at: Time, cgroup: CgroupId, out: &mut Vec<Finding>) {
+        if let Some(life) = self.lives.get_mut(&cgroup) {
+            life.emptied(at, None, out);
+            if life.state().is_none() {
+                self.lives.remove(&cgroup); // never lived
+            }
+        }
+        self.index.forget(cgroup);
+        self.totals.remove(&cgroup);
+        self.files.remove(&cgroup);
+        self.baselines.removed(cgroup);
+    }
+
+    fn totals(&mut self, at: Time, event: &Event, cgroup: CgroupId, now: Totals, out: &mut Vec<Finding>) {
+        let Some(life) = self.owner_or_hold(cgroup, event, out) else { return };
+        let container = life.container().clone();
+        let before = self.totals.insert(cgroup, now).unwrap_or_default();
+        let faults = now.faults.saturating_sub(before.faults);
+        if faults > 0 {
+            out.push(Finding { at, what: What::Faulted { container: container.clone(), faults } });
+        }
+        let stalls = [
+            (
+                StalledBy::Limit,
+                (now.memcg_stalls, before.memcg_stalls),
+                (now.memcg_stall_ns, before.memcg_stall_ns),
+            ),
+            (
+                StalledBy::Node,
+                (now.direct_stalls, before.direct_stalls),
+                (now.direct_stall_ns, before.direct_stall_ns),
+            ),
+        ];
+        for (by, count, ns) in stalls {
+            let stalls = count.0.saturating_sub(count.1);
+            let seconds = ns.0.saturating_sub(ns.1) as f64 / 1e9;
+            if stalls > 0 {
+                out.push(Finding {
+                    at,
+                    what: What::Stalled { container: container.clone(), by, stalls, seconds },
+                });
+            }
+        }
+    }
+
+    /// What the files count and no probe does: major faults always, faults and kills where a probe is missing.
+    fn file_counters(
+        &mut self,
+        at: Time,
+        cgroup: CgroupId,
+        stat: Option<MemoryStat>,
+        events: Option<MemoryEvents>,
+        out: &mut Vec<Finding>,
+    ) {
+        let Some(life) = self.lives.get_mut(&cgroup) else { return };
+        let container = life.container().clone();
+        let entry = self.files.entry(cgroup).or_default();
+        let before = *entry;
+        entry.stat = stat.or(before.stat);
+        entry.events = events.or(before.events);
+        if let (Some(now), Some(before)) = (stat, before.stat) {
+            let major = now.major_faults.saturating_sub(before.major_faults);
+            if major > 0 {
+                out.push(Finding {
+                    at,
+                    what: What::MajorFaulted { container: container.clone(), faults: major },
+                });
+            }
+            let faults = now.faults.saturating_sub(before.faults);
+            if faults > 0 && !self.fault_probe {
+                out.push(Finding { at, what: What::Faulted { container: container.clone(), faults } });
+            }
+        }
+        if let (Some(now), Some(before)) = (events, before.events) {
+            let kills = now.oom_kill.saturating_sub(before.oom_kill);
+            if kills > 0 && !self.oom_probe {
+                life.oom_killed(None);
+                let killed = OomKilled {
+                    usage: life.usage(),
+                    peak: life.peak(),
+                    limit: life.limit().and_then(|limit| limit.bytes()),
+                    starting: life.is_starting(),
+                    age_seconds: life.age(at),
+                    container: Some(container),
+                    scope: OomScope::Unknown,
+                    victim_pid: 0,
+                    victim_command: String::new(),
+                    asker_pid: 0,
+                    asker_command: String::new(),
+                    asker: None,
+                    kills,
+                };
+                out.push(Finding { at, what: What::OomKilled(killed) });
+            }
+        }
+        if let Some(local) = events.and_then(|events| events.oom_local) {
+            self.baselines.read(cgroup, local);
+        }
+    }
+
+    fn oom_kill(&mut self, at: Time, kill: crate::event::OomKill, out: &mut Vec<Finding>) {
+        let owner = kill.victim_cgroup.and_then(|cgroup| self.index.container(cgroup));
+        let verdict = self.baselines.judge(&kill, owner, |cgroup| self.index.container(cgroup));
+        let asker = self
+            .index
+            .container(kill.asker_cgroup)
+            .filter(|asker| Some(*asker) != owner)
+            .and_then(|asker| self.lives.get(&asker))
+            .map(|life| life.container().clone());
+        let level = kill.levels.iter().find(|level| Some(level.cgroup) == owner).or(kill.levels.first());
+        let (usage, peak) = level.map_or((0, 0), |level| (level.usage, level.watermark));
+        let life = owner.and_then(|owner| self.lives.get_mut(&owner));
+        let killed = OomKilled {
+            starting: life.as_ref().is_some_and(|life| life.is_starting()),
+            age_seconds: life.as_ref().and_then(|life| life.age(at)),
+            container: life.as_ref().map(|life| life.container().clone()),
+            scope: verdict.scope,
+            limit: verdict.limit,
+            victim_pid: kill.victim_pid,
+            victim_command: kill.victim_comm,
+            usage,
+            peak,
+            asker_pid: kill.asker_pid,
+            asker_command: kill.asker_comm,
+            asker,
+            kills: 1,
+        };
+        if let Some(life) = life {
+            life.oom_killed(Some(peak));
+        }
+        out.push(Finding { at, what: What::OomKilled(killed) });
+    }
+
+    fn node(&self, at: Time, reading: Option<NodeReading>, out: &mut Vec<Finding>) {
+        let live = || self.lives.values().filter(|life| life.is_live());
+        let starting = || live().filter(|life| life.is_starting());
+        let measured = NodeMeasured {
+            reading,
+            cgroups: self.index.len() as u64,
+            containers: live().count() as u64,
+            starting: starting().count() as u64,
+            starting_usage: starting().map(Life::usage).sum(),
+        };
+        out.push(Finding { at, what: What::Node(measured) });
+    }
+
+    fn tick(&mut self, now: Time, out: &mut Vec<Finding>) {
+        let wall_ns = self.wall_ns();
+        let retention = self.host.as_ref().map_or(Duration::MAX, |host| Duration::from_nanos(host.retention_ns));
+        for life in self.lives.values_mut() {
+            life.tick(now, wall_ns, out);
+        }
+        self.lives.retain(|_, life| {
+            let over = life.is_over(now, retention);
+            if over {
+                out.push(Finding { at: now, what: What::Forgotten { container: life.container().clone() } });
+            }
+            !over
+        });
+        for event in self.index.expire(now) {
+            unattributed(now, &event, out);
+        }
+        for kill in self.unnamed.expire(now) {
+            self.oom_kill(now, kill, out);
+        }
+        self.node(now, None, out);
+    }
+}
+
+fn unattributed(at: Time, event: &Event, out: &mut Vec<Finding>) {
+    if let Some(cgroup) = cgroup_of(event) {
+        out.push(Finding { at, what: What::Unattributed { cgroup } });
+    }
+}
+
+/// The cgroup an event that may be held is about.
+fn cgroup_of(event: &Event) -> Option<CgroupId> {
+    match &event.what {
+        Happened::Usage { cgroup, .. }
+        | Happened::Totals { cgroup, .. }
+        | Happened::Exec { cgroup, .. }
+        | Happened::Exit { cgroup, .. } => Some(*cgroup),
+        _ => None,
+    }
+}

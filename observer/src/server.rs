@@ -1,0 +1,82 @@
+//! /metrics, /healthz, /readyz, /api and the page, from a snapshot of metrics and findings. Read-only.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{Html, IntoResponse},
+    routing::get,
+};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+
+use crate::{board::Board, metrics};
+
+#[derive(Clone)]
+pub struct Shared {
+    pub registry: Registry,
+    pub board: Arc<Mutex<Board>>,
+}
+
+impl Shared {
+    /// A panic while holding the board cannot leave it half changed in a way that matters: it is a view.
+    pub fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}; metrics would not be reachable; give another address with --listen")]
+pub struct CannotListen {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
+    TcpListener::bind(address).await.map_err(|source| CannotListen { address, source })
+}
+
+/// Serves until `stop` resolves; requests under way are finished.
+pub async fn serve(
+    listener: TcpListener,
+    shared: Shared,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/", get(page))
+        .route("/metrics", get(exposition))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/api/probes", get(async |State(shared): State<Shared>| Json(shared.board().probes.clone())))
+        .route("/api/state", get(state))
+        .with_state(shared);
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+async fn page() -> Html<&'static str> {
+    Html(include_str!("web/page.html"))
+}
+
+async fn exposition(State(shared): State<Shared>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&shared.registry))
+}
+
+async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    match shared.board().ready() {
+        Ok(()) => (StatusCode::OK, "ready\n".into()),
+        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
+    }
+}
+
+async fn state(State(shared): State<Shared>) -> impl IntoResponse {
+    let json = serde_json::to_string(&*shared.board());
+    match json {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
