@@ -40,4 +40,13 @@ pub enum Command {
         #[arg(long, conflicts_with = "findings")]
         story: bool,
     },
+    /// Print a generated document: metrics or probes
+    #[command(hide = true)]
+    Docs { name: Document },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Document {
+    Metrics,
+    Probes,
 }

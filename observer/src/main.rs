@@ -10,7 +10,7 @@ use std::{
 use clap::Parser;
 use observer::{
     app,
-    cli::{Cli, Command},
+    cli::{Cli, Command, Document},
     config::{Config, Flags, LogFormat, RootFlags, Roots},
     journal,
     kernel::support::Support,
@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         Command::Run(flags) => run(&flags),
         Command::Check { roots } => check(roots),
         Command::Replay { recording, findings, story } => replay(&recording, findings, story),
+        Command::Docs { name: Document::Metrics } => print(&observer::docs::metrics_md()),
+        Command::Docs { name: Document::Probes } => print(&observer::docs::probes_md()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

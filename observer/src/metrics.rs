@@ -13,7 +13,7 @@ mod node;
 mod observer;
 mod workload;
 
-pub use family::Declaration;
+pub use family::{Declaration, Kind};
 
 /// Every family, for docs/metrics.md and the tests.
 pub fn declarations() -> Vec<&'static Declaration> {

@@ -40,6 +40,12 @@ struct FileCounters {
     events: Option<MemoryEvents>,
 }
 
+impl FileCounters {
+    fn zero() -> Self {
+        Self { stat: Some(MemoryStat::default()), events: Some(MemoryEvents::default()) }
+    }
+}
+
 impl Pipeline {
     /// Folds one event into the state and returns what follows from it.
     pub fn step(&mut self, event: &Event) -> Vec<Finding> {
@@ -77,6 +83,8 @@ impl Pipeline {
             }
             Happened::CgroupMade { cgroup, path } => {
                 self.baselines.made(*cgroup);
+                // All that a new group's files count happened under our eyes.
+                self.files.entry(*cgroup).or_insert_with(FileCounters::zero);
                 self.learn(*cgroup, path, out);
             }
             Happened::CgroupAttached { cgroup, path, .. } => {

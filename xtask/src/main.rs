@@ -1,1 +1,56 @@
-fn main(){}
+//! The project's tasks. `cargo xtask --help` lists them; each is one file.
+
+mod bench;
+mod build_ebpf;
+mod demo;
+mod docs;
+mod run;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the memory observer. `run` and `test` do everything needed on a fresh machine.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Set up what is missing, build, start the observer on this machine; --demo stages a scale-up for it to see
+    Run(run::Options),
+    /// Formatting, lints, unit, replay and live tests; prints a closing count
+    Test(test::Options),
+    /// Build only the eBPF programs, into target/bpf/
+    BuildEbpf,
+    /// Find or install the eBPF tool chain and say what was done
+    Setup,
+    /// Measure: what a page fault pays, how true a spike is seen
+    Bench(bench::Options),
+    /// Write docs/metrics.md and docs/probes.md from the declarations
+    Docs,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Run(options) => run::run(&options),
+        Task::Test(options) => test::test(&options),
+        Task::BuildEbpf => build_ebpf::build_ebpf().map(|_| ()),
+        Task::Setup => setup::tool_chain().map(|chain| println!("eBPF tool chain: {chain}")),
+        Task::Bench(options) => bench::bench(&options),
+        Task::Docs => docs::docs(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

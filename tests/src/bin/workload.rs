@@ -1,0 +1,198 @@
+//! Programs with a known memory behaviour: for the demo, the live tests and the benchmarks.
+//!
+//! Memory is anonymous, touched page by page, and given back to the kernel when released.
+
+use std::{
+    io::Write,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use clap::{Parser, Subcommand};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    behaviour: Behaviour,
+    /// End after this long
+    #[arg(long, global = true, default_value_t = 600.0)]
+    seconds: f64,
+}
+
+#[derive(Subcommand)]
+enum Behaviour {
+    /// Climb to a peak, hold it, fall to the steady level, stay
+    Spike {
+        #[arg(long)]
+        peak: u64,
+        #[arg(long)]
+        steady: u64,
+        #[arg(long, default_value_t = 1.0)]
+        ramp: f64,
+        #[arg(long, default_value_t = 0.5)]
+        hold: f64,
+    },
+    /// Grow for ever, MiB per second, from a base
+    Leak {
+        #[arg(long)]
+        base: u64,
+        #[arg(long)]
+        rate: f64,
+    },
+    /// Swing between two levels, as a garbage collector makes it
+    Swing {
+        #[arg(long)]
+        low: u64,
+        #[arg(long)]
+        high: u64,
+        #[arg(long)]
+        period: f64,
+    },
+    /// Several plateaus: rise by step MiB, every pause seconds
+    Stairs {
+        #[arg(long)]
+        step: u64,
+        #[arg(long)]
+        steps: u32,
+        #[arg(long)]
+        pause: f64,
+    },
+    /// Touch and release the same memory over and over; prints faults and nanoseconds
+    Fault {
+        #[arg(long)]
+        size: u64,
+        #[arg(long)]
+        rounds: u32,
+    },
+    /// Fork a child that takes memory until it is killed; live on
+    Child {
+        #[arg(long)]
+        size: u64,
+    },
+}
+
+const MIB: u64 = 1 << 20;
+
+/// One private mapping, touched up to `level` bytes.
+struct Arena {
+    base: *mut u8,
+    capacity: usize,
+    level: usize,
+}
+
+impl Arena {
+    fn new(mib: u64) -> Self {
+        let capacity = (mib * MIB) as usize;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        let base = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                capacity,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        };
+        let base = base.unwrap_or_else(|error| panic!("cannot map {mib} MiB: {error}")).cast::<u8>();
+        // SAFETY: the mapping just made. Small pages, so that the number of faults is known.
+        let _ = unsafe { madvise(base.cast(), capacity, Advice::LinuxNoHugepage) };
+        Self { base, capacity, level: 0 }
+    }
+
+    /// Touches or releases pages until `bytes` are resident.
+    fn set(&mut self, bytes: u64) {
+        let page = rustix::param::page_size();
+        let target = (bytes as usize).min(self.capacity) / page * page;
+        for at in (self.level..target).step_by(page) {
+            // SAFETY: inside the mapping.
+            unsafe { self.base.add(at).write_volatile(1) };
+        }
+        if target < self.level {
+            // SAFETY: inside the mapping; nobody holds references into it.
+            let _ = unsafe { madvise(self.base.add(target).cast(), self.level - target, Advice::LinuxDontNeed) };
+        }
+        self.level = target;
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`.
+        let _ = unsafe { munmap(self.base.cast(), self.capacity) };
+    }
+}
+
+/// Time steps of a movement: fine enough for a smooth curve, coarse enough to leave the processor alone.
+const STEP: Duration = Duration::from_millis(10);
+
+fn ramp(arena: &mut Arena, from: u64, to: u64, seconds: f64) {
+    let began = Instant::now();
+    loop {
+        let share = if seconds > 0.0 { (began.elapsed().as_secs_f64() / seconds).min(1.0) } else { 1.0 };
+        arena.set((from as f64 + (to as f64 - from as f64) * share) as u64);
+        if share >= 1.0 {
+            return;
+        }
+        sleep(STEP);
+    }
+}
+
+fn main() {
+    let cli = Cli::parse();
+    let began = Instant::now();
+    let left = || (cli.seconds - began.elapsed().as_secs_f64()).max(0.0);
+    match cli.behaviour {
+        Behaviour::Spike { peak, steady, ramp: seconds, hold } => {
+            let mut arena = Arena::new(peak);
+            ramp(&mut arena, 0, peak * MIB, seconds);
+            sleep(Duration::from_secs_f64(hold));
+            arena.set(steady * MIB);
+            sleep(Duration::from_secs_f64(left()));
+        }
+        Behaviour::Leak { base, rate } => {
+            let end = base + (rate * cli.seconds) as u64 + 1;
+            let mut arena = Arena::new(end);
+            ramp(&mut arena, 0, base * MIB, 0.5);
+            ramp(&mut arena, base * MIB, end * MIB, left());
+        }
+        Behaviour::Swing { low, high, period } => {
+            let mut arena = Arena::new(high);
+            ramp(&mut arena, 0, low * MIB, 0.5);
+            while left() > 0.0 {
+                ramp(&mut arena, low * MIB, high * MIB, period);
+                arena.set(low * MIB);
+            }
+        }
+        Behaviour::Stairs { step, steps, pause } => {
+            let mut arena = Arena::new(step * u64::from(steps));
+            for n in 1..=u64::from(steps) {
+                arena.set(n * step * MIB);
+                sleep(Duration::from_secs_f64(pause));
+            }
+            sleep(Duration::from_secs_f64(left()));
+        }
+        Behaviour::Fault { size, rounds } => fault(size, rounds),
+        Behaviour::Child { size } => {
+            let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
+            let args = ["spike", "--peak", &size.to_string(), "--steady", "1", "--ramp", "0.3", "--hold", "5"];
+            match std::process::Command::new(me).args(args).status() {
+                Ok(status) => println!("child {status}"),
+                Err(error) => println!("child not started: {error}"),
+            }
+            sleep(Duration::from_secs_f64(left()));
+        }
+    }
+}
+
+fn fault(size: u64, rounds: u32) {
+    let mut arena = Arena::new(size);
+    arena.set(size * MIB); // page tables and free lists warm
+    arena.set(0);
+    let began = Instant::now();
+    for _ in 0..rounds {
+        arena.set(size * MIB);
+        arena.set(0);
+    }
+    let faults = u64::from(rounds) * size * MIB / rustix::param::page_size() as u64;
+    let _ = writeln!(std::io::stdout(), "{faults} {}", began.elapsed().as_nanos());
+}

@@ -1,0 +1,168 @@
+//! A memory cgroup made for a test, v1 or v2, with processes put into it before they exec.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Where tests may make memory cgroups.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    root: PathBuf,
+    v1: bool,
+}
+
+impl Tree {
+    /// Finds the memory controller; `Err` says why no cgroup can be made here.
+    pub fn find() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+        let mount = |of: &dyn Fn(&str, &str) -> bool| {
+            mounts.lines().find_map(|line| {
+                let mut words = line.split(' ').skip(1);
+                let (point, kind, options) = (words.next()?, words.next()?, words.next()?);
+                of(kind, options).then(|| PathBuf::from(point))
+            })
+        };
+        let v1 = mount(&|kind, options| kind == "cgroup" && options.split(',').any(|o| o == "memory"));
+        let (root, v1) = match (v1, mount(&|kind, _| kind == "cgroup2")) {
+            (Some(root), _) => (root, true),
+            (None, Some(root)) => (root, false),
+            (None, None) => bail!("no cgroup hierarchy is mounted"),
+        };
+        let tree = Self { root, v1 };
+        let probe = tree.group(&format!("observer-probe-{}", std::process::id()))?;
+        let has_memory = probe.directory.join(if v1 { "memory.usage_in_bytes" } else { "memory.current" }).exists();
+        drop(probe);
+        if !has_memory {
+            bail!("the memory controller cannot be enabled under {}", tree.root.display());
+        }
+        Ok(tree)
+    }
+
+    pub fn is_v1(&self) -> bool {
+        self.v1
+    }
+
+    /// Makes `/<path>`, parents too; what was made is removed on drop, parents only if they are empty then.
+    pub fn group(&self, path: &str) -> Result<Group> {
+        let mut made = Vec::new();
+        let mut directory = self.root.clone();
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        for part in &parts {
+            if !self.v1 {
+                // Fails harmlessly where it is already on.
+                let _ = fs::write(directory.join("cgroup.subtree_control"), "+memory");
+            }
+            directory.push(part);
+            if !directory.is_dir() {
+                fs::create_dir(&directory).with_context(|| format!("cannot make cgroup {}", directory.display()))?;
+                made.push(directory.clone());
+            }
+        }
+        Ok(Group { directory, path: format!("/{}", parts.join("/")), v1: self.v1, made })
+    }
+}
+
+#[derive(Debug)]
+pub struct Group {
+    directory: PathBuf,
+    path: String,
+    v1: bool,
+    made: Vec<PathBuf>,
+}
+
+impl Group {
+    /// Path in the hierarchy, as the observer reports it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn limit(&self, bytes: u64) -> Result<()> {
+        self.write(if self.v1 { "memory.limit_in_bytes" } else { "memory.max" }, &bytes.to_string())
+    }
+
+    pub fn usage(&self) -> Result<u64> {
+        self.number(if self.v1 { "memory.usage_in_bytes" } else { "memory.current" })
+    }
+
+    /// Highest usage since the group was made; 0 where the kernel does not keep it.
+    pub fn peak(&self) -> u64 {
+        self.number(if self.v1 { "memory.max_usage_in_bytes" } else { "memory.peak" }).unwrap_or(0)
+    }
+
+    fn number(&self, file: &str) -> Result<u64> {
+        let path = self.directory.join(file);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        text.trim().parse().with_context(|| format!("{} says {text:?}", path.display()))
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.directory.join(file);
+        fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
+    }
+
+    /// Starts a program in the group: the exec itself happens inside, as a container's entry point does.
+    pub fn spawn(&self, program: &Path, args: &[&str]) -> Result<Child> {
+        Command::new("/bin/sh")
+            .arg("-c")
+            .arg(r#"echo $$ > "$0" && exec "$@""#)
+            .arg(self.directory.join("cgroup.procs"))
+            .arg(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {} in {}", program.display(), self.path))
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        fs::read_to_string(self.directory.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect()
+    }
+
+    /// Kills what is in it and removes it; gives up after two seconds.
+    pub fn remove(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while let Some(last) = self.made.last().cloned() {
+            if last == self.directory {
+                for pid in self.pids() {
+                    if let Some(pid) = Pid::from_raw(pid) {
+                        let _ = kill_process(pid, Signal::KILL); // gone already is what is wanted
+                    }
+                }
+            }
+            match fs::remove_dir(&last) {
+                Ok(()) => {
+                    self.made.pop();
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    self.made.pop();
+                }
+                // A parent that others still use is theirs to remove.
+                Err(_) if last != self.directory => return,
+                Err(_) if Instant::now() > deadline => return,
+                Err(_) => sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}

@@ -1,0 +1,61 @@
+//! What is declared and what is there agree: documents, the object file, the names of metrics.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use observer::{docs, kernel::attach, metrics};
+use observer_ebpf::probes;
+
+fn workspace(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+#[test]
+fn generated_docs_are_fresh() {
+    for (path, fresh) in [("docs/metrics.md", docs::metrics_md()), ("docs/probes.md", docs::probes_md())] {
+        let committed = fs::read_to_string(workspace(path)).unwrap_or_default();
+        assert!(committed == fresh, "{path} is not what the declarations say: run `cargo xtask docs`");
+    }
+}
+
+#[test]
+fn every_declared_program_is_in_the_object_and_the_reverse() {
+    let Some(bytes) = observer::kernel::object::embedded() else {
+        println!("skipped: this build has no eBPF object (cargo xtask build-ebpf)");
+        return;
+    };
+    use object::{Object, ObjectSection, ObjectSymbol};
+    let object = object::File::parse(bytes).unwrap();
+    let in_object: BTreeSet<String> = object
+        .symbols()
+        .filter(|symbol| {
+            let section = symbol.section_index().and_then(|index| object.section_by_index(index).ok());
+            section.is_some_and(|section| section.name().is_ok_and(|name| name.starts_with("tp_btf/")))
+                && symbol.is_global()
+        })
+        .filter_map(|symbol| symbol.name().ok().map(str::to_owned))
+        .collect();
+    let declared: BTreeSet<String> = attach::declared_programs().into_iter().map(str::to_owned).collect();
+    assert_eq!(in_object, declared);
+}
+
+#[test]
+fn every_metric_a_probe_feeds_is_declared() {
+    let declared: BTreeSet<&str> = metrics::declarations().iter().map(|family| family.name).collect();
+    for probe in probes::ALL {
+        for feeds in probe.feeds {
+            assert!(declared.contains(feeds), "probe {} feeds {feeds}, which nobody declares", probe.name);
+        }
+    }
+}
+
+#[test]
+fn metric_names_are_unique_and_say_their_unit() {
+    let mut seen = BTreeSet::new();
+    for family in metrics::declarations() {
+        assert!(seen.insert(family.name), "{} is declared twice", family.name);
+        assert!(family.name.starts_with("observer_"), "{}", family.name);
+        let counter = family.kind == observer::metrics::Kind::Counter;
+        assert_eq!(counter, family.name.ends_with("_total"), "{}", family.name);
+        assert!(!family.help.is_empty(), "{}", family.name);
+    }
+}

@@ -1,0 +1,100 @@
+//! The observer on the kernel of this machine: each probe is provoked for real, and the metrics are read as Prometheus
+//! reads them. A machine that cannot run a test reports it as ignored, with the reason in its name.
+
+mod live {
+    pub mod host;
+    pub mod kernel;
+    pub mod prometheus;
+}
+
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use observer_tests::group::Tree;
+
+/// A test, and what it needs.
+pub struct Case {
+    pub name: &'static str,
+    pub needs: Needs,
+    pub run: fn(&Stage) -> anyhow::Result<()>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Needs {
+    Nothing,
+    /// Root, BTF, and an observer with the eBPF object in it.
+    Probes,
+    /// And Prometheus with promtool.
+    Prometheus,
+}
+
+/// What the tests share.
+pub struct Stage {
+    pub observer: std::path::PathBuf,
+    pub workload: std::path::PathBuf,
+    pub directory: std::path::PathBuf,
+    tree: Option<Tree>,
+}
+
+impl Stage {
+    pub fn tree(&self) -> anyhow::Result<&Tree> {
+        self.tree.as_ref().ok_or_else(|| anyhow::anyhow!("no cgroups can be made here"))
+    }
+}
+
+fn main() {
+    let conclusion = run();
+    conclusion.exit();
+}
+
+fn run() -> Conclusion {
+    let arguments = Arguments::from_args();
+    let directory = std::env::temp_dir().join(format!("observer-live-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let binary =
+        |name| observer_tests::daemon::binary(name).unwrap_or_else(|error| panic!("{error:#}; run `cargo xtask test`"));
+    let tree = Tree::find();
+    let no_tree = tree.as_ref().err().map(|error| format!("{error:#}"));
+    let stage = Arc::new(Stage {
+        observer: binary("observer"),
+        workload: binary("workload"),
+        directory: directory.clone(),
+        tree: tree.ok(),
+    });
+    let no_probes = no_tree.or_else(|| live::host::cannot_probe(&stage));
+    let trials = [live::host::CASES, live::kernel::CASES, live::prometheus::CASES]
+        .concat_cases()
+        .into_iter()
+        .map(|case| trial(case, &stage, no_probes.as_deref()))
+        .collect();
+    // One after the other: they share the machine's memory and each watches its own cgroups.
+    let arguments = Arguments { test_threads: Some(1), ..arguments };
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let _ = std::fs::remove_dir_all(directory);
+    conclusion
+}
+
+fn trial(case: &'static Case, stage: &Arc<Stage>, no_probes: Option<&str>) -> Trial {
+    let prometheus = (case.needs == Needs::Prometheus).then(live::prometheus::missing).flatten();
+    let skipped = match case.needs {
+        Needs::Nothing => None,
+        Needs::Probes => no_probes.map(str::to_owned),
+        Needs::Prometheus => no_probes.map(str::to_owned).or(prometheus),
+    };
+    let stage = Arc::clone(stage);
+    let run = move || (case.run)(&stage).map_err(|error| Failed::from(format!("{error:#}")));
+    match skipped {
+        Some(why) => Trial::test(format!("{} (skipped: {why})", case.name), run).with_ignored_flag(true),
+        None => Trial::test(case.name, run),
+    }
+}
+
+trait ConcatCases {
+    fn concat_cases(self) -> Vec<&'static Case>;
+}
+
+impl<const N: usize> ConcatCases for [&'static [Case]; N] {
+    fn concat_cases(self) -> Vec<&'static Case> {
+        self.into_iter().flatten().collect()
+    }
+}

@@ -1,0 +1,210 @@
+//! What an operator meets: preflight, bad input, missing prerequisites, signals.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    process::{Command, Output},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use observer_tests::daemon::{Daemon, sum};
+use rustix::process::Signal;
+
+use crate::{
+    Case,
+    Needs::{Nothing, Probes},
+    Stage,
+};
+
+pub const CASES: &[Case] = &[
+    Case { name: "check_says_which_hook_each_probe_will_use", needs: Probes, run: check },
+    Case { name: "check_without_btf_says_what_is_missing_and_exits_3", needs: Nothing, run: no_btf },
+    Case { name: "without_psi_the_pressure_series_are_absent_and_the_rest_works", needs: Probes, run: no_psi },
+    Case { name: "a_taken_port_is_a_clear_error", needs: Nothing, run: port_taken },
+    Case { name: "a_malformed_configuration_reports_every_problem_and_exits_2", needs: Nothing, run: bad_config },
+    Case { name: "settings_come_from_file_environment_and_flags_in_that_order", needs: Nothing, run: precedence },
+    Case { name: "a_broken_recording_exits_2_with_its_line", needs: Nothing, run: broken_recording },
+    Case { name: "without_privileges_it_measures_from_files_and_is_not_ready", needs: Probes, run: unprivileged },
+    Case { name: "with_probes_disabled_kills_and_faults_still_come_from_files", needs: Probes, run: disabled },
+    Case { name: "kill_9_leaves_nothing_attached", needs: Probes, run: kill_9 },
+    Case { name: "ready_within_a_second", needs: Probes, run: ready_soon },
+];
+
+/// Why probes cannot run on this machine, if so.
+pub fn cannot_probe(stage: &Stage) -> Option<String> {
+    let output = Command::new(&stage.observer).arg("check").output().ok()?;
+    if output.status.success() {
+        return None;
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Some(text.lines().find(|line| line.contains("cannot run")).unwrap_or("observer check failed").trim().to_owned())
+}
+
+fn observer(stage: &Stage, args: &[&str]) -> Result<Output> {
+    let mut command = Command::new("timeout");
+    command.arg("10").arg(&stage.observer).args(args);
+    command.output().context("cannot start the observer")
+}
+
+fn expect(output: &Output, code: i32, parts: &[&str]) -> Result<()> {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.code() == Some(code), "exit {:?}, expected {code}:\n{text}", output.status.code());
+    for part in parts {
+        ensure!(text.contains(part), "{part:?} not in:\n{text}");
+    }
+    ensure!(!text.contains("panicked"), "{text}");
+    Ok(())
+}
+
+fn check(stage: &Stage) -> Result<()> {
+    let output = observer(stage, &["check"])?;
+    expect(&output, 0, &["page_fault", "oom_kill", "cgroup_life", "process", "reclaim", "Every required probe can run"])
+}
+
+fn no_btf(stage: &Stage) -> Result<()> {
+    let output = observer(stage, &["check", "--sys-root", "/nonexistent"])?;
+    expect(&output, 3, &["cannot read kernel types from /nonexistent/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF", "lost:"])
+}
+
+/// A proc with everything but pressure.
+fn no_psi(stage: &Stage) -> Result<()> {
+    let proc = stage.directory.join("proc");
+    fs::create_dir_all(proc.join("self"))?;
+    for name in ["meminfo", "vmstat", "cgroups", "self/mountinfo", "self/status"] {
+        fs::write(proc.join(name), fs::read(format!("/proc/{name}"))?)?;
+    }
+    let proc = proc.display().to_string();
+    let output = observer(stage, &["check", "--proc-root", &proc])?;
+    expect(&output, 0, &["PSI", "absent", "psi=1"])?;
+    let mut daemon = Daemon::start(&stage.observer, &stage.directory, &["--proc-root", &proc])?;
+    daemon.ready(Duration::from_secs(10))?;
+    daemon.wait_metric("observer_node_memory_available_bytes", &[], Duration::from_secs(5), |v| v > 0.0)?;
+    let pressure = daemon.metric("observer_node_memory_pressure_waiting_seconds_total", &[])?;
+    ensure!(pressure.is_none(), "pressure is told as {pressure:?} without PSI");
+    Ok(())
+}
+
+fn port_taken(stage: &Stage) -> Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let output = observer(stage, &["run", "--listen", &address])?;
+    expect(&output, 1, &[&format!("cannot listen on {address}"), "metrics would not be reachable", "--listen"])
+}
+
+fn bad_config(stage: &Stage) -> Result<()> {
+    let file = stage.directory.join("bad.toml");
+    fs::write(&file, "listen = 'nowhere'\nretention = 'soon'\nlimits = 3\n")?;
+    let file = file.display().to_string();
+    let output = observer(stage, &["run", "--config", &file])?;
+    expect(&output, 2, &["3 problems", "nowhere", "soon", "limits", "no such setting", "nothing was started"])
+}
+
+fn precedence(stage: &Stage) -> Result<()> {
+    let file = stage.directory.join("order.toml");
+    fs::write(&file, "listen = 'from-file'\nretention = 'from-file'\nlog_level = '=from-file='\n")?;
+    let mut command = Command::new("timeout");
+    command.arg("10").arg(&stage.observer).args(["run", "--retention", "from-flag"]);
+    command.env("OBSERVER_CONFIG", &file).env("OBSERVER_LISTEN", "from-env").env("OBSERVER_RETENTION", "from-env");
+    expect(&command.output()?, 2, &["\"from-env\" is not an address", "\"from-flag\" is not a span", "from-file"])
+}
+
+fn broken_recording(stage: &Stage) -> Result<()> {
+    let file = stage.directory.join("broken.jsonl");
+    fs::write(&file, "{\"at\":1,\"what\":\"tick\"}\nnot json\n")?;
+    let path = file.display().to_string();
+    expect(&observer(stage, &["replay", &path])?, 2, &["line 1", "host"])?;
+    expect(&observer(stage, &["replay", "/nonexistent"])?, 2, &["/nonexistent", "No such file"])
+}
+
+const NOBODY: u32 = 65534;
+
+fn unprivileged(stage: &Stage) -> Result<()> {
+    let address = format!("127.0.0.1:{}", observer_tests::daemon::free_port()?);
+    // A copy where nobody may read it.
+    let copy = std::env::temp_dir().join(format!("observer-nobody-{}", std::process::id()));
+    fs::copy(&stage.observer, &copy)?;
+    let child = Command::new("timeout")
+        .arg("8")
+        .arg(&copy)
+        .args(["run", "--listen", &address])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    sleep(Duration::from_secs(3));
+    let metrics = observer_tests::daemon::get(&format!("http://{address}/metrics"));
+    let ready = observer_tests::daemon::get(&format!("http://{address}/readyz"));
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(child.id())?).context("pid")?,
+        Signal::TERM,
+    )?;
+    let output = child.wait_with_output()?;
+    fs::remove_file(copy)?;
+    let metrics = metrics?;
+    ensure!(ready.is_err(), "it says it is ready");
+    let unsupported = sum(&metrics, "observer_probe_status", &["status=\"unsupported\""]);
+    ensure!(unsupported == Some(5.0), "{unsupported:?} probes are unsupported");
+    let available = sum(&metrics, "observer_node_memory_available_bytes", &[]);
+    ensure!(available.is_some_and(|bytes| bytes > 0.0), "the node is not measured");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(log.contains("CAP_BPF and CAP_PERFMON") && log.contains("not ready"), "{log}");
+    Ok(())
+}
+
+fn disabled(stage: &Stage) -> Result<()> {
+    let args: Vec<&str> = ["cgroup_life", "process", "oom_kill", "reclaim", "page_fault"]
+        .iter()
+        .flat_map(|probe| ["--disable-probe", probe])
+        .collect();
+    let daemon = Daemon::start(&stage.observer, &stage.directory, &args)?;
+    sleep(Duration::from_secs(1));
+    ensure!(daemon.get("/readyz").is_err(), "ready without its required probes");
+    let group = stage.tree()?.group(&format!("observer-test-{}/files", std::process::id()))?;
+    group.limit(48 << 20)?;
+    let own = format!("container=\"{}\"", group.path());
+    let mut main = group.spawn(&stage.workload, &["child", "--size", "200", "--seconds", "30"])?;
+    let within = Duration::from_secs(10);
+    daemon.wait_metric("observer_container_oom_kills_total", &[&own, "scope=\"unknown\""], within, |v| v == 1.0)?;
+    daemon.wait_metric("observer_container_page_faults_total", &[&own], within, |v| v > 1000.0)?;
+    daemon.wait_metric("observer_container_memory_peak_bytes", &[&own], within, |v| v > 40e6)?;
+    drop(group);
+    main.wait()?;
+    daemon.wait_metric("observer_container_state", &[&own, "state=\"ended\""], within, |v| v == 1.0)?;
+    Ok(())
+}
+
+fn programs() -> usize {
+    let named = |name: &str| {
+        ["page_fault", "oom_kill_task", "oom_kill_pid", "cgroup_made", "process_exec"].contains(&name)
+    };
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|program| program.name_as_str().is_some_and(named))
+        .count()
+}
+
+fn kill_9(stage: &Stage) -> Result<()> {
+    let before = programs();
+    let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
+    daemon.ready(Duration::from_secs(10))?;
+    ensure!(programs() == before + 4, "{} programs are loaded, {before} before", programs());
+    daemon.signal(Signal::KILL)?;
+    daemon.wait(Duration::from_secs(5))?;
+    let began = Instant::now();
+    while programs() != before {
+        ensure!(began.elapsed() < Duration::from_secs(5), "{} programs are still loaded", programs());
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The bound itself is measured by `cargo xtask bench faults`; a debug build on a busy machine gets ten times that.
+fn ready_soon(stage: &Stage) -> Result<()> {
+    let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
+    daemon.ready(Duration::from_secs(10))?;
+    ensure!(daemon.log_text().contains("ready after"), "{}", daemon.log_text());
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! One test per probe and per thing the probes say together.
+
+use std::{
+    fs,
+    process::Child,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use observer_tests::{daemon::Daemon, group::Group};
+
+use crate::{Case, Needs::Probes, Stage};
+
+pub const CASES: &[Case] = &[
+    Case { name: "page_fault_counts_every_user_fault", needs: Probes, run: counts_faults },
+    Case { name: "page_fault_pushes_a_spike_no_scrape_would_see", needs: Probes, run: pushes_a_spike },
+    Case { name: "process_tells_start_and_exit_code", needs: Probes, run: start_and_exit },
+    Case { name: "cgroup_life_tells_who_lives", needs: Probes, run: who_lives },
+    Case { name: "oom_kill_names_the_victim_and_its_own_limit", needs: Probes, run: own_limit },
+    Case { name: "oom_kill_by_the_parents_limit_says_so", needs: Probes, run: parents_limit },
+    Case { name: "oom_kill_of_a_child_is_seen_though_the_main_process_lives", needs: Probes, run: child_killed },
+    Case { name: "reclaim_counts_stalls_at_a_limit", needs: Probes, run: reclaim },
+    Case { name: "a_group_inside_a_unit_is_counted_as_the_unit", needs: Probes, run: nested },
+    Case { name: "what_ran_before_the_observer_is_measured_but_not_started", needs: Probes, run: seeded },
+    Case { name: "a_workload_keeps_its_kills_after_its_container_is_forgotten", needs: Probes, run: forgotten },
+    Case { name: "a_recording_replays_to_the_same_bytes", needs: Probes, run: replays },
+];
+
+const READY: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(5);
+const MIB: u64 = 1 << 20;
+
+fn daemon(stage: &Stage, args: &[&str]) -> Result<Daemon> {
+    let mut daemon = Daemon::start(&stage.observer, &stage.directory, args)?;
+    daemon.ready(READY)?;
+    Ok(daemon)
+}
+
+fn group(stage: &Stage, name: &str) -> Result<Group> {
+    stage.tree()?.group(&format!("observer-test-{}/{name}", std::process::id()))
+}
+
+/// The label that selects a group's own series.
+fn own(group: &Group) -> String {
+    format!("container=\"{}\"", group.path())
+}
+
+fn run(stage: &Stage, group: &Group, args: &str) -> Result<Child> {
+    group.spawn(&stage.workload, &args.split(' ').collect::<Vec<_>>())
+}
+
+fn wait(mut child: Child) -> Result<std::process::Output> {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(60) {
+        if child.try_wait()?.is_some() {
+            return Ok(child.wait_with_output()?);
+        }
+        sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    anyhow::bail!("the workload did not end within a minute")
+}
+
+fn counts_faults(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "faults")?;
+    let output = wait(run(stage, &group, "fault --size 64 --rounds 16")?)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let counted: f64 = text.split(' ').next().context("no output")?.parse()?;
+    // The warm-up round, and what loading two programs takes: at most 2 % here.
+    let warm_up = counted / 16.0;
+    let (least, most) = (counted + warm_up, (counted + warm_up) * 1.02);
+    let name = "observer_container_page_faults_total";
+    daemon.wait_metric(name, &[&own(&group)], SOON, |faults| faults >= least)?;
+    sleep(Duration::from_secs(2)); // two more reads of the totals: nothing may be counted twice
+    let faults = daemon.metric(name, &[&own(&group)])?.unwrap_or(0.0);
+    ensure!(faults <= most, "{faults} faults told, {counted} made");
+    Ok(())
+}
+
+fn pushes_a_spike(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "spike")?;
+    let child = run(stage, &group, "spike --peak 200 --steady 20 --ramp 0.1 --hold 0.05 --seconds 1")?;
+    wait(child)?;
+    let peak = group.peak() as f64;
+    let told = daemon.wait_metric("observer_container_startup_peak_bytes", &[&own(&group)], SOON, |v| v > 0.0)?;
+    ensure!((told / peak - 1.0).abs() < 0.02, "start-up peak told as {told}, the kernel's watermark is {peak}");
+    let at = daemon.metric("observer_container_startup_peak_seconds", &[&own(&group)])?.unwrap_or(9.0);
+    ensure!((0.05..0.6).contains(&at), "the peak of a 0.1 s ramp is said to be at {at} s");
+    Ok(())
+}
+
+fn start_and_exit(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "exits")?;
+    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
+    // `env` is the entry point: it executes sh again, which is then not a second start.
+    wait(group.spawn("/usr/bin/env".as_ref(), &["sh", "-c", "sleep 0.2; exit 3"])?)?;
+    let started =
+        daemon.wait_metric("observer_container_start_time_seconds", &[&own(&group)], SOON, |v| v > 0.0)?;
+    ensure!((started - before).abs() < 1.0, "start told as {started}, it was after {before}");
+    daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
+    let workload = format!("workload=\"{}\"", group.path());
+    let starts = daemon.metric("observer_workload_starts_total", &[&workload])?;
+    ensure!(starts == Some(1.0), "starts: {starts:?}");
+    ensure!(daemon.log_text().contains("(exit code 3), it was starting"), "{}", daemon.log_text());
+    Ok(())
+}
+
+fn who_lives(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let cgroups = || daemon.metric("observer_node_cgroups", &[]).map(|value| value.unwrap_or(0.0));
+    let before = cgroups()?;
+    let mut group = group(stage, "lives")?;
+    daemon.wait_metric("observer_node_cgroups", &[], SOON, |now| now >= before + 1.0)?;
+    let workload = format!("workload=\"{}\"", group.path());
+    let child = run(stage, &group, "spike --peak 8 --steady 8 --seconds 1.5")?;
+    let alive = "observer_workload_containers";
+    daemon.wait_metric(alive, &[&workload], SOON, |containers| containers == 1.0)?;
+    wait(child)?;
+    daemon.wait_metric(alive, &[&workload], SOON, |containers| containers == 0.0)?;
+    group.remove();
+    daemon.wait_metric("observer_node_cgroups", &[], SOON, |now| now <= before + 1.0)?;
+    Ok(())
+}
+
+fn oom(stage: &Stage, daemon: &Daemon, group: &Group, args: &str, scope: &str) -> Result<()> {
+    let child = run(stage, group, args)?;
+    let scope = format!("scope=\"{scope}\"");
+    let kills = "observer_container_oom_kills_total";
+    daemon.wait_metric(kills, &[&own(group), &scope], Duration::from_secs(10), |kills| kills == 1.0)?;
+    let all = daemon.metric(kills, &[&own(group)])?;
+    ensure!(all == Some(1.0), "one process was killed, all scopes together say {all:?}");
+    let _ = wait(child); // killed, or its main process is still alive: the group's removal ends it
+    Ok(())
+}
+
+fn own_limit(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "greedy")?;
+    group.limit(32 * MIB)?;
+    oom(stage, &daemon, &group, "spike --peak 100 --steady 10 --ramp 0.5", "container")?;
+    let log = daemon.log_text();
+    let line = log.lines().find(|line| line.contains("OOM kill of")).unwrap_or_default();
+    for part in [group.path(), "OOM kill of workload", "into its start-up", "its own limit 32 MiB was hit"] {
+        ensure!(line.contains(part), "{part:?} not in: {line}");
+    }
+    let during = daemon.metric("observer_workload_oom_kills_by_phase_total", &[group.path(), "startup"])?;
+    ensure!(during == Some(1.0), "the kill was during start-up: {during:?}");
+    Ok(())
+}
+
+fn parents_limit(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let parent = group(stage, "shared")?;
+    parent.limit(48 * MIB)?;
+    let child = group(stage, "shared/one")?;
+    oom(stage, &daemon, &child, "spike --peak 100 --steady 10 --ramp 0.5", "parent")
+}
+
+fn child_killed(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let mut group = group(stage, "worker")?;
+    group.limit(48 * MIB)?;
+    let main = run(stage, &group, "child --size 200 --seconds 30")?;
+    let killed = "observer_container_oom_kills_total";
+    daemon.wait_metric(killed, &[&own(&group)], Duration::from_secs(10), |kills| kills == 1.0)?;
+    let ended = daemon.metric("observer_container_state", &[&own(&group), "state=\"ended\""])?;
+    ensure!(ended == Some(0.0), "the main process lives, but the container is said to have ended");
+    group.remove();
+    wait(main)?;
+    Ok(())
+}
+
+fn reclaim(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "cache")?;
+    group.limit(32 * MIB)?;
+    let file = stage.directory.join("cache.bin");
+    let output = format!("of={}", file.display());
+    // Twice its limit through the page cache, then read back: reclaim at the group's own limit.
+    wait(group.spawn("/bin/dd".as_ref(), &["if=/dev/zero", &output, "bs=1M", "count=128"])?)?;
+    let input = format!("if={}", file.display());
+    wait(group.spawn("/bin/dd".as_ref(), &[&input, "of=/dev/null", "bs=1M"])?)?;
+    fs::remove_file(&file)?;
+    let with = [own(&group), "reason=\"limit\"".to_owned()];
+    let with: Vec<&str> = with.iter().map(String::as_str).collect();
+    daemon.wait_metric("observer_container_reclaim_stalls_total", &with, SOON, |stalls| stalls >= 1.0)?;
+    daemon.wait_metric("observer_container_reclaim_stall_seconds_total", &with, SOON, |s| s > 0.0 && s < 60.0)?;
+    Ok(())
+}
+
+fn nested(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let unit = format!("nested-{}.service", std::process::id());
+    let outer = stage.tree()?.group(&unit)?;
+    sleep(Duration::from_millis(300)); // as a service manager does: the unit is known before it delegates
+    let inner = stage.tree()?.group(&format!("{unit}/worker"))?;
+    wait(run(stage, &inner, "spike --peak 100 --steady 10 --ramp 0.3 --hold 0.1 --seconds 1")?)?;
+    let with = format!("container=\"{unit}\"");
+    let peak =
+        daemon.wait_metric("observer_container_memory_peak_bytes", &[&with], SOON, |v| v > 90e6)?;
+    ensure!((peak / outer.peak() as f64 - 1.0).abs() < 0.02, "peak {peak}, the unit's is {}", outer.peak());
+    daemon.wait_metric("observer_container_page_faults_total", &[&with], SOON, |faults| faults > 25_600.0)?;
+    let inner = daemon.metric("observer_container_page_faults_total", &[&own(&inner)])?;
+    ensure!(inner.is_none(), "the inner group has series of its own: {inner:?}");
+    Ok(())
+}
+
+fn seeded(stage: &Stage) -> Result<()> {
+    let group = group(stage, "early")?;
+    let child = run(stage, &group, "spike --peak 30 --steady 30 --ramp 0.1 --seconds 4")?;
+    sleep(Duration::from_millis(500));
+    let daemon = daemon(stage, &[])?;
+    let own = own(&group);
+    daemon.wait_metric("observer_container_state", &[&own, "state=\"running\""], SOON, |v| v == 1.0)?;
+    daemon.wait_metric("observer_container_memory_usage_bytes", &[&own], SOON, |v| v > 30e6)?;
+    let workload = format!("workload=\"{}\"", group.path());
+    let starts = daemon.metric("observer_workload_starts_total", &[&workload])?;
+    ensure!(starts == Some(0.0), "no start was seen, but {starts:?} are told");
+    wait(child)?;
+    Ok(())
+}
+
+fn forgotten(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &["--retention", "1s"])?;
+    let mut group = group(stage, "gone/1")?;
+    group.limit(32 * MIB)?;
+    oom(stage, &daemon, &group, "spike --peak 100 --steady 10 --ramp 0.2", "container")?;
+    let own = own(&group);
+    group.remove();
+    let began = Instant::now();
+    while daemon.metric("observer_container_memory_usage_bytes", &[&own])?.is_some() {
+        ensure!(began.elapsed() < SOON, "series of an ended container are still there");
+        sleep(Duration::from_millis(100));
+    }
+    let workload = format!("workload=\"{}\"", group.path().trim_end_matches("/1"));
+    let kills = daemon.metric("observer_workload_oom_kills_total", &[&workload])?;
+    ensure!(kills == Some(1.0), "the workload's kills: {kills:?}");
+    Ok(())
+}
+
+fn replays(stage: &Stage) -> Result<()> {
+    let recording = stage.directory.join("recording.jsonl");
+    let at_exit = stage.directory.join("at-exit.prom");
+    let (record, metrics) = (recording.display().to_string(), at_exit.display().to_string());
+    let daemon = daemon(stage, &["--record", &record, "--metrics-at-exit", &metrics])?;
+    let group = group(stage, "recorded")?;
+    group.limit(64 * MIB)?;
+    wait(run(stage, &group, "spike --peak 40 --steady 20 --ramp 0.3 --seconds 2")?)?;
+    oom(stage, &daemon, &group, "spike --peak 100 --steady 10 --ramp 0.3", "container")?;
+    let status = daemon.stop()?;
+    ensure!(status.success(), "SIGTERM ended it with {status}");
+    let replayed = std::process::Command::new(&stage.observer).arg("replay").arg(&recording).output()?;
+    ensure!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let live = fs::read(&at_exit)?;
+    ensure!(live == replayed.stdout, "the replayed metrics differ from the live ones");
+    ensure!(String::from_utf8_lossy(&live).contains("oom_kills_total"), "there was nothing to compare");
+    Ok(())
+}

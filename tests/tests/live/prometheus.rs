@@ -1,0 +1,99 @@
+//! A real Prometheus scrapes the observer, and promtool reads its exposition.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use observer_tests::daemon::{Daemon, free_port, get};
+
+use crate::{Case, Needs::Prometheus, Stage};
+
+pub const CASES: &[Case] = &[
+    Case { name: "promtool_finds_nothing_to_say_about_names_and_types", needs: Prometheus, run: promtool },
+    Case { name: "a_real_prometheus_scrapes_the_observer", needs: Prometheus, run: scrape },
+];
+
+pub fn missing() -> Option<String> {
+    let there = |program: &str| Path::new("/usr/bin").join(program).is_file();
+    (!(there("prometheus") && there("promtool"))).then(|| "no prometheus or promtool in /usr/bin".to_owned())
+}
+
+/// A daemon that has something of every kind to tell.
+fn busy_daemon(stage: &Stage) -> Result<Daemon> {
+    let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
+    daemon.ready(Duration::from_secs(10))?;
+    let group = stage.tree()?.group(&format!("observer-test-{}/scraped", std::process::id()))?;
+    group.limit(32 << 20)?;
+    let mut child = group.spawn(&stage.workload, &["spike", "--peak", "90", "--steady", "9", "--ramp", "0.2"])?;
+    let within = Duration::from_secs(10);
+    daemon.wait_metric("observer_workload_oom_kills_total", &["scraped"], within, |kills| kills == 1.0)?;
+    child.wait()?;
+    Ok(daemon)
+}
+
+fn promtool(stage: &Stage) -> Result<()> {
+    let daemon = busy_daemon(stage)?;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start promtool")?;
+    let metrics = daemon.get("/metrics")?;
+    promtool.stdin.take().context("no stdin")?.write_all(metrics.as_bytes())?;
+    let output = promtool.wait_with_output()?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success() && said.trim().is_empty(), "promtool says:\n{said}");
+    Ok(())
+}
+
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // ended already is what is wanted
+        let _ = self.0.wait();
+    }
+}
+
+fn scrape(stage: &Stage) -> Result<()> {
+    let daemon = busy_daemon(stage)?;
+    let port = free_port()?;
+    let config = stage.directory.join("prometheus.yml");
+    fs::write(
+        &config,
+        format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: observer\n    static_configs:\n      - targets: ['{}']\n",
+            daemon.address
+        ),
+    )?;
+    let log = fs::File::create(stage.directory.join("prometheus.log"))?;
+    let _prometheus = Running(
+        Command::new("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", stage.directory.join("tsdb").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("cannot start prometheus")?,
+    );
+    let query = "observer_workload_oom_kills_total%7Bscope%3D%22container%22%7D%3E0";
+    let url = format!("http://127.0.0.1:{port}/api/v1/query?query={query}");
+    let began = Instant::now();
+    loop {
+        let answer = get(&url).unwrap_or_default();
+        if answer.contains("scraped") {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < Duration::from_secs(30), "Prometheus has not scraped the kill: {answer}");
+        sleep(Duration::from_millis(250));
+    }
+}

@@ -1,0 +1,50 @@
+//! Builds the eBPF programs into target/bpf/, where the observer's build script takes them from.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    setup::{self, Chain},
+    shell,
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Returns the object's path. Builds only what changed.
+pub fn build_ebpf() -> Result<PathBuf> {
+    let chain = setup::tool_chain()?;
+    let directory = shell::root().join("target/bpf");
+    let mut build = shell::cargo();
+    build.args(["build", "--quiet", "--release", "--target", TARGET, "--package", "observer-ebpf", "--bins"]);
+    build.arg("--target-dir").arg(&directory);
+    let linker = match &chain {
+        Chain::Nightly { linker } => {
+            build.args(["-Z", "build-std=core"]).env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO");
+            // The environment's cargo is the pinned one; let rustup choose nightly's.
+            let mut nightly = std::process::Command::new("cargo");
+            nightly.current_dir(shell::root()).args(build.get_args()).env("RUSTUP_TOOLCHAIN", "nightly");
+            build = nightly;
+            linker
+        }
+        Chain::Debian { rustc, linker } => {
+            build.env("RUSTC", rustc);
+            linker
+        }
+    };
+    // Inline assembly for BPF is unstable; the prebuilt core comes from a stable compiler.
+    build.env("RUSTC_BOOTSTRAP", "1");
+    build.env("RUSTFLAGS", format!("-C debuginfo=2 -C link-arg=--btf -C linker={}", linker.display()));
+    build.env_remove("RUSTDOCFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    shell::run(&mut build)?;
+    for name in ["observer-ebpf", "null"] {
+        let built = directory.join(TARGET).join("release").join(name);
+        let object = directory.join(format!("{name}.o"));
+        // An unchanged object keeps its time, so that nothing that embeds it is built again.
+        let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+        if fs::read(&object).ok().as_ref() != Some(&bytes) {
+            fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
+        }
+    }
+    Ok(directory.join("observer-ebpf.o"))
+}
