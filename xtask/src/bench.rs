@@ -1,5 +1,43 @@
-//! benchmark
+//! Measurements. Never part of the tests: a timed test is a coin toss.
+
+use std::process::Command;
+
 use anyhow::Result;
+
+use crate::{run, shell};
+
 #[derive(clap::Args)]
-pub struct Options {}
-pub fn bench(_: &Options) -> Result<()> { Ok(()) }
+pub struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// What a page fault pays, how true a spike is seen, what the daemon holds: one JSON line
+    Faults {
+        /// Options of the benchmark, after --
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+}
+
+pub fn bench(options: &Options) -> Result<()> {
+    match &options.what {
+        What::Faults { args } => {
+            run::build()?;
+            // Beside it, for comparison; where it cannot be had the benchmark says so.
+            if shell::find("bpftrace").is_none()
+                && let Err(error) = shell::apt(&["bpftrace"])
+            {
+                eprintln!("no bpftrace: {error:#}");
+            }
+            let mut build = shell::cargo();
+            build.args(["build", "--release", "--quiet", "--package", "observer-tests", "--features", "bench", "--bins"]);
+            shell::run(&mut build)?;
+            let null = shell::root().join("target/bpf/null.o");
+            let bench = run::target().join("release/bench-faults");
+            shell::run(Command::new(bench).arg("--null").arg(null).args(args))
+        }
+    }
+}
