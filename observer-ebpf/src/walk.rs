@@ -90,7 +90,9 @@ pub unsafe fn cgroup_id(cgroup: Ptr) -> u64 {
 #[inline(always)]
 pub unsafe fn in_memory_hierarchy(cgroup: Ptr) -> bool {
     // SAFETY: cgroup -> cgroup_root, typed.
-    unsafe { load::<u32>(load::<Ptr>(cgroup, Field::CgroupRoot), Field::RootHierarchy) == MEMORY_HIERARCHY.load() }
+    unsafe {
+        load::<u32>(load::<Ptr>(cgroup, Field::CgroupRoot), Field::RootHierarchy) == MEMORY_HIERARCHY.load()
+    }
 }
 
 /// A `struct mem_cgroup`: an address only.

@@ -45,7 +45,9 @@ pub enum CannotRun {
     Listen(#[from] server::CannotListen),
     #[error(transparent)]
     Record(#[from] CannotRecord),
-    #[error("cannot read the host's memory from {path}: {source}; nothing can be measured; give the right --proc-root")]
+    #[error(
+        "cannot read the host's memory from {path}: {source}; nothing can be measured; give the right --proc-root"
+    )]
     NoProc { path: String, source: std::io::Error },
     #[error("{0}; no container can be measured without it")]
     NoHierarchy(#[from] crate::cgroup::NoHierarchy),
@@ -149,7 +151,12 @@ impl HostTask {
             .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, Outcome::Attached { .. }));
         let mut pending = vec![Event { at: began, what: What::Host(host) }];
         pending.extend(statuses.into_iter().map(|status| Event { at: began, what: What::Probe(status) }));
-        Ok(Self { kernel, sampler: Sampler::new(hierarchy, only_walks), roots: config.roots.clone(), pending })
+        Ok(Self {
+            kernel,
+            sampler: Sampler::new(hierarchy, only_walks),
+            roots: config.roots.clone(),
+            pending,
+        })
     }
 
     async fn run(mut self, out: mpsc::Sender<Event>, stopped: watch::Receiver<bool>) {

@@ -44,7 +44,7 @@ pub enum Known {
 }
 
 impl Index {
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.cgroups.len()
     }
 

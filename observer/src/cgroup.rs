@@ -31,7 +31,9 @@ pub enum NoHierarchy {
          cgroup.controllers; mount one, or give its place with --cgroup-root"
     )]
     NotMounted { mounts: String },
-    #[error("{path} is no cgroup directory with a memory controller ({missing} not found); give the right --cgroup-root")]
+    #[error(
+        "{path} is no cgroup directory with a memory controller ({missing} not found); give the right --cgroup-root"
+    )]
     NotThere { path: PathBuf, missing: &'static str },
 }
 
@@ -43,7 +45,8 @@ impl Hierarchy {
             return Self::at(proc, root);
         }
         let path = proc.join("self/mountinfo");
-        let text = fs::read(&path).map_err(|source| NoHierarchy::Unreadable { path: path.clone(), source })?;
+        let text =
+            fs::read(&path).map_err(|source| NoHierarchy::Unreadable { path: path.clone(), source })?;
         let mounts = MountInfos::from_buf_read(text.as_slice()).map(|mounts| mounts.0).unwrap_or_default();
         let v1 = mounts
             .iter()
@@ -64,8 +67,8 @@ impl Hierarchy {
             let id = v1_hierarchy_id(proc).ok_or(not_there("memory in /proc/cgroups"))?;
             return Ok(Self { version: CgroupVersion::V1, root: root.to_owned(), id });
         }
-        let controllers =
-            fs::read_to_string(root.join("cgroup.controllers")).map_err(|_| not_there("cgroup.controllers"))?;
+        let controllers = fs::read_to_string(root.join("cgroup.controllers"))
+            .map_err(|_| not_there("cgroup.controllers"))?;
         if !controllers.split_whitespace().any(|controller| controller == "memory") {
             return Err(not_there("memory in cgroup.controllers"));
         }

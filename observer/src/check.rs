@@ -98,9 +98,13 @@ fn facts(support: &Support) -> Vec<Fact> {
         ),
     });
     facts.push(match support.lockdown {
-        Lockdown::Unknown => ("lockdown", "unknown (securityfs not mounted, or not in this kernel)".into(), None),
+        Lockdown::Unknown => {
+            ("lockdown", "unknown (securityfs not mounted, or not in this kernel)".into(), None)
+        }
         Lockdown::None => ("lockdown", "none".into(), None),
-        Lockdown::Integrity => ("lockdown", "integrity: kprobes and fentry are refused, tp_btf works".into(), None),
+        Lockdown::Integrity => {
+            ("lockdown", "integrity: kprobes and fentry are refused, tp_btf works".into(), None)
+        }
         Lockdown::Confidentiality => (
             "lockdown",
             "confidentiality: programs may not read kernel memory".into(),

@@ -40,6 +40,27 @@ pub enum Command {
         #[arg(long, conflicts_with = "findings")]
         story: bool,
     },
+    /// Tell the story of a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
+    ///
+    /// The file is CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes] (a header may reorder them),
+    /// or the JSON answer of a Prometheus range query with one series. Seconds count from the start of the container;
+    /// Unix times count from the first row. Needs no privileges.
+    Analyse {
+        /// The file; - is standard input
+        file: PathBuf,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        /// Also draw curve, band, time to stable, peak and limit
+        #[arg(long, value_name = "FILE.svg")]
+        plot: Option<PathBuf>,
+        /// The container's memory limit, drawn and compared with the peak: bytes, or with Ki, Mi, Gi
+        #[arg(long, value_name = "BYTES", value_parser = crate::units::parse_bytes)]
+        limit: Option<u64>,
+        /// The process ended (or was killed) with the last row
+        #[arg(long)]
+        ended: bool,
+    },
     /// Print a generated document: metrics or probes
     #[command(hide = true)]
     Docs { name: Document },

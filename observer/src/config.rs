@@ -164,7 +164,8 @@ impl Config {
         for probe in &config.disabled_probes {
             let names: Vec<&str> = observer_ebpf::probes::ALL.iter().map(|probe| probe.name).collect();
             if !names.contains(&probe.as_str()) {
-                read.problems.push(format!("disabled_probes: no probe {probe:?}; there are {}", names.join(", ")));
+                read.problems
+                    .push(format!("disabled_probes: no probe {probe:?}; there are {}", names.join(", ")));
             }
         }
         if config.log_level.parse::<tracing_subscriber::EnvFilter>().is_err() {
@@ -186,7 +187,8 @@ impl Reader<'_> {
             Ok(dict) => {
                 for key in dict.keys().filter(|key| !KEYS.contains(&key.as_str())) {
                     let origin = self.origin(key);
-                    self.problems.push(format!("{key}{origin}: no such setting; there are {}", KEYS.join(", ")));
+                    self.problems
+                        .push(format!("{key}{origin}: no such setting; there are {}", KEYS.join(", ")));
                 }
             }
             Err(error) => self.problems.extend(error.into_iter().map(|error| error.to_string())),

@@ -3,8 +3,6 @@
 //! Amounts are in bytes, spans in nanoseconds, counters cumulative since the observer started. One event is one line of
 //! a recording: `{"at":<ns>,"what":{"usage":{...}}}`.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::time::Time;
@@ -27,29 +25,74 @@ pub enum What {
     /// The outcome of attaching one probe.
     Probe(ProbeStatus),
     /// A memory cgroup that was there before us; `populated` if it has processes of its own.
-    CgroupSeeded { cgroup: CgroupId, path: String, populated: bool },
-    CgroupMade { cgroup: CgroupId, path: String },
+    CgroupSeeded {
+        cgroup: CgroupId,
+        path: String,
+        populated: bool,
+    },
+    CgroupMade {
+        cgroup: CgroupId,
+        path: String,
+    },
     /// A process moved in.
-    CgroupAttached { cgroup: CgroupId, path: String, pid: u32 },
+    CgroupAttached {
+        cgroup: CgroupId,
+        path: String,
+        pid: u32,
+    },
     /// The first process arrived here or below.
-    CgroupPopulated { cgroup: CgroupId, path: String },
+    CgroupPopulated {
+        cgroup: CgroupId,
+        path: String,
+    },
     /// The last process left, here and below.
-    CgroupEmptied { cgroup: CgroupId, usage: u64, watermark: u64 },
-    CgroupRemoved { cgroup: CgroupId },
+    CgroupEmptied {
+        cgroup: CgroupId,
+        usage: u64,
+        watermark: u64,
+    },
+    CgroupRemoved {
+        cgroup: CgroupId,
+    },
     /// A point of the curve, pushed by the kernel when usage moved by a step. `watermark` is the highest usage since
     /// the cgroup was made.
-    Usage { cgroup: CgroupId, usage: u64, watermark: u64 },
+    Usage {
+        cgroup: CgroupId,
+        usage: u64,
+        watermark: u64,
+    },
     /// The cgroup's files, read while it is starting, moving, or every few seconds.
-    Memory { cgroup: CgroupId, reading: MemoryReading },
+    Memory {
+        cgroup: CgroupId,
+        reading: MemoryReading,
+    },
     /// The kernel's totals of one cgroup.
-    Totals { cgroup: CgroupId, totals: Totals },
-    Exec { cgroup: CgroupId, pid: u32, comm: String, watermark: u64 },
-    Exit { cgroup: CgroupId, pid: u32, comm: String, status: ExitStatus, watermark: u64 },
+    Totals {
+        cgroup: CgroupId,
+        totals: Totals,
+    },
+    Exec {
+        cgroup: CgroupId,
+        pid: u32,
+        comm: String,
+        watermark: u64,
+    },
+    Exit {
+        cgroup: CgroupId,
+        pid: u32,
+        comm: String,
+        status: ExitStatus,
+        watermark: u64,
+    },
     OomKill(OomKill),
     Node(NodeReading),
     Observer(ObserverReading),
     /// Something was dropped; `count` is the total since start.
-    Lost { #[serde(rename = "where")] at: Loss, count: u64 },
+    Lost {
+        #[serde(rename = "where")]
+        at: Loss,
+        count: u64,
+    },
     /// Time passes: drives every timeout of the core.
     Tick,
 }
@@ -86,14 +129,28 @@ pub struct ProbeStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    Attached { hook: String },
+    Attached {
+        hook: String,
+    },
     /// A less preferred hook, or files, feed the same metrics.
-    Fallback { by: String, why: String, lost: String },
+    Fallback {
+        by: String,
+        why: String,
+        lost: String,
+    },
     /// This kernel does not have it.
-    Unsupported { missing: String, lost: String },
+    Unsupported {
+        missing: String,
+        lost: String,
+    },
     /// It should work and does not.
-    Broken { error: String, lost: String },
-    Disabled { lost: String },
+    Broken {
+        error: String,
+        lost: String,
+    },
+    Disabled {
+        lost: String,
+    },
 }
 
 impl Outcome {
@@ -226,19 +283,10 @@ pub struct Pressure {
 }
 
 /// The observer's own cost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObserverReading {
     pub resident: u64,
     pub cpu_ns: u64,
-    /// Runs and nanoseconds of each program, while kernel.bpf_stats_enabled is set.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub programs: BTreeMap<String, ProgramRuns>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProgramRuns {
-    pub runs: u64,
-    pub run_ns: u64,
 }
 
 /// Where data can be lost. Every one is a series of `observer_lost_total`.

@@ -33,31 +33,71 @@ pub enum What {
     Host(Host),
     Probe(ProbeStatus),
     /// A container that ran before the observer did: measured, but its start-up was not seen.
-    Seen { container: Container },
+    Seen {
+        container: Container,
+    },
     Started(Started),
     /// A point of the usage curve.
-    Point { container: Container, usage: u64 },
+    Point {
+        container: Container,
+        usage: u64,
+    },
     Measured(Measured),
-    Faulted { container: Container, faults: u64 },
-    MajorFaulted { container: Container, faults: u64 },
-    Stalled { container: Container, by: StalledBy, stalls: u64, seconds: f64 },
+    Faulted {
+        container: Container,
+        faults: u64,
+    },
+    MajorFaulted {
+        container: Container,
+        faults: u64,
+    },
+    Stalled {
+        container: Container,
+        by: StalledBy,
+        stalls: u64,
+        seconds: f64,
+    },
     /// The verdict on a container changed.
-    State { container: Container, from: State, to: State },
+    State {
+        container: Container,
+        from: State,
+        to: State,
+    },
     StartupPeak(StartupPeak),
     Stable(Stable),
     /// A new plateau inside the start-up horizon moved the time to stable.
-    LateStep { container: Container, stable: Stable, before_seconds: f64 },
-    Drifting { container: Container, bytes_per_second: f64 },
-    Oscillating { container: Container, low: u64, high: u64, period_seconds: f64, since_seconds: f64 },
+    LateStep {
+        container: Container,
+        stable: Stable,
+        before_seconds: f64,
+    },
+    Drifting {
+        container: Container,
+        bytes_per_second: f64,
+    },
+    Oscillating {
+        container: Container,
+        low: u64,
+        high: u64,
+        period_seconds: f64,
+        since_seconds: f64,
+    },
     OomKilled(OomKilled),
     Ended(Ended),
     /// The retention of an ended container is over: its series go.
-    Forgotten { container: Container },
+    Forgotten {
+        container: Container,
+    },
     Node(NodeMeasured),
     Observer(ObserverReading),
-    Lost { loss: Loss, count: u64 },
+    Lost {
+        loss: Loss,
+        count: u64,
+    },
     /// An event named a cgroup that nobody could tell, for too long.
-    Unattributed { cgroup: CgroupId },
+    Unattributed {
+        cgroup: CgroupId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

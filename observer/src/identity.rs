@@ -19,10 +19,18 @@ pub struct Owner<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind<'a> {
     /// `…/kubepods…/pod<uid>/<container id>`; a static pod's uid is 32 hex digits (its config hash).
-    Pod { uid: String, container_id: &'a str, qos: Qos },
+    Pod {
+        uid: String,
+        container_id: &'a str,
+        qos: Qos,
+    },
     /// A container outside Kubernetes: `docker-<id>.scope`, `libpod-<id>.scope`, `/docker/<id>`.
-    Container { id: &'a str },
-    Unit { name: &'a str },
+    Container {
+        id: &'a str,
+    },
+    Unit {
+        name: &'a str,
+    },
     Plain,
 }
 
@@ -63,7 +71,11 @@ pub fn owner(path: &str) -> Option<Owner<'_>> {
     for (at, part) in parts.iter().enumerate() {
         if let Some((runtime, id)) = runtime_leaf(part.name)
             && (runtime.is_some_and(|r| r != "crio-conmon" && r != "libpod-conmon")
-                || at > 0 && matches!(parts[at - 1].name, "docker" | "libpod_parent" | "containerd" | "default" | "k8s.io"))
+                || at > 0
+                    && matches!(
+                        parts[at - 1].name,
+                        "docker" | "libpod_parent" | "containerd" | "default" | "k8s.io"
+                    ))
         {
             return Some(own(path, &parts, at, Kind::Container { id }));
         }
@@ -248,7 +260,9 @@ mod tests {
             (format!("/kubepods/pod{UID}/{ID}"), format!("pod {UID} Guaranteed +0")),
             (format!("/kubepods/besteffort/pod{hash}/{ID}"), format!("pod {hash} BestEffort +0")),
             (
-                format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{u}.slice/cri-containerd-{ID}.scope"),
+                format!(
+                    "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{u}.slice/cri-containerd-{ID}.scope"
+                ),
                 format!("pod {UID} Burstable +0"),
             ),
             (
@@ -264,7 +278,9 @@ mod tests {
                 format!("pod {UID} Guaranteed +1"),
             ),
             (
-                format!("/system.slice/containerd.service/kubepods-burstable-pod{u}.slice:cri-containerd:{ID}"),
+                format!(
+                    "/system.slice/containerd.service/kubepods-burstable-pod{u}.slice:cri-containerd:{ID}"
+                ),
                 format!("pod {UID} Burstable +0"),
             ),
             (format!("/system.slice/docker-{ID}.scope"), "container +0".into()),

@@ -27,7 +27,9 @@ fn probe(status: &ProbeStatus) {
     match &status.outcome {
         Outcome::Attached { hook } => tracing::info!("probe {name}: attached to {hook}"),
         Outcome::Fallback { by, why, lost } => tracing::info!("probe {name}: {by} instead ({why}); {lost}"),
-        Outcome::Unsupported { missing, lost } => tracing::info!("probe {name}: unsupported, no {missing}; {lost}"),
+        Outcome::Unsupported { missing, lost } => {
+            tracing::info!("probe {name}: unsupported, no {missing}; {lost}")
+        }
         Outcome::Broken { error, lost } => tracing::warn!("probe {name}: broken, {error}; {lost}"),
         Outcome::Disabled { lost } => tracing::info!("probe {name}: disabled; {lost}"),
     }
@@ -46,7 +48,11 @@ pub fn line(finding: &Finding) -> Option<String> {
         What::StartupPeak(peak) => {
             let limit = match peak.limit {
                 Some(Limit::Bytes(limit)) if limit > 0 => {
-                    format!(", {:.0} % of its limit {}", 100.0 * peak.bytes as f64 / limit as f64, Bytes(limit))
+                    format!(
+                        ", {:.0} % of its limit {}",
+                        100.0 * peak.bytes as f64 / limit as f64,
+                        Bytes(limit)
+                    )
                 }
                 _ => String::new(),
             };

@@ -77,11 +77,11 @@ impl Kernel {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        while let Some(event) = self.records.next() {
-            if let What::CgroupRemoved { cgroup } = event.what {
-                if let Some(totals) = self.counters.take_totals(cgroup) {
-                    events.push(Event { at: event.at, what: What::Totals { cgroup, totals } });
-                }
+        while let Some(event) = self.records.take_next() {
+            if let What::CgroupRemoved { cgroup } = event.what
+                && let Some(totals) = self.counters.take_totals(cgroup)
+            {
+                events.push(Event { at: event.at, what: What::Totals { cgroup, totals } });
             }
             events.push(event);
         }

@@ -1,5 +1,6 @@
 //! The memory observer. See ARCHITECTURE.md for the one picture of how the modules hang together.
 
+pub mod analyse;
 pub mod app;
 pub mod attribution;
 pub mod board;
@@ -7,6 +8,7 @@ pub mod cgroup;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod curve;
 pub mod docs;
 pub mod event;
 pub mod finding;
@@ -22,5 +24,6 @@ pub mod record;
 pub mod replay;
 pub mod server;
 pub mod stability;
+pub mod startup;
 pub mod time;
 pub mod units;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::{
     event::{ExitStatus, Limit, MemoryReading},
     finding::{Container, Ended, Finding, Measured, Stable, Started, StartupPeak, State, What},
-    stability::{Stability, Verdict},
+    stability::{HORIZON_SECONDS, Verdict},
+    startup::{Sample, Startup},
     time::Time,
 };
 
@@ -37,7 +38,7 @@ pub struct Life {
     anon: Option<u64>,
     limit: Option<Limit>,
     watermark: u64,
-    startup: Option<Startup>,
+    run: Option<Run>,
     last_exit: Option<ExitStatus>,
     oom_killed: bool,
     ended_at: Option<Time>,
@@ -53,19 +54,14 @@ enum Phase {
     Ended(State),
 }
 
-/// The start-up under observation. Fixed size.
+/// The start-up under observation.
 #[derive(Debug)]
-struct Startup {
+struct Run {
     zero: Time,
     /// The cgroup's watermark at zero: a later watermark is ours only if it is higher.
     watermark_before: u64,
-    stability: Stability,
+    startup: Startup,
     last_sample: Time,
-    peak: u64,
-    peak_at: Time,
-    peak_anon: Option<u64>,
-    /// Set with the first verdict: from then on a higher usage is not the start-up's peak.
-    peak_told: bool,
     told: Told,
 }
 
@@ -74,6 +70,7 @@ struct Startup {
 struct Told {
     stable_seconds: Option<f64>,
     plateaus: u32,
+    peak: u64,
 }
 
 impl Life {
@@ -86,7 +83,7 @@ impl Life {
             anon: None,
             limit: None,
             watermark: 0,
-            startup: None,
+            run: None,
             last_exit: None,
             oom_killed: false,
             ended_at: None,
@@ -123,7 +120,7 @@ impl Life {
     }
 
     pub fn age(&self, now: Time) -> Option<f64> {
-        self.startup.as_ref().map(|startup| now.seconds_since(startup.zero).max(0.0))
+        self.run.as_ref().map(|run| now.seconds_since(run.zero).max(0.0))
     }
 
     /// Ended longer than `retention` ago.
@@ -140,11 +137,19 @@ impl Life {
         }
     }
 
-    /// A process arrived. In an empty or ended group that begins a new start-up.
-    pub fn joined(&mut self, at: Time) {
+    /// A process arrived. In an empty or ended group that begins a new start-up, which counts from its exec, or
+    /// from now where execs are not seen.
+    pub fn joined(&mut self, at: Time, exec_will_come: bool, wall_ns: i64, out: &mut Vec<Finding>) {
+        self.entered(at);
+        if !exec_will_come && matches!(self.phase, Phase::Joined(_)) {
+            self.start(at, None, 0, wall_ns, out);
+        }
+    }
+
+    fn entered(&mut self, at: Time) {
         if !self.is_live() {
             self.phase = Phase::Joined(at);
-            self.startup = None;
+            self.run = None;
             self.last_exit = None;
             self.oom_killed = false;
             self.ended_at = None;
@@ -152,8 +157,15 @@ impl Life {
     }
 
     /// A process replaced its image. The first one that is not the runtime's is the entry point.
-    pub fn executed(&mut self, at: Time, command: &str, watermark: u64, wall_ns: i64, out: &mut Vec<Finding>) {
-        self.joined(at);
+    pub fn executed(
+        &mut self,
+        at: Time,
+        command: &str,
+        watermark: u64,
+        wall_ns: i64,
+        out: &mut Vec<Finding>,
+    ) {
+        self.entered(at);
         if matches!(self.phase, Phase::Joined(_)) && !is_runtime_init(command) {
             self.start(at, Some(command.to_owned()), watermark, wall_ns, out);
         }
@@ -169,15 +181,11 @@ impl Life {
     ) {
         self.phase = Phase::Live(State::Starting);
         self.watermark = self.watermark.max(watermark);
-        self.startup = Some(Startup {
+        self.run = Some(Run {
             zero,
             watermark_before: watermark,
-            stability: Stability::default(),
+            startup: Startup::default(),
             last_sample: zero,
-            peak: 0,
-            peak_at: zero,
-            peak_anon: None,
-            peak_told: false,
             told: Told::default(),
         });
         let container = self.container.clone();
@@ -198,8 +206,9 @@ impl Life {
         self.watermark = self.watermark.max(watermark.unwrap_or(0)).max(usage);
         let working_set = usage.saturating_sub(self.inactive_file);
         let anon = self.anon;
-        if let Some(startup) = &mut self.startup {
-            startup.sample(at, usage, watermark, working_set, anon);
+        if let Some(run) = &mut self.run {
+            run.sample(at, usage, working_set, anon);
+            run.watermark(at, watermark.unwrap_or(0));
         }
         self.say(at, out, What::Point { container: self.container.clone(), usage });
         self.judge(at, out);
@@ -250,11 +259,11 @@ impl Life {
             self.start(since, None, 0, wall_ns, out);
         }
         let working_set = self.usage.saturating_sub(self.inactive_file);
-        if let (Phase::Live(_), Some(startup)) = (self.phase, &mut self.startup)
-            && startup.peak > 0
-            && now.since(startup.last_sample) >= REPEAT
+        if let (Phase::Live(_), Some(run)) = (self.phase, &mut self.run)
+            && run.startup.last().is_some()
+            && now.since(run.last_sample) >= REPEAT
         {
-            startup.sample(now, self.usage, None, working_set, self.anon);
+            run.sample(now, self.usage, working_set, self.anon);
             self.judge(now, out);
         }
     }
@@ -271,8 +280,8 @@ impl Life {
         };
         if let Some(watermark) = watermark {
             self.watermark = self.watermark.max(watermark);
-            if let Some(startup) = &mut self.startup {
-                startup.watermark(at, watermark);
+            if let Some(run) = &mut self.run {
+                run.watermark(at, watermark);
             }
         }
         self.measure(at, out);
@@ -291,8 +300,8 @@ impl Life {
     }
 
     fn judge(&mut self, at: Time, out: &mut Vec<Finding>) {
-        let (Phase::Live(before), Some(startup)) = (self.phase, &self.startup) else { return };
-        let state = match startup.stability.verdict() {
+        let (Phase::Live(before), Some(run)) = (self.phase, &self.run) else { return };
+        let state = match run.startup.verdict() {
             // An oscillating or drifting container that moves on keeps its verdict until there is a new one.
             Verdict::Settling if before != State::Stable => before,
             Verdict::Settling => State::Starting,
@@ -301,8 +310,7 @@ impl Life {
             Verdict::Oscillating => State::Oscillating,
         };
         // Moving again after the horizon is life, not start-up.
-        let late = startup.stability.settled().is_some()
-            && at.seconds_since(startup.zero) > crate::stability::HORIZON_SECONDS;
+        let late = run.startup.settled().is_some() && at.seconds_since(run.zero) > HORIZON_SECONDS;
         let state = if late && state == State::Starting { State::Stable } else { state };
         if state != before {
             self.phase = Phase::Live(state);
@@ -316,11 +324,11 @@ impl Life {
     }
 
     fn tell_verdict(&self, at: Time, state: State, out: &mut Vec<Finding>) {
-        let Some(startup) = &self.startup else { return };
+        let Some(run) = &self.run else { return };
         let container = self.container.clone();
-        match (state, startup.stability.swing()) {
+        match (state, run.startup.swing()) {
             (State::Drifting, _) => {
-                let bytes_per_second = startup.stability.drift_rate();
+                let bytes_per_second = run.startup.drift_rate();
                 self.say(at, out, What::Drifting { container, bytes_per_second });
             }
             (State::Oscillating, Some(swing)) => self.say(
@@ -341,20 +349,20 @@ impl Life {
     /// Once per settled time: the first as `Stable`, a later one as `LateStep`.
     fn tell_stable(&mut self, at: Time, out: &mut Vec<Finding>) {
         let container = self.container.clone();
-        let Some(startup) = &mut self.startup else { return };
-        let Some(settled) = startup.stability.settled() else { return };
-        let plateaus = startup.stability.plateaus();
-        let before = startup.told.stable_seconds;
-        if before.is_some() && plateaus == startup.told.plateaus {
+        let Some(run) = &mut self.run else { return };
+        let Some(settled) = run.startup.settled() else { return };
+        let plateaus = run.startup.plateaus();
+        let before = run.told.stable_seconds;
+        if before.is_some() && plateaus == run.told.plateaus {
             return;
         }
-        startup.told = Told { stable_seconds: Some(settled.at), plateaus };
+        run.told = Told { stable_seconds: Some(settled.at), plateaus, ..run.told };
         let stable = Stable {
             container: container.clone(),
             seconds: settled.at,
             confirmed_seconds: settled.confirmed_at,
             level: settled.level as u64,
-            overshoot: if settled.level > 0.0 { startup.peak as f64 / settled.level } else { 1.0 },
+            overshoot: run.startup.overshoot().unwrap_or(1.0),
             plateaus,
         };
         let what = match before {
@@ -364,24 +372,23 @@ impl Life {
             Some(_) => return, // memory was released later: the time stands
             None => What::Stable(stable),
         };
+        self.tell_peak(at, out);
         self.say(at, out, what);
     }
 
+    /// With the first verdict, and again when a late step brought a higher one.
     fn tell_peak(&mut self, at: Time, out: &mut Vec<Finding>) {
         let container = self.container.clone();
         let limit = self.limit;
-        let Some(startup) = &mut self.startup else { return };
-        if startup.peak_told || startup.peak == 0 {
+        let Some(run) = &mut self.run else { return };
+        let peak = run.startup.peak();
+        let late = run.told.peak > 0;
+        if peak.bytes <= run.told.peak || (late && run.startup.verdict() != Verdict::Stable) {
             return;
         }
-        startup.peak_told = true;
-        let peak = StartupPeak {
-            container,
-            bytes: startup.peak,
-            seconds: startup.peak_at.seconds_since(startup.zero).max(0.0),
-            anon: startup.peak_anon,
-            limit,
-        };
+        run.told.peak = peak.bytes;
+        let peak =
+            StartupPeak { container, bytes: peak.bytes, seconds: peak.seconds, anon: peak.anon, limit };
         self.say(at, out, What::StartupPeak(peak));
     }
 
@@ -394,32 +401,19 @@ impl Life {
     }
 }
 
-impl Startup {
-    fn sample(
-        &mut self,
-        at: Time,
-        usage: u64,
-        watermark: Option<u64>,
-        working_set: u64,
-        anon: Option<u64>,
-    ) {
+impl Run {
+    fn sample(&mut self, at: Time, usage: u64, working_set: u64, anon: Option<u64>) {
         if at < self.zero {
             return; // a record of another CPU that was under way when the entry point started
         }
         self.last_sample = self.last_sample.max(at);
-        if !self.peak_told && usage > self.peak {
-            (self.peak, self.peak_at, self.peak_anon) = (usage, at, anon);
-        }
-        if let Some(watermark) = watermark {
-            self.watermark(at, watermark);
-        }
-        self.stability.sample(at.seconds_since(self.zero), working_set as f64);
+        let seconds = at.seconds_since(self.zero);
+        self.startup.sample(Sample { seconds, usage, working_set, anon });
     }
 
-    /// The kernel's watermark catches what lies between two points.
     fn watermark(&mut self, at: Time, watermark: u64) {
-        if !self.peak_told && watermark > self.watermark_before && watermark > self.peak {
-            (self.peak, self.peak_at) = (watermark, at);
+        if at >= self.zero && watermark > self.watermark_before {
+            self.startup.watermark(at.seconds_since(self.zero), watermark);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Parser;
 use observer::{
-    app,
+    analyse, app,
     cli::{Cli, Command, Document},
     config::{Config, Flags, LogFormat, RootFlags, Roots},
     journal,
@@ -27,6 +27,9 @@ fn main() -> ExitCode {
         Command::Run(flags) => run(&flags),
         Command::Check { roots } => check(roots),
         Command::Replay { recording, findings, story } => replay(&recording, findings, story),
+        Command::Analyse { file, json, plot, limit, ended } => {
+            analyse(&file, json, plot.as_deref(), analyse::Options { limit, ended })
+        }
         Command::Docs { name: Document::Metrics } => print(&observer::docs::metrics_md()),
         Command::Docs { name: Document::Probes } => print(&observer::docs::probes_md()),
     };
@@ -76,10 +79,7 @@ fn check(roots: RootFlags) -> Done {
 
 fn replay(path: &Path, findings: bool, story: bool) -> Done {
     let bad = |error: &dyn std::fmt::Display| (BAD_INPUT, format!("{}: {error}", path.display()));
-    let recording: Box<dyn BufRead> = match path.to_str() {
-        Some("-") => Box::new(io::stdin().lock()),
-        _ => Box::new(BufReader::new(File::open(path).map_err(|error| bad(&error))?)),
-    };
+    let recording = open(path)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut began = None;
     let replayed = replay::replay(recording, |finding| {
@@ -107,6 +107,33 @@ fn replay(path: &Path, findings: bool, story: bool) -> Done {
     }
     let _ = out.flush();
     Ok(())
+}
+
+fn analyse(path: &Path, json: bool, plot: Option<&Path>, options: analyse::Options) -> Done {
+    let analysed = analyse::analyse(open(path)?, options)
+        .map_err(|error| (BAD_INPUT, format!("{}: {error}", path.display())))?;
+    if let Some(plot) = plot {
+        let title = path.file_stem().unwrap_or_default().to_string_lossy();
+        analyse::plot::svg(&analysed, &title)
+            .and_then(|svg| std::fs::write(plot, svg).map_err(|error| error.to_string()))
+            .map_err(|error| (FAILED, format!("cannot draw {}: {error}", plot.display())))?;
+    }
+    if json {
+        let text = serde_json::to_string(&analysed.analysis).map_err(|error| (FAILED, error.to_string()))?;
+        return print(&(text + "\n"));
+    }
+    print(&analysed.analysis.story())
+}
+
+/// A file, or standard input for `-`.
+fn open(path: &Path) -> Result<Box<dyn BufRead>, (u8, String)> {
+    if path.to_str() == Some("-") {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    match File::open(path) {
+        Ok(file) => Ok(Box::new(BufReader::new(file))),
+        Err(error) => Err((BAD_INPUT, format!("cannot open {}: {error}", path.display()))),
+    }
 }
 
 fn print(text: &str) -> Done {

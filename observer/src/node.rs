@@ -69,6 +69,5 @@ pub fn observer() -> ObserverReading {
     ObserverReading {
         resident: pages * rustix::param::page_size() as u64,
         cpu_ns: nanos(ClockId::ProcessCPUTime),
-        programs: Default::default(),
     }
 }

@@ -78,7 +78,9 @@ impl Baselines {
         // Levels inside the container are the container: count heights from its own cgroup.
         let own = owner
             .and_then(|owner| kill.levels.iter().position(|level| level.cgroup == owner))
-            .or_else(|| kill.levels.iter().rposition(|level| container(level.cgroup) == owner && owner.is_some()))
+            .or_else(|| {
+                kill.levels.iter().rposition(|level| container(level.cgroup) == owner && owner.is_some())
+            })
             .unwrap_or(0);
         let scope = match height.saturating_sub(own) {
             0 => OomScope::Container,
@@ -118,8 +120,7 @@ impl Unnamed {
 
     /// Kills whose victim never showed: reported without its name.
     pub fn expire(&mut self, now: Time) -> Vec<OomKill> {
-        let (over, waiting) =
-            self.waiting.drain(..).partition(|(since, _)| now.since(*since) >= EXIT_WAIT);
+        let (over, waiting) = self.waiting.drain(..).partition(|(since, _)| now.since(*since) >= EXIT_WAIT);
         self.waiting = waiting;
         let over: Vec<(Time, OomKill)> = over;
         over.into_iter().map(|(_, kill)| kill).collect()
@@ -158,10 +159,26 @@ mod tests {
     fn the_level_whose_own_count_rose_is_the_scope() {
         let own = |cgroup| (cgroup == 10).then_some(10);
         let table = [
-            ("its own limit", [(10, 64, Some(64), Some(1)), (5, 80, None, Some(0)), (1, 0, None, Some(0))], OomScope::Container),
-            ("the pod's limit", [(10, 40, Some(64), Some(0)), (5, 80, Some(80), Some(1)), (1, 0, None, Some(0))], OomScope::Parent),
-            ("two levels up", [(10, 40, None, Some(0)), (5, 80, None, Some(0)), (1, 99, Some(99), Some(1))], OomScope::Ancestor),
-            ("nobody's limit, though full of cache", [(10, 64, Some(64), Some(0)), (5, 80, None, Some(0)), (1, 0, None, Some(0))], OomScope::Node),
+            (
+                "its own limit",
+                [(10, 64, Some(64), Some(1)), (5, 80, None, Some(0)), (1, 0, None, Some(0))],
+                OomScope::Container,
+            ),
+            (
+                "the pod's limit",
+                [(10, 40, Some(64), Some(0)), (5, 80, Some(80), Some(1)), (1, 0, None, Some(0))],
+                OomScope::Parent,
+            ),
+            (
+                "two levels up",
+                [(10, 40, None, Some(0)), (5, 80, None, Some(0)), (1, 99, Some(99), Some(1))],
+                OomScope::Ancestor,
+            ),
+            (
+                "nobody's limit, though full of cache",
+                [(10, 64, Some(64), Some(0)), (5, 80, None, Some(0)), (1, 0, None, Some(0))],
+                OomScope::Node,
+            ),
         ];
         for (name, levels, expected) in table {
             let mut baselines = Baselines::default();

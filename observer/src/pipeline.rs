@@ -10,7 +10,9 @@ use std::{
 
 use crate::{
     attribution::{Index, Known},
-    event::{CgroupId, Event, Host, MemoryEvents, MemoryStat, NodeReading, Outcome, Totals, What as Happened},
+    event::{
+        CgroupId, Event, Host, MemoryEvents, MemoryStat, NodeReading, Outcome, Totals, What as Happened,
+    },
     finding::{Container, Finding, NodeMeasured, OomKilled, OomScope, StalledBy, What},
     identity,
     lifecycle::Life,
@@ -32,6 +34,8 @@ pub struct Pipeline {
     /// Kills are counted from files while no probe sees them.
     oom_probe: bool,
     fault_probe: bool,
+    /// Without it no exec will ever tell when the entry point began.
+    process_probe: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +75,7 @@ impl Pipeline {
                 match status.probe.as_str() {
                     "oom_kill" => self.oom_probe = attached,
                     "page_fault" => self.fault_probe = attached,
+                    "process" => self.process_probe = attached,
                     _ => {}
                 }
                 out.push(Finding { at, what: What::Probe(status.clone()) });
@@ -89,8 +94,9 @@ impl Pipeline {
             }
             Happened::CgroupAttached { cgroup, path, .. } => {
                 self.learn(*cgroup, path, out);
+                let (exec_will_come, wall_ns) = (self.process_probe, self.wall_ns());
                 if let Some(life) = self.owner_of(*cgroup) {
-                    life.joined(at);
+                    life.joined(at, exec_will_come, wall_ns, out);
                 }
             }
             Happened::CgroupPopulated { cgroup, path } => self.learn(*cgroup, path, out),
@@ -133,7 +139,7 @@ impl Pipeline {
             }
             Happened::Node(reading) => self.node(at, Some(reading.clone()), out),
             Happened::Observer(reading) => {
-                out.push(Finding { at, what: What::Observer(reading.clone()) });
+                out.push(Finding { at, what: What::Observer(*reading) });
             }
             Happened::Lost { at: loss, count } => {
                 out.push(Finding { at, what: What::Lost { loss: *loss, count: *count } });
@@ -324,7 +330,7 @@ impl Pipeline {
         let starting = || live().filter(|life| life.is_starting());
         let measured = NodeMeasured {
             reading,
-            cgroups: self.index.len() as u64,
+            cgroups: self.index.count() as u64,
             containers: live().count() as u64,
             starting: starting().count() as u64,
             starting_usage: starting().map(Life::usage).sum(),
@@ -334,7 +340,8 @@ impl Pipeline {
 
     fn tick(&mut self, now: Time, out: &mut Vec<Finding>) {
         let wall_ns = self.wall_ns();
-        let retention = self.host.as_ref().map_or(Duration::MAX, |host| Duration::from_nanos(host.retention_ns));
+        let retention =
+            self.host.as_ref().map_or(Duration::MAX, |host| Duration::from_nanos(host.retention_ns));
         for life in self.lives.values_mut() {
             life.tick(now, wall_ns, out);
         }

@@ -14,7 +14,9 @@ pub struct Recorder {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot record to {path}: {source}; without it this run cannot be replayed; free space or give another --record")]
+#[error(
+    "cannot record to {path}: {source}; without it this run cannot be replayed; free space or give another --record"
+)]
 pub struct CannotRecord {
     path: PathBuf,
     source: io::Error,

@@ -31,7 +31,9 @@ impl Shared {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; metrics would not be reachable; give another address with --listen")]
+#[error(
+    "cannot listen on {address}: {source}; metrics would not be reachable; give another address with --listen"
+)]
 pub struct CannotListen {
     address: SocketAddr,
     source: std::io::Error,

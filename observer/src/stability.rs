@@ -155,6 +155,13 @@ impl Stability {
         true
     }
 
+    /// Nobody looked between the last sample and `seconds`: the window begins anew, so that no hold reaches across.
+    pub fn unseen_until(&mut self, seconds: f64) {
+        self.filter = Filter::default();
+        self.extremes = Extremes::restarted(seconds);
+        self.ring = Ring::default();
+    }
+
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
@@ -258,8 +265,9 @@ impl Stability {
         let allowed = FLAT_SHARE * band(level);
         let ahead = age.max(PROJECTION_SECONDS);
         let certain = (slope.rate.abs() + FLAT_ERRORS * slope.error) * ahead <= allowed;
-        let trendless =
-            slope.trend_z.abs() < NO_TREND_Z && age >= NOISY_HOLDS * hold && slope.rate.abs() * ahead <= allowed;
+        let trendless = slope.trend_z.abs() < NO_TREND_Z
+            && age >= NOISY_HOLDS * hold
+            && slope.rate.abs() * ahead <= allowed;
         certain || trendless
     }
 

@@ -24,6 +24,28 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Bytes as Kubernetes writes them: `1048576`, `64Mi`, `1.5Gi`, `500M`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 8] = [
+        ("Ki", 1024.0),
+        ("Mi", 1048576.0),
+        ("Gi", 1073741824.0),
+        ("Ti", 1099511627776.0),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+    ];
+    let (number, unit) = UNITS
+        .iter()
+        .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number, *unit)))
+        .unwrap_or((text, 1.0));
+    match number.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok((value * unit) as u64),
+        _ => Err(format!("{text:?} is not an amount of memory, such as 1048576, 64Mi or 1.5Gi")),
+    }
+}
+
 /// Seconds: `0.31 s`, `4.2 s`, `95 s`.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub f64);
@@ -55,6 +77,12 @@ mod tests {
         ];
         for (bytes, expected) in table {
             assert_eq!(Bytes(bytes).to_string(), expected);
+        }
+        for (text, expected) in [("0", 0), ("1024", 1024), ("64Mi", 64 << 20), ("1.5Gi", 3 << 29), ("5M", 5_000_000)] {
+            assert_eq!(parse_bytes(text), Ok(expected));
+        }
+        for text in ["", "Mi", "-1", "NaN", "64 MiB", "1Zi"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
         }
         assert_eq!(Seconds(0.314).to_string(), "0.31 s");
         assert_eq!(Seconds(95.4).to_string(), "95 s");

@@ -22,13 +22,17 @@ pub struct Daemon {
 /// The workspace's binaries are beside the test's own.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let me = std::env::current_exe().context("cannot tell where this program is")?;
-    let beside = me.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file());
+    let beside =
+        me.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file());
     beside.with_context(|| format!("no binary {name} near {}; run `cargo xtask test`", me.display()))
 }
 
 /// A port of the loopback nobody listens on now.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("no free port")?.port())
+    Ok(TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .context("no free port")?
+        .port())
 }
 
 impl Daemon {

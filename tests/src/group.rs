@@ -37,7 +37,8 @@ impl Tree {
         };
         let tree = Self { root, v1 };
         let probe = tree.group(&format!("observer-probe-{}", std::process::id()))?;
-        let has_memory = probe.directory.join(if v1 { "memory.usage_in_bytes" } else { "memory.current" }).exists();
+        let has_memory =
+            probe.directory.join(if v1 { "memory.usage_in_bytes" } else { "memory.current" }).exists();
         drop(probe);
         if !has_memory {
             bail!("the memory controller cannot be enabled under {}", tree.root.display());
@@ -61,7 +62,8 @@ impl Tree {
             }
             directory.push(part);
             if !directory.is_dir() {
-                fs::create_dir(&directory).with_context(|| format!("cannot make cgroup {}", directory.display()))?;
+                fs::create_dir(&directory)
+                    .with_context(|| format!("cannot make cgroup {}", directory.display()))?;
                 made.push(directory.clone());
             }
         }

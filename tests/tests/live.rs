@@ -51,8 +51,10 @@ fn run() -> Conclusion {
     let arguments = Arguments::from_args();
     let directory = std::env::temp_dir().join(format!("observer-live-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-    let binary =
-        |name| observer_tests::daemon::binary(name).unwrap_or_else(|error| panic!("{error:#}; run `cargo xtask test`"));
+    let binary = |name| {
+        observer_tests::daemon::binary(name)
+            .unwrap_or_else(|error| panic!("{error:#}; run `cargo xtask test`"))
+    };
     let tree = Tree::find();
     let no_tree = tree.as_ref().err().map(|error| format!("{error:#}"));
     let stage = Arc::new(Stage {

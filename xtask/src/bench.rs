@@ -33,7 +33,16 @@ pub fn bench(options: &Options) -> Result<()> {
                 eprintln!("no bpftrace: {error:#}");
             }
             let mut build = shell::cargo();
-            build.args(["build", "--release", "--quiet", "--package", "observer-tests", "--features", "bench", "--bins"]);
+            build.args([
+                "build",
+                "--release",
+                "--quiet",
+                "--package",
+                "observer-tests",
+                "--features",
+                "bench",
+                "--bins",
+            ]);
             shell::run(&mut build)?;
             let null = shell::root().join("target/bpf/null.o");
             let bench = run::target().join("release/bench-faults");

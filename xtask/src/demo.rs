@@ -1,41 +1,39 @@
 //! A staged scale-up: real processes in memory cgroups of their own, one of every kind the observer tells apart.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use observer_tests::group::{Group, Tree};
+use observer_tests::group::Tree;
 
-use crate::run;
-
-/// One process in one cgroup.
-struct Role {
-    name: &'static str,
-    /// Seconds into the demo.
-    at: u64,
-    limit_mib: Option<u64>,
-    args: &'static str,
-    expect: &'static str,
-}
-
-const fn role(name: &'static str, at: u64, limit_mib: Option<u64>, args: &'static str, expect: &'static str) -> Role {
-    Role { name, at, limit_mib, args, expect }
-}
+use crate::stage::{Role, Shared, Stage, role};
 
 const SPIKE: &str = "spike --peak 160 --steady 60 --ramp 2 --hold 1";
 /// A scale-up from one to five at second 4 is the scene; the rest is one of each kind.
 const CAST: &[Role] = &[
     role("web/1", 0, Some(256), SPIKE, "spikes to 160 MiB, settles at 60: overshoot 2.7"),
-    role("api/1", 1, None, "spike --peak 48 --steady 48 --ramp 0.3 --hold 0", "stable within a second, no overshoot"),
+    role(
+        "api/1",
+        1,
+        None,
+        "spike --peak 48 --steady 48 --ramp 0.3 --hold 0",
+        "stable within a second, no overshoot",
+    ),
     role("cache/1", 1, Some(512), "stairs --step 40 --steps 4 --pause 3", "four plateaus, stable after 9 s"),
     role("gc/1", 2, Some(256), "swing --low 40 --high 120 --period 3", "oscillates between 40 and 120 MiB"),
     role("leak/1", 2, Some(1024), "leak --base 40 --rate 1.5", "drifts, 1.5 MiB a second"),
-    role("job/1", 3, None, "spike --peak 30 --steady 30 --ramp 1 --hold 0 --seconds 4", "ends before it is stable"),
+    role(
+        "job/1",
+        3,
+        None,
+        "spike --peak 30 --steady 30 --ramp 1 --hold 0 --seconds 4",
+        "ends before it is stable",
+    ),
     role("web/2", 4, Some(256), SPIKE, "the scale-up: four more, all spiking at once"),
     role("web/3", 4, Some(256), SPIKE, ""),
     role("web/4", 4, Some(256), SPIKE, ""),
@@ -44,8 +42,15 @@ const CAST: &[Role] = &[
     role("greedy/1", 14, Some(64), SPIKE, "and once more after a restart"),
     role("worker/1", 10, Some(96), "child --size 200", "a child is OOM-killed, the main process lives on"),
     role("pair/1", 12, None, "spike --peak 80 --steady 80 --ramp 1 --hold 0", "fits its group"),
-    role("pair/2", 15, None, "spike --peak 120 --steady 80 --ramp 1 --hold 0", "exceeds the limit both share: scope parent"),
+    role(
+        "pair/2",
+        15,
+        None,
+        "spike --peak 120 --steady 80 --ramp 1 --hold 0",
+        "exceeds the limit both share: scope parent",
+    ),
 ];
+const SHARED: &[Shared] = &[Shared { name: "pair", limit_mib: 180 }];
 /// What web and the rest hold together, with room.
 const NEEDS_MIB: u64 = 2048;
 const ROOT: &str = "observer-demo";
@@ -66,7 +71,7 @@ pub fn demo(observer: &Path, seconds: u64, args: &[String], interrupted: &Atomic
         bail!("the observer ended with {status}");
     }
     println!("\nThe page: http://127.0.0.1:9843/   The demo takes {seconds} s; Ctrl-C ends it.\n");
-    let done = play(&tree, seconds, interrupted);
+    let done = Stage::new(tree, ROOT, CAST, SHARED).and_then(|mut stage| stage.play(seconds, interrupted));
     if done.is_ok() {
         println!("\nWhat /metrics says now of the workloads:\n");
         show_metrics();
@@ -75,57 +80,8 @@ pub fn demo(observer: &Path, seconds: u64, args: &[String], interrupted: &Atomic
     done
 }
 
-fn play(tree: &Tree, seconds: u64, interrupted: &AtomicBool) -> Result<()> {
-    let workload: PathBuf = run::target().join("release/workload");
-    // The stage itself, made first and so removed last.
-    let _stage = tree.group(ROOT)?;
-    let pair = tree.group(&format!("{ROOT}/pair"))?;
-    pair.limit(180 << 20)?;
-    let mut cast: Vec<(&Role, Option<(Group, Child)>)> = CAST.iter().map(|role| (role, None)).collect();
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(seconds) && !interrupted.load(Ordering::Relaxed) {
-        for at in 0..cast.len() {
-            let role = cast[at].0;
-            if cast[at].1.is_some() || began.elapsed() < Duration::from_secs(role.at) {
-                continue;
-            }
-            // A restart takes the place of the one before it.
-            for (other, slot) in &mut cast[..at] {
-                if other.name == role.name
-                    && let Some((group, child)) = slot
-                {
-                    end(group, child);
-                }
-            }
-            cast[at].1 = Some(enter(tree, &workload, role)?);
-        }
-        sleep(Duration::from_millis(100));
-    }
-    for (group, child) in cast.iter_mut().filter_map(|(_, slot)| slot.as_mut()) {
-        end(group, child);
-    }
-    Ok(())
-}
-
-fn enter(tree: &Tree, workload: &Path, role: &Role) -> Result<(Group, Child)> {
-    if !role.expect.is_empty() {
-        println!("    [demo] {}: {}", role.name, role.expect);
-    }
-    let group = tree.group(&format!("{ROOT}/{}", role.name))?;
-    if let Some(limit) = role.limit_mib {
-        group.limit(limit << 20)?;
-    }
-    let args: Vec<&str> = role.args.split(' ').collect();
-    let child = group.spawn(workload, &args)?;
-    Ok((group, child))
-}
-
-fn end(group: &mut Group, child: &mut Child) {
-    group.remove();
-    let _ = child.wait(); // it is killed; its status is no news
-}
-
-fn stop(daemon: &mut Child) -> Result<()> {
+/// SIGTERM, and time to drain.
+pub fn stop(daemon: &mut Child) -> Result<()> {
     // The daemon has Ctrl-C already if there was one; SIGTERM is for the end of time.
     let _ = Command::new("kill").args(["-TERM", &daemon.id().to_string()]).status();
     let began = Instant::now();

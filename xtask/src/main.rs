@@ -4,9 +4,11 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod docs;
+mod record;
 mod run;
 mod setup;
 mod shell;
+mod stage;
 mod test;
 
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ enum Task {
     Setup,
     /// Measure: what a page fault pays, how true a spike is seen
     Bench(bench::Options),
+    /// Record the replay cases anew on this machine, into tests/cases/
+    Record(record::Options),
     /// Write docs/metrics.md and docs/probes.md from the declarations
     Docs,
 }
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => build_ebpf::build_ebpf().map(|_| ()),
         Task::Setup => setup::tool_chain().map(|chain| println!("eBPF tool chain: {chain}")),
         Task::Bench(options) => bench::bench(&options),
+        Task::Record(options) => record::record(&options),
         Task::Docs => docs::docs(),
     };
     match done {

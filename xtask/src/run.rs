@@ -36,7 +36,9 @@ pub fn run(options: &Options) -> Result<()> {
         return demo::demo(&observer, options.seconds, &options.args, &interrupted);
     }
     if !shell::is_root() {
-        eprintln!("not root: the probes need CAP_BPF and CAP_PERFMON; what cgroup files tell will be measured");
+        eprintln!(
+            "not root: the probes need CAP_BPF and CAP_PERFMON; what cgroup files tell will be measured"
+        );
     }
     eprintln!("starting the observer; the page is at http://127.0.0.1:9843/ ; stop with Ctrl-C");
     shell::run(Command::new(observer).arg("run").args(&options.args))

@@ -84,9 +84,8 @@ pub fn apt(packages: &[&str]) -> Result<()> {
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         apt
     };
-    let install = || {
-        output(apt().args(["install", "-y", "--no-install-recommends"]).args(&missing)).map(|_| ())
-    };
+    let install =
+        || output(apt().args(["install", "-y", "--no-install-recommends"]).args(&missing)).map(|_| ());
     // Package lists may be absent or old on a fresh machine: look again with new ones before giving up.
     install().or_else(|_| output(apt().arg("update")).and_then(|_| install()))
 }

@@ -1,5 +1,138 @@
-//! tests
-use anyhow::Result;
+//! Every test there is, in the order in which a failure is cheapest to learn.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build_ebpf, shell};
+
 #[derive(clap::Args)]
-pub struct Options {}
-pub fn test(_: &Options) -> Result<()> { Ok(()) }
+pub struct Options {
+    /// Leave out what needs minutes: the live tests on this machine's kernel
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What the closing lines say.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+pub fn test(options: &Options) -> Result<()> {
+    let began = Instant::now();
+    let mut tally = Tally::default();
+    tally.step("formatting", shell::cargo().args(["fmt", "--all", "--check"]));
+    match build_ebpf::build_ebpf() {
+        Ok(_) => tally.passed += 1,
+        // Elsewhere than on Linux, or without root to install it, the pure core still can be tested.
+        Err(error) => tally.skipped.push(format!("eBPF programs and what needs them: {error:#}")),
+    }
+    tally.step("lints", shell::cargo().args(CLIPPY));
+    let live = !options.quick;
+    if live && let Err(error) = shell::apt(&["prometheus"]) {
+        eprintln!("no Prometheus: {error:#}"); // its tests name themselves as skipped
+    }
+    // The live tests run the daemon itself: built with the rest.
+    tally.step("build", shell::cargo().args(["build", "--quiet", "--workspace", "--bins"]));
+    tally.tests(
+        "unit",
+        shell::cargo().args(["test", "--workspace", "--exclude", "observer-tests", "--no-fail-fast"]),
+    );
+    for (name, minutes) in [("declarations", false), ("replay", false), ("live", true)] {
+        if minutes && options.quick {
+            tally.skipped.push(format!("{name}: --quick"));
+            continue;
+        }
+        tally.tests(name, shell::cargo().args(["test", "--package", "observer-tests", "--test", name]));
+    }
+    tally.close(began)
+}
+
+const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny=warnings"];
+
+impl Tally {
+    /// A step that passes or fails as a whole.
+    fn step(&mut self, name: &str, command: &mut Command) {
+        eprintln!("== {name}");
+        match shell::run(command) {
+            Ok(()) => self.passed += 1,
+            Err(error) => self.fail(name, &format!("{error:#}")),
+        }
+    }
+
+    /// A step that counts its own tests.
+    fn tests(&mut self, name: &str, command: &mut Command) {
+        eprintln!("== {name}");
+        let before = self.failed.len();
+        match self.count(name, command) {
+            Ok(true) => {}
+            // Did not build, or died before it could count.
+            Ok(false) if self.failed.len() == before => {
+                self.fail(name, &format!("`{}` failed", shell::show(command)))
+            }
+            Ok(false) => {}
+            Err(error) => self.fail(name, &format!("{error:#}")),
+        }
+    }
+
+    fn fail(&mut self, name: &str, why: &str) {
+        eprintln!("{name}: {why}");
+        self.failed.push(name.to_owned());
+    }
+
+    /// Shows the output as it comes and reads the harness's lines from it; whether all passed.
+    fn count(&mut self, name: &str, command: &mut Command) -> Result<bool> {
+        let shown = shell::show(command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+        let stdout = child.stdout.take().context("no pipe")?;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.with_context(|| format!("cannot read from `{shown}`"))?;
+            println!("{line}");
+            self.read_line(name, &line);
+        }
+        Ok(child.wait().with_context(|| format!("cannot wait for `{shown}`"))?.success())
+    }
+
+    fn read_line(&mut self, name: &str, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            // "ok. 28 passed; 0 failed; 1 ignored; ..."
+            let count = |what: &str| {
+                counts
+                    .split([';', '.'])
+                    .find_map(|part| part.trim().strip_suffix(what))
+                    .and_then(|n| n.trim().parse().ok())
+            };
+            self.passed += count("passed").unwrap_or(0);
+        } else if let Some(test) = line.strip_prefix("test ") {
+            if let Some((test, _)) = test.split_once(" ... ignored") {
+                self.skipped.push(format!("{name}: {}", test.trim()));
+            } else if let Some((test, _)) = test.split_once(" ... FAILED") {
+                self.failed.push(format!("{name}: {}", test.trim()));
+            }
+        }
+    }
+
+    fn close(self, began: Instant) -> Result<()> {
+        println!();
+        for skipped in &self.skipped {
+            println!("skipped  {skipped}");
+        }
+        for failed in &self.failed {
+            println!("FAILED   {failed}");
+        }
+        let (passed, failed, skipped) = (self.passed, self.failed.len(), self.skipped.len());
+        println!("{passed} passed, {failed} failed, {skipped} skipped, in {} s", began.elapsed().as_secs());
+        if failed > 0 {
+            bail!("{failed} failed");
+        }
+        Ok(())
+    }
+}

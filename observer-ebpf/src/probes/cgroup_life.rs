@@ -46,8 +46,7 @@ pub use program::{cgroup_attached, cgroup_made, cgroup_populated, cgroup_removed
 #[cfg(target_arch = "bpf")]
 mod program {
     use aya_ebpf::{
-        helpers::generated::bpf_probe_read_kernel_str as read_str,
-        macros::btf_tracepoint,
+        helpers::generated::bpf_probe_read_kernel_str as read_str, macros::btf_tracepoint,
         programs::BtfTracePointContext,
     };
 

@@ -19,12 +19,7 @@ pub const PROBE: Probe = Probe {
     intent: Intent::Required,
     hooks: &[
         Hook {
-            attachments: &[tp_btf_if(
-                "oom_kill_task",
-                "mark_victim",
-                0,
-                ArgType::PointerTo("task_struct"),
-            )],
+            attachments: &[tp_btf_if("oom_kill_task", "mark_victim", 0, ArgType::PointerTo("task_struct"))],
         },
         Hook { attachments: &[tp_btf_if("oom_kill_pid", "mark_victim", 0, ArgType::Integer)] },
     ],
@@ -75,7 +70,9 @@ mod program {
         let (css, pid) = unsafe { (walk::memory_css(task), walk::load::<u32>(task, Field::TaskTgid)) };
         // SAFETY: the helper checks the address.
         let comm = unsafe {
-            bpf_probe_read_kernel((task as u64 + walk::offset(Field::TaskComm) as u64) as *const [u8; COMM_LEN])
+            bpf_probe_read_kernel(
+                (task as u64 + walk::offset(Field::TaskComm) as u64) as *const [u8; COMM_LEN],
+            )
         };
         // SAFETY: typed by the walk.
         let victim = unsafe { walk::css_cgroup_id(css) };

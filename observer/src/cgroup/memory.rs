@@ -94,7 +94,9 @@ fn limit(text: &str) -> Option<Limit> {
 }
 
 fn number(text: &str) -> io::Result<u64> {
-    text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("not a number: {text:?}")))
+    text.trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("not a number: {text:?}")))
 }
 
 #[cfg(test)]

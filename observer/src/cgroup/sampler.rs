@@ -58,14 +58,7 @@ struct Group {
 
 impl Sampler {
     pub fn new(hierarchy: Hierarchy, only_walks: bool) -> Self {
-        Self {
-            hierarchy,
-            groups: HashMap::new(),
-            walked: None,
-            walk_wanted: true,
-            unreadable: 0,
-            only_walks,
-        }
+        Self { hierarchy, groups: HashMap::new(), walked: None, walk_wanted: true, unreadable: 0, only_walks }
     }
 
     /// Learns from an event of the kernel's. Returns the mark of a cgroup seen for the first time: how many levels it
@@ -181,7 +174,13 @@ impl Sampler {
     }
 
     /// Without the probe, the walk tells who came and went.
-    fn emptied_or_populated(&mut self, now: Time, cgroup: CgroupId, populated: bool, events: &mut Vec<Event>) {
+    fn emptied_or_populated(
+        &mut self,
+        now: Time,
+        cgroup: CgroupId,
+        populated: bool,
+        events: &mut Vec<Event>,
+    ) {
         let Some(group) = self.groups.get_mut(&cgroup).filter(|_| self.only_walks) else { return };
         if group.lives == populated {
             return;
@@ -250,14 +249,18 @@ impl Sampler {
 
     pub fn losses(&self, now: Time, events: &mut Vec<Event>) {
         if self.unreadable > 0 {
-            events
-                .push(Event { at: now, what: What::Lost { at: Loss::CgroupUnreadable, count: self.unreadable } });
+            events.push(Event {
+                at: now,
+                what: What::Lost { at: Loss::CgroupUnreadable, count: self.unreadable },
+            });
         }
     }
 
     /// Whether something moves: then [`FAST`] is the time to the next look.
     pub fn is_moving(&self, now: Time) -> bool {
-        self.groups.values().any(|group| group.lives && group.moved.is_some_and(|moved| now.since(moved) < MOVING))
+        self.groups
+            .values()
+            .any(|group| group.lives && group.moved.is_some_and(|moved| now.since(moved) < MOVING))
     }
 }
 

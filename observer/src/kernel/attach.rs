@@ -53,8 +53,9 @@ pub fn all(support: &Support, disabled: &[String]) -> Attached {
 
 /// The status of every probe when the object as a whole cannot be used.
 pub fn all_broken(error: &str) -> Vec<ProbeStatus> {
-    let broken =
-        |probe: &&Probe| status(probe, Outcome::Broken { error: error.to_owned(), lost: lost(&probe.fallback) });
+    let broken = |probe: &&Probe| {
+        status(probe, Outcome::Broken { error: error.to_owned(), lost: lost(&probe.fallback) })
+    };
     probes::ALL.iter().map(broken).collect()
 }
 
@@ -73,7 +74,9 @@ fn not_attached(probe: &Probe, plan: &Plan) -> Outcome {
 /// What a missing probe costs, and who stands in.
 pub fn lost(fallback: &Fallback) -> String {
     match fallback.by {
-        Some(by) => format!("{by} stand{} in; {}", if by.contains(" and ") { "" } else { "s" }, fallback.lost),
+        Some(by) => {
+            format!("{by} stand{} in; {}", if by.contains(" and ") { "" } else { "s" }, fallback.lost)
+        }
         None => fallback.lost.to_owned(),
     }
 }
@@ -92,17 +95,12 @@ fn load(support: &Support) -> Result<(Ebpf, Btf), String> {
         .override_global("OFFSETS", &offsets[..], true)
         .override_global("MEMORY_HIERARCHY", &hierarchy, true)
         .override_global("MIN_STEP_PAGES", &min_step_pages, true);
-    let programs = loader.load(object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
+    let programs =
+        loader.load(object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
     Ok((programs, btf))
 }
 
-fn attach(
-    programs: &mut Ebpf,
-    btf: &Btf,
-    probe: &Probe,
-    hook: &Hook,
-    passed_over: Option<&str>,
-) -> Outcome {
+fn attach(programs: &mut Ebpf, btf: &Btf, probe: &Probe, hook: &Hook, passed_over: Option<&str>) -> Outcome {
     let mut done: Vec<&str> = Vec::new();
     for attachment in hook.attachments {
         if let Err(error) = attach_one(programs, btf, attachment) {

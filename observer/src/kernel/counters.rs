@@ -1,6 +1,10 @@
 //! The programs' counters -> events: per-cgroup totals, losses, programs skipped while running.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    fs,
+    os::fd::{AsFd, AsRawFd, RawFd},
+};
 
 use aya::{
     Ebpf, Pod,
@@ -34,6 +38,8 @@ pub struct Counters {
     /// What was last told, so that only what moved is told.
     told: HashMap<CgroupId, Totals>,
     told_lost: HashMap<Loss, u64>,
+    /// Of the loaded programs, which live as long as the `Ebpf` beside this.
+    programs: Vec<RawFd>,
 }
 
 impl Counters {
@@ -45,7 +51,10 @@ impl Counters {
             let map = programs.take_map(name).ok_or_else(|| format!("the eBPF object has no map {name}"))?;
             T::try_from(map).map_err(|error| format!("cannot use map {name}: {error}"))
         }
+        let loaded = programs.programs().filter_map(|(_, program)| program.fd().ok());
+        let loaded = loaded.map(|fd| fd.as_fd().as_raw_fd()).collect();
         Ok(Self {
+            programs: loaded,
             cgroups: map(programs, "CGROUPS")?,
             containers: map(programs, "CONTAINERS")?,
             slots: map(programs, "SLOTS")?,
@@ -110,6 +119,7 @@ impl Counters {
             (Loss::ReclaimTableFull, count(abi::lost::RECLAIM_TABLE_FULL)),
             (Loss::ReclaimUnmatched, count(abi::lost::RECLAIM_UNMATCHED)),
             (Loss::Undecodable, undecodable),
+            (Loss::ProgramReentered, self.programs.iter().map(|fd| recursion_misses(*fd)).sum()),
         ];
         for (loss, count) in now {
             if self.told_lost.insert(loss, count) != Some(count) && count > 0 {
@@ -117,4 +127,12 @@ impl Counters {
             }
         }
     }
+}
+
+/// How often the kernel skipped a program because it was running on that CPU already (kernel/bpf/syscall.c,
+/// bpf_prog_show_fdinfo; since Linux 5.12, 0 before).
+fn recursion_misses(program: RawFd) -> u64 {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{program}")).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }

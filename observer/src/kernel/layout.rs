@@ -131,7 +131,8 @@ fn peel(btf: &Btf, of: &dyn BtfType) -> Option<Type> {
 
 fn enumerated(btf: &Btf, enumeration: &str, enumerator: &str) -> Option<u32> {
     let types = btf.resolve_types_by_name(enumeration).ok()?;
-    let members = types.into_iter().find_map(|ty| if let Type::Enum(ty) = ty { Some(ty.members) } else { None })?;
+    let members =
+        types.into_iter().find_map(|ty| if let Type::Enum(ty) = ty { Some(ty.members) } else { None })?;
     let named = members.iter().find(|m| btf.resolve_name(*m).is_ok_and(|found| found == enumerator))?;
     Some(named.val())
 }

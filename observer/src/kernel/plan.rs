@@ -10,9 +10,14 @@ use crate::kernel::support::Support;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {
     /// Attach the hook with this index; `passed_over` says why a better one cannot be used.
-    Attach { hook: usize, passed_over: Option<String> },
+    Attach {
+        hook: usize,
+        passed_over: Option<String>,
+    },
     /// The host cannot: what is missing.
-    Unsupported { missing: String },
+    Unsupported {
+        missing: String,
+    },
     Disabled,
 }
 
@@ -100,7 +105,12 @@ mod tests {
     fn everything_there_means_the_preferred_hook() {
         let support = Support::made_up(Layout::complete_but(&[], &all_tracepoints()));
         for probe in probes::ALL {
-            assert_eq!(plan(probe, &support, &[]), Plan::Attach { hook: 0, passed_over: None }, "{}", probe.name);
+            assert_eq!(
+                plan(probe, &support, &[]),
+                Plan::Attach { hook: 0, passed_over: None },
+                "{}",
+                probe.name
+            );
         }
     }
 

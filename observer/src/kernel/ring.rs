@@ -23,12 +23,13 @@ pub struct Ring {
 impl Ring {
     pub fn take(programs: &mut aya::Ebpf, page_size: u64) -> Result<Self, String> {
         let map = programs.take_map("RECORDS").ok_or("the eBPF object has no map RECORDS")?;
-        let records = RingBuf::try_from(map).map_err(|error| format!("cannot map the records ring: {error}"))?;
+        let records =
+            RingBuf::try_from(map).map_err(|error| format!("cannot map the records ring: {error}"))?;
         Ok(Self { records, page_size, undecodable: 0 })
     }
 
     /// The oldest record as an event. Records nobody understands are counted and passed over.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take_next(&mut self) -> Option<Event> {
         loop {
             let item = self.records.next()?;
             match decode(&item, self.page_size) {

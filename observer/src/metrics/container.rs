@@ -24,14 +24,18 @@ const fn counter(name: &'static str, labels: &'static [&'static str], help: &'st
     Declaration { name, kind: Kind::Counter, labels, help }
 }
 
-static USAGE: Declaration =
-    gauge("observer_container_memory_usage_bytes", "Memory charged to the container, page cache and kernel memory included.");
+static USAGE: Declaration = gauge(
+    "observer_container_memory_usage_bytes",
+    "Memory charged to the container, page cache and kernel memory included.",
+);
 static WORKING_SET: Declaration = gauge(
     "observer_container_memory_working_set_bytes",
     "Usage without inactive file cache, as the kubelet and the horizontal pod autoscaler see it.",
 );
-static ANON: Declaration =
-    gauge("observer_container_memory_anonymous_bytes", "Anonymous memory: heaps, stacks, shared memory not backed by files.");
+static ANON: Declaration = gauge(
+    "observer_container_memory_anonymous_bytes",
+    "Anonymous memory: heaps, stacks, shared memory not backed by files.",
+);
 static LIMIT: Declaration =
     gauge("observer_container_memory_limit_bytes", "The container's own memory limit; absent without one.");
 static PEAK: Declaration = gauge(
@@ -42,8 +46,10 @@ static STARTUP_PEAK: Declaration =
     gauge("observer_container_startup_peak_bytes", "Highest usage from first exec until the first verdict.");
 static STARTUP_PEAK_AT: Declaration =
     gauge("observer_container_startup_peak_seconds", "When the start-up peak was reached, since first exec.");
-static STEADY: Declaration =
-    gauge("observer_container_steady_bytes", "Level of the working set where it settled; absent until it has.");
+static STEADY: Declaration = gauge(
+    "observer_container_steady_bytes",
+    "Level of the working set where it settled; absent until it has.",
+);
 static OVERSHOOT: Declaration =
     gauge("observer_container_startup_overshoot_ratio", "Start-up peak over steady level.");
 static TIME_TO_STABLE: Declaration = gauge(
@@ -54,18 +60,26 @@ static DRIFT: Declaration = gauge(
     "observer_container_drift_bytes_per_second",
     "Growth of the working set's floor while the container is drifting; absent otherwise.",
 );
-static START_TIME: Declaration =
-    gauge("observer_container_start_time_seconds", "Unix time of the first exec of the container's entry point.");
+static START_TIME: Declaration = gauge(
+    "observer_container_start_time_seconds",
+    "Unix time of the first exec of the container's entry point.",
+);
 static STATE: Declaration = Declaration {
     name: "observer_container_state",
     kind: Kind::Gauge,
     labels: WITH_STATE,
     help: "1 for the state the container is in: starting, stable, drifting, oscillating, running (older than the observer), ended.",
 };
-static FAULTS: Declaration =
-    counter("observer_container_page_faults_total", LABELS, "User page faults, counted one by one by the probe.");
-static MAJOR_FAULTS: Declaration =
-    counter("observer_container_major_page_faults_total", LABELS, "Page faults that had to read from a disk.");
+static FAULTS: Declaration = counter(
+    "observer_container_page_faults_total",
+    LABELS,
+    "User page faults, counted one by one by the probe.",
+);
+static MAJOR_FAULTS: Declaration = counter(
+    "observer_container_major_page_faults_total",
+    LABELS,
+    "Page faults that had to read from a disk.",
+);
 static STALLS: Declaration = counter(
     "observer_container_reclaim_stalls_total",
     WITH_REASON,

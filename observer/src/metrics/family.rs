@@ -51,7 +51,11 @@ impl Declaration {
     }
 
     /// A wrong declaration is a programming error that every test meets at once.
-    fn register<C: Collector + Clone + 'static>(&self, registry: &Registry, family: prometheus::Result<C>) -> C {
+    fn register<C: Collector + Clone + 'static>(
+        &self,
+        registry: &Registry,
+        family: prometheus::Result<C>,
+    ) -> C {
         let family = family.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         registry.register(Box::new(family.clone())).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         family

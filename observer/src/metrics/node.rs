@@ -30,11 +30,18 @@ static STALLED: Declaration = counter(
     &[],
     "Time all tasks were stalled on memory (PSI full); absent where the kernel has no PSI.",
 );
-static FAULTS: Declaration = counter("observer_node_page_faults_total", &[], "Page faults since the observer started.");
-static MAJOR_FAULTS: Declaration =
-    counter("observer_node_major_page_faults_total", &[], "Page faults that read from a disk, since the observer started.");
-static OOM_KILLS: Declaration =
-    counter("observer_node_oom_kills_total", &[], "OOM kills the kernel counted since the observer started, seen or not.");
+static FAULTS: Declaration =
+    counter("observer_node_page_faults_total", &[], "Page faults since the observer started.");
+static MAJOR_FAULTS: Declaration = counter(
+    "observer_node_major_page_faults_total",
+    &[],
+    "Page faults that read from a disk, since the observer started.",
+);
+static OOM_KILLS: Declaration = counter(
+    "observer_node_oom_kills_total",
+    &[],
+    "OOM kills the kernel counted since the observer started, seen or not.",
+);
 static OOM_SCOPES: Declaration = counter(
     "observer_node_oom_kills_by_scope_total",
     &["scope"],
@@ -52,7 +59,8 @@ static STALL_SECONDS: Declaration = counter(
 );
 static CGROUPS: Declaration = gauge("observer_node_cgroups", "Memory cgroups known.");
 static CONTAINERS: Declaration = gauge("observer_node_containers", "Containers alive.");
-static STARTING: Declaration = gauge("observer_node_containers_starting", "Containers whose memory has no verdict yet.");
+static STARTING: Declaration =
+    gauge("observer_node_containers_starting", "Containers whose memory has no verdict yet.");
 static STARTING_USAGE: Declaration =
     gauge("observer_node_starting_memory_bytes", "What the containers starting now hold together.");
 

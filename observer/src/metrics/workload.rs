@@ -142,8 +142,12 @@ impl Families {
                     let kills = killed.kills as f64;
                     let phase = if killed.starting { "startup" } else { "steady" };
                     let scope = killed.scope.name();
-                    self.oom_kills.with_label_values(&[namespace, workload, workload_type, scope]).inc_by(kills);
-                    self.oom_phases.with_label_values(&[namespace, workload, workload_type, phase]).inc_by(kills);
+                    self.oom_kills
+                        .with_label_values(&[namespace, workload, workload_type, scope])
+                        .inc_by(kills);
+                    self.oom_phases
+                        .with_label_values(&[namespace, workload, workload_type, phase])
+                        .inc_by(kills);
                 }
             }
             What::Stable(stable) => {

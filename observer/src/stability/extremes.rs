@@ -21,12 +21,19 @@ pub struct Extremes {
 }
 
 impl Extremes {
+    /// Empty, with a window that starts at `window`.
+    pub fn restarted(window: f64) -> Self {
+        Self { window, ..Self::default() }
+    }
+
     /// Takes a value that held until `until`. Returns the window's new start if it moved.
     pub fn push(&mut self, until: f64, bytes: f64) -> Option<f64> {
         let step = band(bytes) / 8.0;
-        let crowded_out = [insert(&mut self.maxima, until, bytes, step), insert(&mut self.minima, until, -bytes, step)];
+        let crowded_out =
+            [insert(&mut self.maxima, until, bytes, step), insert(&mut self.minima, until, -bytes, step)];
         let mut moved = crowded_out.into_iter().flatten().reduce(f64::max);
-        while let (Some(&(high_at, high)), Some(&(low_at, low))) = (self.maxima.first(), self.minima.first()) {
+        while let (Some(&(high_at, high)), Some(&(low_at, low))) = (self.maxima.first(), self.minima.first())
+        {
             if high + low <= 2.0 * band(0.5 * (high - low)) {
                 break;
             }

@@ -36,7 +36,8 @@ pub fn of(points: &[(f64, f64)]) -> Slope {
         }
     }
     let rate = median(&mut slopes).unwrap_or(0.0);
-    let mut residuals: ArrayVec<f64, BUCKETS> = points.iter().take(BUCKETS).map(|(t, v)| v - rate * t).collect();
+    let mut residuals: ArrayVec<f64, BUCKETS> =
+        points.iter().take(BUCKETS).map(|(t, v)| v - rate * t).collect();
     let center = median(&mut residuals).unwrap_or(0.0);
     for residual in &mut residuals {
         *residual = (*residual - center).abs();

@@ -106,7 +106,8 @@ impl Bench {
         let bytes = fs::read(null).with_context(|| format!("cannot read {}", null.display()))?;
         let btf = Btf::from_sys_fs()?;
         let mut programs = EbpfLoader::new().btf(Some(&btf)).load(&bytes)?;
-        let program: &mut BtfTracePoint = programs.program_mut("null").context("no program null")?.try_into()?;
+        let program: &mut BtfTracePoint =
+            programs.program_mut("null").context("no program null")?.try_into()?;
         program.load("page_fault_user", &btf)?;
         program.attach()?;
         let _stats = enable_stats(Stats::RunTime)?;
@@ -134,7 +135,9 @@ impl Bench {
         };
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let mut words = text.split_whitespace().map(str::parse::<f64>);
-        let (Some(Ok(faults)), Some(Ok(ns))) = (words.next(), words.next()) else { bail!("workload said {text:?}") };
+        let (Some(Ok(faults)), Some(Ok(ns))) = (words.next(), words.next()) else {
+            bail!("workload said {text:?}")
+        };
         Ok(ns / faults)
     }
 
@@ -180,7 +183,8 @@ impl Bench {
         }
         let name = format!("container=\"{}\"", group.path());
         let within = Duration::from_secs(5);
-        let told = daemon.wait_metric("observer_container_startup_peak_bytes", &[&name], within, |v| v > 0.0)?;
+        let told =
+            daemon.wait_metric("observer_container_startup_peak_bytes", &[&name], within, |v| v > 0.0)?;
         let peak = group.peak();
         ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
         let id = fs::metadata(group.directory()).map(|m| std::os::unix::fs::MetadataExt::ino(&m))?;
@@ -238,7 +242,8 @@ fn bpftrace(bench: &Bench) -> Result<Box<dyn Drop>> {
     }
     let log = bench.directory.join("bpftrace.log");
     let out = fs::File::create(&log)?;
-    let program = "tracepoint:exceptions:page_fault_user { @[cgroup] = count(); } BEGIN { printf(\"running\\n\"); }";
+    let program =
+        "tracepoint:exceptions:page_fault_user { @[cgroup] = count(); } BEGIN { printf(\"running\\n\"); }";
     let child = Command::new("bpftrace")
         .args(["-e", program])
         .env("BPFTRACE_BTF", "1")

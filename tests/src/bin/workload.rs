@@ -109,7 +109,8 @@ impl Arena {
         }
         if target < self.level {
             // SAFETY: inside the mapping; nobody holds references into it.
-            let _ = unsafe { madvise(self.base.add(target).cast(), self.level - target, Advice::LinuxDontNeed) };
+            let _ =
+                unsafe { madvise(self.base.add(target).cast(), self.level - target, Advice::LinuxDontNeed) };
         }
         self.level = target;
     }
@@ -174,7 +175,8 @@ fn main() {
         Behaviour::Fault { size, rounds } => fault(size, rounds),
         Behaviour::Child { size } => {
             let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
-            let args = ["spike", "--peak", &size.to_string(), "--steady", "1", "--ramp", "0.3", "--hold", "5"];
+            let args =
+                ["spike", "--peak", &size.to_string(), "--steady", "1", "--ramp", "0.3", "--hold", "5"];
             match std::process::Command::new(me).args(args).status() {
                 Ok(status) => println!("child {status}"),
                 Err(error) => println!("child not started: {error}"),

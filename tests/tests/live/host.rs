@@ -22,13 +22,33 @@ use crate::{
 pub const CASES: &[Case] = &[
     Case { name: "check_says_which_hook_each_probe_will_use", needs: Probes, run: check },
     Case { name: "check_without_btf_says_what_is_missing_and_exits_3", needs: Nothing, run: no_btf },
-    Case { name: "without_psi_the_pressure_series_are_absent_and_the_rest_works", needs: Probes, run: no_psi },
+    Case {
+        name: "without_psi_the_pressure_series_are_absent_and_the_rest_works",
+        needs: Probes,
+        run: no_psi,
+    },
     Case { name: "a_taken_port_is_a_clear_error", needs: Nothing, run: port_taken },
-    Case { name: "a_malformed_configuration_reports_every_problem_and_exits_2", needs: Nothing, run: bad_config },
-    Case { name: "settings_come_from_file_environment_and_flags_in_that_order", needs: Nothing, run: precedence },
+    Case {
+        name: "a_malformed_configuration_reports_every_problem_and_exits_2",
+        needs: Nothing,
+        run: bad_config,
+    },
+    Case {
+        name: "settings_come_from_file_environment_and_flags_in_that_order",
+        needs: Nothing,
+        run: precedence,
+    },
     Case { name: "a_broken_recording_exits_2_with_its_line", needs: Nothing, run: broken_recording },
-    Case { name: "without_privileges_it_measures_from_files_and_is_not_ready", needs: Probes, run: unprivileged },
-    Case { name: "with_probes_disabled_kills_and_faults_still_come_from_files", needs: Probes, run: disabled },
+    Case {
+        name: "without_privileges_it_measures_from_files_and_is_not_ready",
+        needs: Probes,
+        run: unprivileged,
+    },
+    Case {
+        name: "with_probes_disabled_kills_and_faults_still_come_from_files",
+        needs: Probes,
+        run: disabled,
+    },
     Case { name: "kill_9_leaves_nothing_attached", needs: Probes, run: kill_9 },
     Case { name: "ready_within_a_second", needs: Probes, run: ready_soon },
 ];
@@ -40,7 +60,13 @@ pub fn cannot_probe(stage: &Stage) -> Option<String> {
         return None;
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Some(text.lines().find(|line| line.contains("cannot run")).unwrap_or("observer check failed").trim().to_owned())
+    Some(
+        text.lines()
+            .find(|line| line.contains("cannot run"))
+            .unwrap_or("observer check failed")
+            .trim()
+            .to_owned(),
+    )
 }
 
 fn observer(stage: &Stage, args: &[&str]) -> Result<Output> {
@@ -50,7 +76,8 @@ fn observer(stage: &Stage, args: &[&str]) -> Result<Output> {
 }
 
 fn expect(output: &Output, code: i32, parts: &[&str]) -> Result<()> {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.code() == Some(code), "exit {:?}, expected {code}:\n{text}", output.status.code());
     for part in parts {
         ensure!(text.contains(part), "{part:?} not in:\n{text}");
@@ -61,12 +88,20 @@ fn expect(output: &Output, code: i32, parts: &[&str]) -> Result<()> {
 
 fn check(stage: &Stage) -> Result<()> {
     let output = observer(stage, &["check"])?;
-    expect(&output, 0, &["page_fault", "oom_kill", "cgroup_life", "process", "reclaim", "Every required probe can run"])
+    expect(
+        &output,
+        0,
+        &["page_fault", "oom_kill", "cgroup_life", "process", "reclaim", "Every required probe can run"],
+    )
 }
 
 fn no_btf(stage: &Stage) -> Result<()> {
     let output = observer(stage, &["check", "--sys-root", "/nonexistent"])?;
-    expect(&output, 3, &["cannot read kernel types from /nonexistent/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF", "lost:"])
+    expect(
+        &output,
+        3,
+        &["cannot read kernel types from /nonexistent/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF", "lost:"],
+    )
 }
 
 /// A proc with everything but pressure.
@@ -91,7 +126,11 @@ fn port_taken(stage: &Stage) -> Result<()> {
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
     let output = observer(stage, &["run", "--listen", &address])?;
-    expect(&output, 1, &[&format!("cannot listen on {address}"), "metrics would not be reachable", "--listen"])
+    expect(
+        &output,
+        1,
+        &[&format!("cannot listen on {address}"), "metrics would not be reachable", "--listen"],
+    )
 }
 
 fn bad_config(stage: &Stage) -> Result<()> {
@@ -107,8 +146,15 @@ fn precedence(stage: &Stage) -> Result<()> {
     fs::write(&file, "listen = 'from-file'\nretention = 'from-file'\nlog_level = '=from-file='\n")?;
     let mut command = Command::new("timeout");
     command.arg("10").arg(&stage.observer).args(["run", "--retention", "from-flag"]);
-    command.env("OBSERVER_CONFIG", &file).env("OBSERVER_LISTEN", "from-env").env("OBSERVER_RETENTION", "from-env");
-    expect(&command.output()?, 2, &["\"from-env\" is not an address", "\"from-flag\" is not a span", "from-file"])
+    command
+        .env("OBSERVER_CONFIG", &file)
+        .env("OBSERVER_LISTEN", "from-env")
+        .env("OBSERVER_RETENTION", "from-env");
+    expect(
+        &command.output()?,
+        2,
+        &["\"from-env\" is not an address", "\"from-flag\" is not a span", "from-file"],
+    )
 }
 
 fn broken_recording(stage: &Stage) -> Result<()> {
@@ -167,7 +213,9 @@ fn disabled(stage: &Stage) -> Result<()> {
     let own = format!("container=\"{}\"", group.path());
     let mut main = group.spawn(&stage.workload, &["child", "--size", "200", "--seconds", "30"])?;
     let within = Duration::from_secs(10);
-    daemon.wait_metric("observer_container_oom_kills_total", &[&own, "scope=\"unknown\""], within, |v| v == 1.0)?;
+    daemon.wait_metric("observer_container_oom_kills_total", &[&own, "scope=\"unknown\""], within, |v| {
+        v == 1.0
+    })?;
     daemon.wait_metric("observer_container_page_faults_total", &[&own], within, |v| v > 1000.0)?;
     daemon.wait_metric("observer_container_memory_peak_bytes", &[&own], within, |v| v > 40e6)?;
     drop(group);

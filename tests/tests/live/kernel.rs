@@ -19,11 +19,19 @@ pub const CASES: &[Case] = &[
     Case { name: "cgroup_life_tells_who_lives", needs: Probes, run: who_lives },
     Case { name: "oom_kill_names_the_victim_and_its_own_limit", needs: Probes, run: own_limit },
     Case { name: "oom_kill_by_the_parents_limit_says_so", needs: Probes, run: parents_limit },
-    Case { name: "oom_kill_of_a_child_is_seen_though_the_main_process_lives", needs: Probes, run: child_killed },
+    Case {
+        name: "oom_kill_of_a_child_is_seen_though_the_main_process_lives",
+        needs: Probes,
+        run: child_killed,
+    },
     Case { name: "reclaim_counts_stalls_at_a_limit", needs: Probes, run: reclaim },
     Case { name: "a_group_inside_a_unit_is_counted_as_the_unit", needs: Probes, run: nested },
     Case { name: "what_ran_before_the_observer_is_measured_but_not_started", needs: Probes, run: seeded },
-    Case { name: "a_workload_keeps_its_kills_after_its_container_is_forgotten", needs: Probes, run: forgotten },
+    Case {
+        name: "a_workload_keeps_its_kills_after_its_container_is_forgotten",
+        needs: Probes,
+        run: forgotten,
+    },
     Case { name: "a_recording_replays_to_the_same_bytes", needs: Probes, run: replays },
 ];
 
@@ -85,8 +93,12 @@ fn pushes_a_spike(stage: &Stage) -> Result<()> {
     let child = run(stage, &group, "spike --peak 200 --steady 20 --ramp 0.1 --hold 0.05 --seconds 1")?;
     wait(child)?;
     let peak = group.peak() as f64;
-    let told = daemon.wait_metric("observer_container_startup_peak_bytes", &[&own(&group)], SOON, |v| v > 0.0)?;
-    ensure!((told / peak - 1.0).abs() < 0.02, "start-up peak told as {told}, the kernel's watermark is {peak}");
+    let told =
+        daemon.wait_metric("observer_container_startup_peak_bytes", &[&own(&group)], SOON, |v| v > 0.0)?;
+    ensure!(
+        (told / peak - 1.0).abs() < 0.02,
+        "start-up peak told as {told}, the kernel's watermark is {peak}"
+    );
     let at = daemon.metric("observer_container_startup_peak_seconds", &[&own(&group)])?.unwrap_or(9.0);
     ensure!((0.05..0.6).contains(&at), "the peak of a 0.1 s ramp is said to be at {at} s");
     Ok(())
@@ -188,7 +200,9 @@ fn reclaim(stage: &Stage) -> Result<()> {
     let with = [own(&group), "reason=\"limit\"".to_owned()];
     let with: Vec<&str> = with.iter().map(String::as_str).collect();
     daemon.wait_metric("observer_container_reclaim_stalls_total", &with, SOON, |stalls| stalls >= 1.0)?;
-    daemon.wait_metric("observer_container_reclaim_stall_seconds_total", &with, SOON, |s| s > 0.0 && s < 60.0)?;
+    daemon.wait_metric("observer_container_reclaim_stall_seconds_total", &with, SOON, |s| {
+        s > 0.0 && s < 60.0
+    })?;
     Ok(())
 }
 
@@ -200,8 +214,7 @@ fn nested(stage: &Stage) -> Result<()> {
     let inner = stage.tree()?.group(&format!("{unit}/worker"))?;
     wait(run(stage, &inner, "spike --peak 100 --steady 10 --ramp 0.3 --hold 0.1 --seconds 1")?)?;
     let with = format!("container=\"{unit}\"");
-    let peak =
-        daemon.wait_metric("observer_container_memory_peak_bytes", &[&with], SOON, |v| v > 90e6)?;
+    let peak = daemon.wait_metric("observer_container_memory_peak_bytes", &[&with], SOON, |v| v > 90e6)?;
     ensure!((peak / outer.peak() as f64 - 1.0).abs() < 0.02, "peak {peak}, the unit's is {}", outer.peak());
     daemon.wait_metric("observer_container_page_faults_total", &[&with], SOON, |faults| faults > 25_600.0)?;
     let inner = daemon.metric("observer_container_page_faults_total", &[&own(&inner)])?;

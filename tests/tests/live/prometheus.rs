@@ -30,7 +30,8 @@ fn busy_daemon(stage: &Stage) -> Result<Daemon> {
     daemon.ready(Duration::from_secs(10))?;
     let group = stage.tree()?.group(&format!("observer-test-{}/scraped", std::process::id()))?;
     group.limit(32 << 20)?;
-    let mut child = group.spawn(&stage.workload, &["spike", "--peak", "90", "--steady", "9", "--ramp", "0.2"])?;
+    let mut child =
+        group.spawn(&stage.workload, &["spike", "--peak", "90", "--steady", "9", "--ramp", "0.2"])?;
     let within = Duration::from_secs(10);
     daemon.wait_metric("observer_workload_oom_kills_total", &["scraped"], within, |kills| kills == 1.0)?;
     child.wait()?;
@@ -49,7 +50,8 @@ fn promtool(stage: &Stage) -> Result<()> {
     let metrics = daemon.get("/metrics")?;
     promtool.stdin.take().context("no stdin")?.write_all(metrics.as_bytes())?;
     let output = promtool.wait_with_output()?;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success() && said.trim().is_empty(), "promtool says:\n{said}");
     Ok(())
 }
