@@ -196,7 +196,10 @@ impl Analysis {
         if self.plateaus > 1 {
             lines.push(format!("plateaus      {}", self.plateaus));
         }
-        lines.push(format!("growth        {}/s at the fastest", Bytes(self.fastest_growth_bytes_per_second as u64)));
+        lines.push(format!(
+            "growth        {}/s at the fastest",
+            Bytes(self.fastest_growth_bytes_per_second as u64)
+        ));
         lines.push(format!(
             "seen          {} samples over {}, about {} apart",
             self.samples,
@@ -238,7 +241,8 @@ impl Analysis {
     }
 
     fn peak_detail(&self) -> String {
-        let anon = self.peak_anon_bytes.map_or(String::new(), |anon| format!(", {} of it anonymous", Bytes(anon)));
+        let anon =
+            self.peak_anon_bytes.map_or(String::new(), |anon| format!(", {} of it anonymous", Bytes(anon)));
         let limit = match (self.peak_of_limit_ratio, self.limit_bytes) {
             (Some(ratio), Some(limit)) => format!(", {:.0} % of the limit {}", 100.0 * ratio, Bytes(limit)),
             _ => String::new(),

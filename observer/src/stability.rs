@@ -241,6 +241,16 @@ impl Stability {
                     self.state = State::Drifting;
                 }
             }
+            State::Drifting
+                if self.plateaus > 0
+                    && self.octaves.drift(self.now).is_none()
+                    && self.settled.is_some_and(|settled| {
+                        (level - settled.level).abs() <= 2.0 * band(settled.level)
+                    }) =>
+            {
+                self.state = State::Stable; // it slowed down after all, near the level it had
+                self.confirmed_window = window;
+            }
             State::Settling | State::Drifting if self.is_flat(level, age, hold) => {
                 let drifts = self.plateaus > 0
                     && self.now >= DRIFT_MIN_SECONDS

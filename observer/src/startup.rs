@@ -249,7 +249,12 @@ mod tests {
         let mut startup = Startup::default();
         for i in 0..300_u64 {
             let usage = 100 * MIB + i * MIB;
-            startup.sample(Sample { seconds: i as f64 / 10.0, usage, working_set: 100 * MIB, anon: Some(90 * MIB) });
+            startup.sample(Sample {
+                seconds: i as f64 / 10.0,
+                usage,
+                working_set: 100 * MIB,
+                anon: Some(90 * MIB),
+            });
         }
         assert_eq!(startup.verdict(), Verdict::Stable);
         assert!(startup.overshoot().unwrap() < 1.01);

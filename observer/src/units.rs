@@ -78,7 +78,9 @@ mod tests {
         for (bytes, expected) in table {
             assert_eq!(Bytes(bytes).to_string(), expected);
         }
-        for (text, expected) in [("0", 0), ("1024", 1024), ("64Mi", 64 << 20), ("1.5Gi", 3 << 29), ("5M", 5_000_000)] {
+        for (text, expected) in
+            [("0", 0), ("1024", 1024), ("64Mi", 64 << 20), ("1.5Gi", 3 << 29), ("5M", 5_000_000)]
+        {
             assert_eq!(parse_bytes(text), Ok(expected));
         }
         for text in ["", "Mi", "-1", "NaN", "64 MiB", "1Zi"] {

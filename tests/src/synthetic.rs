@@ -47,8 +47,23 @@ pub enum Kind {
 
 impl Class {
     pub const ALL: [Class; 17] = [
-        Instant, Ramp, SpikeDecay, Staircase, SawtoothGc, Leak, LeakGc, LazyStep, PageCache, Noisy, LoadSine, OomLoop,
-        SlowExp, ShortJob, LateRelease, Bursty, SlowRampSteps,
+        Instant,
+        Ramp,
+        SpikeDecay,
+        Staircase,
+        SawtoothGc,
+        Leak,
+        LeakGc,
+        LazyStep,
+        PageCache,
+        Noisy,
+        LoadSine,
+        OomLoop,
+        SlowExp,
+        ShortJob,
+        LateRelease,
+        Bursty,
+        SlowRampSteps,
     ];
 
     pub fn kind(self) -> Kind {
@@ -426,7 +441,8 @@ fn truth(class: Class, c: &Course, plan: &Plan) -> (Option<f64>, Option<f64>) {
         return (Some(last_outside(&plan.course, low - slack, high + slack)), Some(high));
     }
     let last = plan.course.last().copied().unwrap_or(c.level);
-    let (course, level) = plan.judged.as_ref().map_or((&plan.course, last), |(course, level)| (course, *level));
+    let (course, level) =
+        plan.judged.as_ref().map_or((&plan.course, last), |(course, level)| (course, *level));
     let slack = half_band(level);
     let steady = if class == Bursty { c.level } else { last };
     (Some(last_outside(course, level - slack, level + slack)), Some(steady))

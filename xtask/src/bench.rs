@@ -14,6 +14,12 @@ pub struct Options {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// How true peak and time to stable are: synthetic classes, recorded traces, baselines beside them
+    Stability {
+        /// Options of the benchmark and recorded traces (CSV), after --
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// What a page fault pays, how true a spike is seen, what the daemon holds: one JSON line
     Faults {
         /// Options of the benchmark, after --
@@ -24,6 +30,11 @@ enum What {
 
 pub fn bench(options: &Options) -> Result<()> {
     match &options.what {
+        What::Stability { args } => {
+            let mut run = shell::cargo();
+            run.args(["run", "--release", "--quiet", "--package", "observer-tests", "--features", "bench"]);
+            shell::run(run.args(["--bin", "bench-stability", "--"]).args(args))
+        }
         What::Faults { args } => {
             run::build()?;
             // Beside it, for comparison; where it cannot be had the benchmark says so.

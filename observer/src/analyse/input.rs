@@ -21,7 +21,9 @@ pub enum BadInput {
     Empty,
     #[error("line {line}: {why}; nothing was analysed, mend or remove the line")]
     Line { line: u64, why: String },
-    #[error("columns {found:?} do not name {missing}; expected seconds,usage_bytes[,anon_bytes,inactive_file_bytes]")]
+    #[error(
+        "columns {found:?} do not name {missing}; expected seconds,usage_bytes[,anon_bytes,inactive_file_bytes]"
+    )]
     Columns { found: String, missing: &'static str },
     #[error("not a Prometheus range-query answer: {0}")]
     Prometheus(String),
@@ -60,9 +62,14 @@ impl Columns {
             return Ok((Self { seconds: 0, usage: 1, anon: has(2), inactive_file: has(3) }, false));
         }
         let find = |name: &str| first.iter().position(|field| field == name);
-        let need = |name: &'static str| find(name).ok_or(BadInput::Columns { found: join(first), missing: name });
-        let columns =
-            Self { seconds: need(NAMES[0])?, usage: need(NAMES[1])?, anon: find(NAMES[2]), inactive_file: find(NAMES[3]) };
+        let need =
+            |name: &'static str| find(name).ok_or(BadInput::Columns { found: join(first), missing: name });
+        let columns = Self {
+            seconds: need(NAMES[0])?,
+            usage: need(NAMES[1])?,
+            anon: find(NAMES[2]),
+            inactive_file: find(NAMES[3]),
+        };
         Ok((columns, true))
     }
 
@@ -71,7 +78,9 @@ impl Columns {
         let bytes = |index: usize, name: &str| bytes(field(index, name)?, name);
         // An empty optional field is a value nobody read.
         let optional = |index: Option<usize>, name: &str| match index {
-            Some(index) if record.get(index).is_some_and(|field| !field.is_empty()) => bytes(index, name).map(Some),
+            Some(index) if record.get(index).is_some_and(|field| !field.is_empty()) => {
+                bytes(index, name).map(Some)
+            }
             _ => Ok(None),
         };
         Ok(Row {
@@ -109,7 +118,10 @@ fn csv(input: impl Read, mut each: impl FnMut(Row)) -> Result<(), BadInput> {
                 found
             }
         };
-        let row = columns.row(&record).and_then(|row| clock.set(row)).map_err(|why| BadInput::Line { line, why })?;
+        let row = columns
+            .row(&record)
+            .and_then(|row| clock.set(row))
+            .map_err(|why| BadInput::Line { line, why })?;
         each(row);
     }
 }
@@ -118,7 +130,9 @@ fn refused(error: ::csv::Error) -> BadInput {
     let line = error.position().map_or(0, ::csv::Position::line);
     let why = match error.into_kind() {
         ::csv::ErrorKind::Io(error) => return BadInput::Read(error),
-        ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("{len} fields, expected {expected_len}"),
+        ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("{len} fields, expected {expected_len}")
+        }
         ::csv::ErrorKind::Utf8 { .. } => "not text".to_owned(),
         other => format!("{other:?}"),
     };
@@ -152,7 +166,9 @@ impl Clock {
         row.seconds -= origin;
         if row.seconds < self.last {
             let (now, before) = (row.seconds + origin, self.last + origin);
-            return Err(format!("time goes back, {now} after {before}: sort by seconds, or cut where the clock stepped"));
+            return Err(format!(
+                "time goes back, {now} after {before}: sort by seconds, or cut where the clock stepped"
+            ));
         }
         self.last = row.seconds;
         Ok(row)

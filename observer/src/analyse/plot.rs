@@ -55,9 +55,10 @@ fn draw(
 
     if let Some((low, high, from)) = band_of(analysis) {
         let corners = [(from, low / MIB), (end, high / MIB)];
-        chart.draw_series([Rectangle::new(corners, STEADY.mix(0.35).filled())])?.label("band it stays in").legend(
-            |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], STEADY.mix(0.35).filled()),
-        );
+        chart
+            .draw_series([Rectangle::new(corners, STEADY.mix(0.35).filled())])?
+            .label("band it stays in")
+            .legend(|(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], STEADY.mix(0.35).filled()));
     }
     if analysis.steady_bytes.is_some() && has_cache(usage, working_set) {
         line(&mut chart, working_set, WORKING_SET, "working set")?;
@@ -114,7 +115,8 @@ fn line<const N: usize>(
     label: &str,
 ) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
     let width = curve.width();
-    let points = curve.highest().iter().enumerate().map(|(i, bytes)| (i as f64 * width, f64::from(*bytes) / MIB));
+    let points =
+        curve.highest().iter().enumerate().map(|(i, bytes)| (i as f64 * width, f64::from(*bytes) / MIB));
     chart
         .draw_series(LineSeries::new(points, color.stroke_width(2)))?
         .label(label)
