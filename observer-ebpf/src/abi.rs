@@ -145,6 +145,9 @@ pub mod lost {
         ["ring_full", "cgroup_table_full", "reclaim_table_full", "reclaim_unmatched"];
 }
 
+/// Helper number that stands for the kfunc `bpf_rdonly_cast` in the object file: no helper has it.
+pub const CAST_PLACEHOLDER: i32 = 0x7ca5_7000;
+
 /// A point is pushed when usage moved by more than `max(MIN_STEP_PAGES, last / STEP_RATIO)`: 1 MiB or 1/128.
 /// Small groups would otherwise report every allocation, large ones every percent of noise.
 pub const MIN_STEP_BYTES: u64 = 1 << 20;

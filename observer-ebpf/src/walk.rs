@@ -21,6 +21,10 @@ pub static MEMORY_HIERARCHY: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static MIN_STEP_PAGES: Global<u64> = Global::new(256);
 
+/// BTF id of `struct mem_cgroup`; 0 where the kernel cannot cast (before v6.2).
+#[unsafe(no_mangle)]
+pub static MEMCG_TYPE: Global<u32> = Global::new(0);
+
 pub type Ptr = *const u8;
 
 #[inline(always)]
@@ -95,6 +99,29 @@ pub unsafe fn in_memory_hierarchy(cgroup: Ptr) -> bool {
     }
 }
 
+/// Gives an address a type: kfunc `bpf_rdonly_cast` (kernel: kernel/bpf/helpers.c, v6.2), which the verifier replaces by
+/// a move, so that what follows is a plain guarded load instead of a helper call. The object cannot name a kfunc;
+/// userland finds this placeholder and puts the kfunc's BTF id there. Not reached, and so removed by the verifier,
+/// where there is none.
+#[inline(always)]
+fn cast(address: u64, ty: u32) -> Ptr {
+    let typed: u64;
+    // SAFETY: the kfunc has no side effects; it clobbers what every call clobbers.
+    unsafe {
+        core::arch::asm!(
+            "call {placeholder}",
+            placeholder = const crate::abi::CAST_PLACEHOLDER,
+            inlateout("r1") address => _,
+            inlateout("r2") u64::from(ty) => _,
+            lateout("r0") typed,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+        );
+    }
+    typed as Ptr
+}
+
 /// A `struct mem_cgroup`: an address only.
 #[derive(Clone, Copy)]
 pub struct Memcg(u64);
@@ -118,6 +145,11 @@ impl Memcg {
     /// Reads one 8-byte field; 0 if the memory is gone.
     #[inline(always)]
     pub fn read(self, field: Field) -> u64 {
+        let ty = MEMCG_TYPE.load();
+        if ty != 0 {
+            // SAFETY: typed by the cast.
+            return unsafe { load::<u64>(cast(self.0, ty), field) };
+        }
         // SAFETY: the helper checks the address.
         unsafe { bpf_probe_read_kernel((self.0 + offset(field) as u64) as *const u64) }.unwrap_or(0)
     }

@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub mod attach;
+pub mod cast;
 pub mod counters;
 pub mod layout;
 pub mod object;

@@ -1,6 +1,6 @@
 //! Loads the object with this kernel's offsets and attaches what the plan says. One outcome per probe, as data.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use aya::{Btf, Ebpf, EbpfLoader, programs::BtfTracePoint};
 use observer_ebpf::{
@@ -13,6 +13,7 @@ use observer_ebpf::{
 use crate::{
     event::{Outcome, ProbeStatus},
     kernel::{
+        cast,
         plan::{self, Plan},
         support::Support,
     },
@@ -89,14 +90,19 @@ fn load(support: &Support) -> Result<(Ebpf, Btf), String> {
     let offsets: Vec<u32> = Field::ALL.iter().map(|field| layout.offset(*field).unwrap_or(ABSENT)).collect();
     let hierarchy = support.hierarchy.as_ref().map_or(0, |hierarchy| hierarchy.id);
     let min_step_pages = abi::MIN_STEP_BYTES / support.page_size;
+    let (object, memcg_type) = match cast::resolve(object, &btf) {
+        Some((object, memcg)) => (Cow::Owned(object), memcg),
+        None => (Cow::Borrowed(object), 0),
+    };
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets[..], true)
         .override_global("MEMORY_HIERARCHY", &hierarchy, true)
+        .override_global("MEMCG_TYPE", &memcg_type, true)
         .override_global("MIN_STEP_PAGES", &min_step_pages, true);
     let programs =
-        loader.load(object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
+        loader.load(&object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
     Ok((programs, btf))
 }
 

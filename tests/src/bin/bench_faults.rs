@@ -4,6 +4,7 @@
 //! hook at the same time (bpf_stats), a fault-heavy process with and without the observer in turn.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fs,
     path::PathBuf,
@@ -33,6 +34,9 @@ struct Cli {
     /// Pairs of the fault-heavy process with and without the observer
     #[arg(long, default_value_t = 15)]
     pairs: usize,
+    /// Only the cost per fault by bpf_stats, without pairs, spike and memory
+    #[arg(long)]
+    only_cost: bool,
     /// Leave out bpftrace
     #[arg(long)]
     no_bpftrace: bool,
@@ -67,6 +71,12 @@ impl Bench {
     fn all(&self, cli: &Cli) -> Result<Value> {
         eprintln!("cost per fault by bpf_stats");
         let (null_ns, observer_ns) = self.per_fault(&cli.null)?;
+        if cli.only_cost {
+            let extra = round(observer_ns - null_ns, 1);
+            return Ok(
+                json!({ "null_ns": round(null_ns, 1), "observer_ns": round(observer_ns, 1), "extra_ns": extra }),
+            );
+        }
         eprintln!("{} pairs with and without the observer", cli.pairs);
         let slowdown = self.pairs(cli.pairs, &|bench| {
             let mut daemon = Daemon::start(&bench.observer, &bench.directory, &[])?;
@@ -142,7 +152,7 @@ impl Bench {
     }
 
     /// Ratio of the time per fault with and without, pair by pair, the order changing from pair to pair.
-    fn pairs(&self, pairs: usize, with: &dyn Fn(&Bench) -> Result<Box<dyn Drop>>) -> Result<Ratio> {
+    fn pairs(&self, pairs: usize, with: &dyn Fn(&Bench) -> Result<Box<dyn Any>>) -> Result<Ratio> {
         let group = self.tree.group(&format!("observer-bench-{}/pairs", std::process::id()))?;
         self.fault(Some(&group))?; // warm
         let measure = |on: bool| -> Result<f64> {
@@ -232,7 +242,7 @@ struct Ratio {
 }
 
 /// bpftrace counting faults per cgroup, as one would by hand.
-fn bpftrace(bench: &Bench) -> Result<Box<dyn Drop>> {
+fn bpftrace(bench: &Bench) -> Result<Box<dyn Any>> {
     struct Tracer(Child);
     impl Drop for Tracer {
         fn drop(&mut self) {
