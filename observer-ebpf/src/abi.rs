@@ -119,10 +119,15 @@ pub struct CgroupTotals {
     pub direct_stall_ns: u64,
 }
 
-/// The one-entry cache of each CPU: the cgroup that faulted last. Written by `page_fault`. 48 bytes.
+/// The one-entry cache of each CPU: the cgroup that faulted last. Written by `page_fault`. 64 bytes:
+/// one cache line.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Slot {
+    /// Address of the `struct pt_regs` of the task that faulted last (0: always look), valid in one generation: a stack
+    /// is used again only after its task's exit, and a task changes its cgroup only by being attached to another.
+    pub registers: u64,
+    pub generation: u64,
     /// `cgroup_subsys_state.serial_nr`: unlike the address it is never used again.
     pub serial: u64,
     /// The container's cgroup id and `struct mem_cgroup` address.
@@ -160,5 +165,5 @@ const _: () = {
     assert!(size_of::<Process>() == 56);
     assert!(size_of::<OomKill>() == 72 + 40 * OOM_LEVELS);
     assert!(size_of::<CgroupTotals>() == 48);
-    assert!(size_of::<Slot>() == 48);
+    assert!(size_of::<Slot>() == 64);
 };

@@ -1,6 +1,8 @@
 //! The maps, wrapped in verbs: the ring for rare records, the per-CPU slots and the per-cgroup table for counts, and
 //! the loss counters.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::map,
@@ -25,6 +27,26 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::lost::COU
 /// Thread id -> start of the reclaim it is in.
 #[map]
 pub static RECLAIMING: HashMap<u32, u64> = HashMap::with_max_entries(8192, 0);
+
+/// See [`Slot::registers`].
+static GENERATION: GlobalCounter = GlobalCounter(UnsafeCell::new(1));
+
+struct GlobalCounter(UnsafeCell<u64>);
+// SAFETY: read and written by single instructions only.
+unsafe impl Sync for GlobalCounter {}
+
+#[inline(always)]
+pub fn generation() -> u64 {
+    // SAFETY: an aligned load.
+    unsafe { GENERATION.0.get().read_volatile() }
+}
+
+/// Which cgroup a task stands for may have changed: every CPU looks again.
+#[inline(always)]
+pub fn next_generation() {
+    // SAFETY: a static.
+    unsafe { add(GENERATION.0.get(), 1) }
+}
 
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;

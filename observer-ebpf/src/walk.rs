@@ -25,6 +25,10 @@ pub static MIN_STEP_PAGES: Global<u64> = Global::new(256);
 #[unsafe(no_mangle)]
 pub static MEMCG_TYPE: Global<u32> = Global::new(0);
 
+/// 1: every exit and every attach is seen, so a per-CPU slot may be kept by task. 0: walk at each fault.
+#[unsafe(no_mangle)]
+pub static SLOT_BY_TASK: Global<u64> = Global::new(0);
+
 pub type Ptr = *const u8;
 
 #[inline(always)]

@@ -69,6 +69,7 @@ mod program {
 
     #[btf_tracepoint(function = "cgroup_attach_task")]
     pub fn cgroup_attached(ctx: BtfTracePointContext) -> i32 {
+        maps::next_generation();
         let task: Ptr = ctx.arg(2);
         // SAFETY: a typed tracepoint argument.
         let pid = unsafe { walk::load::<u32>(task, Field::TaskTgid) };

@@ -4,8 +4,9 @@
 //! arch/riscv/mm/fault.c). *Falls back to* the files of the cgroup, read on the tick. *Feeds* fault counts and the
 //! start-up curve.
 //!
-//! Nothing leaves the kernel per fault. Each CPU keeps the cgroup that faulted last in a [`Slot`]: the same cgroup
-//! again costs an increment and one read of its usage; another one flushes the slot into the table. A curve point is
+//! Nothing leaves the kernel per fault. Each CPU keeps the task and cgroup that faulted last in a [`Slot`]: the same task
+//! again costs an increment and one read of the usage; another task of the same cgroup the walk to it; another cgroup
+//! flushes the slot into the table. A curve point is
 //! emitted when usage moved by more than `max(1 MiB, 1/128)` since this cgroup's last point, so the curve is exact
 //! within that step for all growth that faults.
 //!
@@ -55,7 +56,7 @@ mod program {
         abi::{self, MAX_NESTING, STEP_RATIO_SHIFT, Slot, kind},
         field::Field,
         maps::{self, CGROUPS, CONTAINERS, SLOTS, Urgency},
-        walk::{self, MIN_STEP_PAGES, Memcg},
+        walk::{self, MIN_STEP_PAGES, Memcg, SLOT_BY_TASK},
     };
 
     #[btf_tracepoint(function = "page_fault_user")]
@@ -66,14 +67,23 @@ mod program {
 
     #[inline(always)]
     fn count(ctx: &BtfTracePointContext) -> Option<()> {
-        // SAFETY: the current task is a typed pointer, and so is everything reached from it.
-        let css = unsafe { walk::memory_css(walk::current_task()) };
-        // SAFETY: as above.
-        let serial = unsafe { walk::load::<u64>(css, Field::CssSerial) };
         // SAFETY: a per-CPU value; the kernel does not let this program nest on one CPU.
         let slot = unsafe { &mut *SLOTS.get_ptr_mut(0)? };
-        if slot.serial != serial {
-            switch(ctx, slot, css, serial);
+        // Where a task's user registers are saved is on its kernel stack: as good as its name, and free to look at.
+        let registers = ctx.arg::<walk::Ptr>(1) as u64;
+        let generation = maps::generation();
+        if slot.registers != registers || slot.generation != generation {
+            // SAFETY: the current task is a typed pointer, and so is everything reached from it.
+            let css = unsafe { walk::memory_css(walk::current_task()) };
+            // SAFETY: as above.
+            let serial = unsafe { walk::load::<u64>(css, Field::CssSerial) };
+            if slot.serial != serial {
+                switch(ctx, slot, css, serial);
+            }
+            if SLOT_BY_TASK.load() != 0 {
+                slot.registers = registers;
+            }
+            slot.generation = generation;
         }
         slot.faults += 1;
         let usage = Memcg::from_address(slot.memcg).read(Field::MemcgUsage);

@@ -60,6 +60,7 @@ mod program {
 
     #[btf_tracepoint(function = "sched_process_exit")]
     pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
+        maps::next_generation();
         let task = walk::current_task();
         // SAFETY: the current task is a typed pointer; these are its u32 fields.
         let (pid, tgid, code) = unsafe {

@@ -33,7 +33,10 @@ pub fn all(support: &Support, disabled: &[String]) -> Attached {
         let statuses = plans.iter().map(|(probe, plan)| status(probe, not_attached(probe, plan))).collect();
         return Attached { programs: None, statuses };
     }
-    let (mut programs, btf) = match load(support) {
+    let attaches =
+        |name| plans.iter().any(|(probe, plan)| probe.name == name && matches!(plan, Plan::Attach { .. }));
+    let slot_by_task = attaches("cgroup_life") && attaches("process");
+    let (mut programs, btf) = match load(support, slot_by_task) {
         Ok(loaded) => loaded,
         Err(error) => return Attached { programs: None, statuses: all_broken(&error) },
     };
@@ -82,7 +85,7 @@ pub fn lost(fallback: &Fallback) -> String {
     }
 }
 
-fn load(support: &Support) -> Result<(Ebpf, Btf), String> {
+fn load(support: &Support, slot_by_task: bool) -> Result<(Ebpf, Btf), String> {
     let object = support.object.ok_or("no eBPF object in this binary")?;
     let layout = support.layout.as_ref().map_err(ToString::to_string)?;
     let btf = Btf::parse_file(&support.btf_path, aya::Endianness::default())
@@ -94,12 +97,14 @@ fn load(support: &Support) -> Result<(Ebpf, Btf), String> {
         Some((object, memcg)) => (Cow::Owned(object), memcg),
         None => (Cow::Borrowed(object), 0),
     };
+    let slot_by_task = u64::from(slot_by_task);
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets[..], true)
         .override_global("MEMORY_HIERARCHY", &hierarchy, true)
         .override_global("MEMCG_TYPE", &memcg_type, true)
+        .override_global("SLOT_BY_TASK", &slot_by_task, true)
         .override_global("MIN_STEP_PAGES", &min_step_pages, true);
     let programs =
         loader.load(&object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
