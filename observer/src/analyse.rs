@@ -152,7 +152,7 @@ impl Course {
         };
         let peak = startup.peak();
         let swing = startup.swing();
-        let swing_of = |part: fn(Swing) -> f64| swing.map(|swing| part(swing));
+        let swing_of = |part: fn(Swing) -> f64| swing.map(part);
         let analysis = Analysis {
             verdict,
             time_to_stable_seconds: startup.time_to_stable(),

@@ -5,7 +5,7 @@
 //! there.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{
     cgroup::sampler::{self, Sampler},
     config::{Config, Roots},
     event::{CgroupVersion, Event, Host, Outcome, What},
+    finding::What::Learned,
     journal,
     kernel::{Kernel, support::Support},
     metrics::Metrics,
@@ -28,6 +29,7 @@ use crate::{
     pipeline::Pipeline,
     record::{CannotRecord, Recorder},
     server::{self, Shared},
+    state,
     time::Time,
 };
 
@@ -36,6 +38,8 @@ use crate::{
 const CHANNEL: usize = 4096;
 /// PSI, meminfo, vmstat, and the core's timeouts.
 const EVERY_NODE: Duration = Duration::from_secs(1);
+/// The state file, if anything was learned.
+const EVERY_SAVE: Duration = Duration::from_secs(60);
 /// Totals of the per-cgroup table.
 const EVERY_TOTALS: Duration = Duration::from_secs(1);
 
@@ -73,7 +77,9 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     tracing::info!("serving http://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
     let host = HostTask::open(&config, began)?;
     let (events, received) = mpsc::channel(CHANNEL);
-    let core = Core { pipeline: Pipeline::default(), metrics, shared, recorder, began };
+    let state =
+        config.state.clone().map(|path| Saver { path, changed: false, next: Instant::now() + EVERY_SAVE });
+    let core = Core { pipeline: Pipeline::default(), metrics, shared, recorder, state, began };
     let core = tokio::spawn(core.run(received));
     tokio::spawn(async move {
         signals.wait().await;
@@ -150,6 +156,12 @@ impl HostTask {
             .iter()
             .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, Outcome::Attached { .. }));
         let mut pending = vec![Event { at: began, what: What::Host(host) }];
+        if let Some(path) = &config.state {
+            match state::restore(path, began) {
+                Ok(histories) => pending.extend(histories),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
         pending.extend(statuses.into_iter().map(|status| Event { at: began, what: What::Probe(status) }));
         Ok(Self {
             kernel,
@@ -230,7 +242,29 @@ struct Core {
     metrics: Metrics,
     shared: Shared,
     recorder: Option<Recorder>,
+    state: Option<Saver>,
     began: Time,
+}
+
+/// When to write the histories.
+struct Saver {
+    path: PathBuf,
+    changed: bool,
+    next: Instant,
+}
+
+impl Saver {
+    fn save(&mut self, pipeline: &Pipeline) {
+        self.next = Instant::now() + EVERY_SAVE;
+        if std::mem::take(&mut self.changed)
+            && let Err(error) = state::save(&self.path, pipeline.histories())
+        {
+            tracing::warn!(
+                "cannot write the state to {}: {error}; a restart would forget the start-ups seen since",
+                self.path.display()
+            );
+        }
+    }
 }
 
 impl Core {
@@ -241,6 +275,9 @@ impl Core {
             for event in batch.drain(..) {
                 self.take(&event);
             }
+        }
+        if let Some(state) = &mut self.state {
+            state.save(&self.pipeline);
         }
         if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::flush) {
             tracing::error!("{error}");
@@ -256,6 +293,15 @@ impl Core {
             self.metrics.apply(finding);
             board.apply(finding);
             journal::log(finding);
+            if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
+                state.changed = true;
+            }
+        }
+        if let Some(state) = &mut self.state
+            && matches!(event.what, What::Tick)
+            && state.next <= Instant::now()
+        {
+            state.save(&self.pipeline);
         }
         if matches!(event.what, What::Tick) && !board.seeded {
             board.seeded = true;

@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Serialize;
 
 use crate::{
+    curve::Curve,
     event::{CgroupId, Outcome, ProbeStatus},
     finding::{Container, Finding, NodeMeasured, State, What},
+    journal,
+    stability::HORIZON_SECONDS,
     time::Time,
 };
 
-/// Points kept of a curve; beyond that every second one goes, so a curve of any length is drawn at this detail.
-const CURVE_POINTS: usize = 240;
+/// Spans of a drawn curve.
+const SPANS: usize = 240;
 /// Findings kept for the page.
 const NEWS: usize = 100;
 
@@ -20,9 +23,19 @@ pub struct Board {
     pub probes: Vec<ProbeStatus>,
     pub node: Option<NodeMeasured>,
     pub containers: BTreeMap<CgroupId, Card>,
-    pub news: VecDeque<Finding>,
+    pub news: VecDeque<News>,
     /// The tree has been walked: everything that was there is known.
     pub seeded: bool,
+}
+
+/// A finding worth reading, and how it reads.
+#[derive(Debug, Serialize)]
+pub struct News {
+    pub text: String,
+    /// Somebody should look.
+    pub alarm: bool,
+    #[serde(flatten)]
+    pub finding: Finding,
 }
 
 #[derive(Debug, Serialize)]
@@ -42,8 +55,8 @@ pub struct Card {
     pub overshoot: Option<f64>,
     pub drift_bytes_per_second: Option<f64>,
     pub oom_kills: u64,
-    /// Seconds since start and bytes.
-    pub curve: Vec<(f32, u64)>,
+    /// The start-up, seconds and bytes: up to the horizon after which nothing is start-up any more.
+    pub curve: Curve<SPANS>,
 }
 
 impl Board {
@@ -55,8 +68,9 @@ impl Board {
             What::Started(started) => self.open(&started.container, State::Starting, Some(at)),
             What::Point { container, usage } => self.with(container, |card| {
                 card.usage = *usage;
-                if let Some(started) = card.started {
-                    card.point(at.seconds_since(started) as f32, *usage);
+                let seconds = card.started.map(|started| at.seconds_since(started));
+                if let Some(seconds) = seconds.filter(|seconds| (0.0..HORIZON_SECONDS).contains(seconds)) {
+                    card.curve.push(seconds, *usage as f64);
                 }
             }),
             What::Measured(measured) => self.with(&measured.container, |card| {
@@ -90,11 +104,11 @@ impl Board {
             }
             _ => {}
         }
-        if finding.is_news() {
+        if let Some(text) = journal::line(finding) {
             if self.news.len() == NEWS {
                 self.news.pop_front();
             }
-            self.news.push_back(finding.clone());
+            self.news.push_back(News { text, alarm: finding.is_alarm(), finding: finding.clone() });
         }
     }
 
@@ -128,7 +142,7 @@ impl Board {
             overshoot: None,
             drift_bytes_per_second: None,
             oom_kills: 0,
-            curve: Vec::new(),
+            curve: Curve::default(),
         };
         self.containers.insert(container.cgroup, card);
     }
@@ -137,19 +151,5 @@ impl Board {
         if let Some(card) = self.containers.get_mut(&container.cgroup) {
             change(card);
         }
-    }
-}
-
-impl Card {
-    fn point(&mut self, seconds: f32, usage: u64) {
-        if self.curve.len() >= CURVE_POINTS {
-            // Of each pair the higher stays: a drawn curve must not lose its peak.
-            self.curve = self
-                .curve
-                .chunks(2)
-                .filter_map(|pair| pair.iter().copied().max_by_key(|(_, usage)| *usage))
-                .collect();
-        }
-        self.curve.push((seconds, usage));
     }
 }

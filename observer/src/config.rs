@@ -22,6 +22,8 @@ pub struct Config {
     pub disabled_probes: Vec<String>,
     pub record: Option<PathBuf>,
     pub metrics_at_exit: Option<PathBuf>,
+    /// Where the workloads' histories are kept over restarts; nowhere if absent.
+    pub state: Option<PathBuf>,
     pub roots: Roots,
 }
 
@@ -76,6 +78,10 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_at_exit: Option<PathBuf>,
+    /// Keep what was learned of each workload's start-ups in this file, over restarts
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
     pub roots: RootFlags,
@@ -114,7 +120,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "listen",
     "log_format",
     "log_level",
@@ -122,6 +128,7 @@ const KEYS: [&str; 10] = [
     "disabled_probes",
     "record",
     "metrics_at_exit",
+    "state",
     "proc_root",
     "sys_root",
     "cgroup_root",
@@ -155,6 +162,7 @@ impl Config {
             disabled_probes: read.value("disabled_probes", Vec::new()),
             record: read.value("record", None),
             metrics_at_exit: read.value("metrics_at_exit", None),
+            state: read.value("state", None),
             roots: Roots {
                 proc: read.value("proc_root", PathBuf::from("/proc")),
                 sys: read.value("sys_root", PathBuf::from("/sys")),

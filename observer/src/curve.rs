@@ -4,6 +4,7 @@
 //! seen at most one span late. Knows nothing of containers or clocks.
 
 use arrayvec::ArrayVec;
+use serde::{Serialize, Serializer};
 
 /// Width of the first spans, seconds: finer than any start-up that matters to a scheduler.
 const FIRST_WIDTH: f64 = 0.05;
@@ -52,6 +53,14 @@ impl<const N: usize> Curve<N> {
             self.highest.chunks(2).map(|pair| pair.iter().copied().fold(0.0, f32::max)).collect();
         self.highest = pairs;
         self.width *= 2.0;
+    }
+}
+
+/// As pairs of seconds and value.
+impl<const N: usize> Serialize for Curve<N> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let pairs = self.highest.iter().enumerate().map(|(i, value)| (i as f64 * self.width, *value as u64));
+        serializer.collect_seq(pairs)
     }
 }
 

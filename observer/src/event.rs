@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Time;
+use crate::{
+    history::{Past, Workload},
+    time::Time,
+};
 
 /// The memory controller's cgroup id; equal to the inode number of the cgroup's directory.
 pub type CgroupId = u64;
@@ -29,6 +32,11 @@ pub enum What {
         cgroup: CgroupId,
         path: String,
         populated: bool,
+    },
+    /// What an earlier run of the observer kept of one workload's start-ups.
+    History {
+        workload: Workload,
+        startups: Vec<Past>,
     },
     CgroupMade {
         cgroup: CgroupId,

@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use crate::{
     event::{CgroupId, ExitStatus, Host, Limit, Loss, NodeReading, ObserverReading, ProbeStatus},
+    forecast::Forecast,
+    history::{Summary, Workload},
     identity::Labels,
     time::Time,
 };
@@ -84,6 +86,16 @@ pub enum What {
     },
     OomKilled(OomKilled),
     Ended(Ended),
+    /// A start-up was added to its workload's history.
+    Learned {
+        #[serde(flatten)]
+        workload: Workload,
+        summary: Summary,
+    },
+    StampedeBegan(StampedeBegan),
+    StampedeEnded(StampedeEnded),
+    /// Those starting will take more than there is; told once until it is over.
+    ShortAhead(ShortAhead),
     /// The retention of an ended container is over: its series go.
     Forgotten {
         container: Container,
@@ -261,22 +273,48 @@ pub struct NodeMeasured {
     pub starting: u64,
     /// What those starting hold now.
     pub starting_usage: u64,
+    /// What they are expected to take yet, at the worst moment ahead.
+    pub forecast: Forecast,
+    /// Whether a stampede is under way.
+    pub stampede: bool,
+}
+
+/// Overlapping start-ups that consume the node's headroom (see [`crate::stampede`]).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StampedeBegan {
+    pub members: Vec<Container>,
+    /// What they hold, will take by forecast, and what is available.
+    pub held: u64,
+    pub growth: u64,
+    pub available: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StampedeEnded {
+    /// Everybody who started while it lasted.
+    pub members: Vec<Container>,
+    pub seconds: f64,
+    /// Highest sum of what those starting held at one time.
+    pub highest_sum: u64,
+    /// What those of them that live hold now: the rest of the sum was overshoot.
+    pub held_now: u64,
+    pub lowest_available: u64,
+    pub oom_kills: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShortAhead {
+    pub forecast: Forecast,
+    pub available: u64,
+    pub starting: u64,
 }
 
 impl Finding {
-    /// Worth a log line and a place on the page: something began, ended, or was concluded.
-    pub fn is_news(&self) -> bool {
+    /// Somebody should look.
+    pub fn is_alarm(&self) -> bool {
         matches!(
             self.what,
-            What::Started(_)
-                | What::StartupPeak(_)
-                | What::Stable(_)
-                | What::LateStep { .. }
-                | What::Drifting { .. }
-                | What::Oscillating { .. }
-                | What::OomKilled(_)
-                | What::Ended(_)
-                | What::Lost { .. }
+            What::OomKilled(_) | What::StampedeBegan(_) | What::ShortAhead(_) | What::Lost { .. }
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Findings -> log lines a person reads. Nothing per event: only what [`Finding::is_news`], and the probes once.
+//! Findings -> log lines a person reads. Nothing per event: what began, ended or was concluded, and the probes once.
 
 use crate::{
     event::{ExitStatus, Limit, Outcome, ProbeStatus},
@@ -11,6 +11,11 @@ pub fn log(finding: &Finding) {
     match &finding.what {
         What::Probe(status) => probe(status),
         What::OomKilled(killed) => tracing::warn!("{}", oom_killed(killed)),
+        What::StampedeBegan(_) | What::ShortAhead(_) => {
+            if let Some(line) = line(finding) {
+                tracing::warn!("{line}");
+            }
+        }
         What::Lost { loss, count } => {
             tracing::warn!(count, "data lost: {}; see observer_lost_total in docs/operating.md", loss.name());
         }
@@ -96,6 +101,35 @@ pub fn line(finding: &Finding) -> Option<String> {
         ),
         What::OomKilled(killed) => oom_killed(killed),
         What::Ended(ended) => self::ended(ended),
+        What::StampedeBegan(stampede) => format!(
+            "stampede: {} start-ups hold {} and are expected to take {} more, {} available: {}",
+            stampede.members.len(),
+            Bytes(stampede.held),
+            Bytes(stampede.growth),
+            Bytes(stampede.available),
+            names(&stampede.members),
+        ),
+        What::StampedeEnded(stampede) => format!(
+            "stampede over after {}: {} start-ups held up to {} together, {} now; {} available at the least, {} OOM kill(s): {}",
+            Seconds(stampede.seconds),
+            stampede.members.len(),
+            Bytes(stampede.highest_sum),
+            Bytes(stampede.held_now),
+            Bytes(stampede.lowest_available),
+            stampede.oom_kills,
+            names(&stampede.members),
+        ),
+        What::ShortAhead(short) => format!(
+            "the node will run short: {} starting, expected to take {} more within {}, {} available{}",
+            short.starting,
+            Bytes(short.forecast.growth),
+            Seconds(short.forecast.in_seconds),
+            Bytes(short.available),
+            match short.forecast.unknown {
+                0 => String::new(),
+                n => format!("; {n} of them start for the first time and are not counted"),
+            },
+        ),
         What::Lost { loss, count } => format!("data lost: {} ({count} so far)", loss.name()),
         _ => return None,
     })
@@ -135,6 +169,16 @@ fn ended(ended: &Ended) -> String {
     let oom = if ended.oom_killed { ", OOM-killed" } else { "" };
     let age = ended.age_seconds.map_or(String::new(), |age| format!(" after {}", Seconds(age)));
     format!("{}: ended{age} ({how}{oom}), it was {}", name(&ended.container), ended.was.name())
+}
+
+/// Each workload with how many of it.
+fn names(containers: &[Container]) -> String {
+    let mut counts = std::collections::BTreeMap::<&str, u32>::new();
+    for container in containers {
+        *counts.entry(&container.labels.workload).or_default() += 1;
+    }
+    let shown = counts.iter().map(|(workload, n)| format!("{n} of {workload}"));
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn name(container: &Container) -> String {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::{
     event::{ExitStatus, Limit, MemoryReading},
     finding::{Container, Ended, Finding, Measured, Stable, Started, StartupPeak, State, What},
+    history::{Outcome, Past},
     stability::{HORIZON_SECONDS, Verdict},
     startup::{Sample, Startup},
     time::Time,
@@ -121,6 +122,12 @@ impl Life {
 
     pub fn age(&self, now: Time) -> Option<f64> {
         self.run.as_ref().map(|run| now.seconds_since(run.zero).max(0.0))
+    }
+
+    /// Its start-up, as its workload's history keeps it. `None`: it was not seen.
+    pub fn past(&self, wall_ns: i64, outcome: Outcome) -> Option<Past> {
+        let run = self.run.as_ref().filter(|run| run.startup.last().is_some())?;
+        Some(Past::of(&run.startup, run.zero, wall_ns, outcome))
     }
 
     /// Ended longer than `retention` ago.

@@ -9,6 +9,7 @@ use crate::finding::Finding;
 
 mod container;
 mod family;
+mod history;
 mod node;
 mod observer;
 mod workload;
@@ -17,13 +18,14 @@ pub use family::{Declaration, Kind};
 
 /// Every family, for docs/metrics.md and the tests.
 pub fn declarations() -> Vec<&'static Declaration> {
-    [container::ALL, workload::ALL, node::ALL, observer::ALL].concat()
+    [container::ALL, workload::ALL, history::ALL, node::ALL, observer::ALL].concat()
 }
 
 pub struct Metrics {
     registry: Registry,
     container: container::Families,
     workload: workload::Families,
+    history: history::Families,
     node: node::Families,
     observer: observer::Families,
 }
@@ -34,6 +36,7 @@ impl Default for Metrics {
         Self {
             container: container::Families::new(&registry),
             workload: workload::Families::new(&registry),
+            history: history::Families::new(&registry),
             node: node::Families::new(&registry),
             observer: observer::Families::new(&registry),
             registry,
@@ -45,6 +48,7 @@ impl Metrics {
     pub fn apply(&mut self, finding: &Finding) {
         self.container.apply(finding);
         self.workload.apply(finding);
+        self.history.apply(finding);
         self.node.apply(finding);
         self.observer.apply(finding);
     }

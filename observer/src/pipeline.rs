@@ -13,12 +13,21 @@ use crate::{
     event::{
         CgroupId, Event, Host, MemoryEvents, MemoryStat, NodeReading, Outcome, Totals, What as Happened,
     },
-    finding::{Container, Finding, NodeMeasured, OomKilled, OomScope, StalledBy, What},
+    finding::{
+        Container, Finding, NodeMeasured, OomKilled, OomScope, ShortAhead, StalledBy, StampedeBegan,
+        StampedeEnded, State, What,
+    },
+    forecast::{self, Starting},
+    history::{Histories, Outcome as Remembered, Workload},
     identity,
     lifecycle::Life,
     oom::{self, Baselines},
+    stampede::{self, Member, Stampede},
     time::Time,
 };
+
+/// The kubelet evicts pods when less than this is available (KubeletConfiguration, evictionHard memory.available).
+const EVICTION_RESERVE: u64 = 100 << 20;
 
 #[derive(Debug, Default)]
 pub struct Pipeline {
@@ -31,6 +40,11 @@ pub struct Pipeline {
     baselines: Baselines,
     /// Victims the kernel named by pid only, waiting for their exit.
     unnamed: oom::Unnamed,
+    histories: Histories,
+    stampede: stampede::Watch,
+    available: u64,
+    /// A shortage ahead has been told and is not over.
+    short: bool,
     /// Kills are counted from files while no probe sees them.
     oom_probe: bool,
     fault_probe: bool,
@@ -55,7 +69,13 @@ impl Pipeline {
     pub fn step(&mut self, event: &Event) -> Vec<Finding> {
         let mut out = Vec::new();
         self.take(event, &mut out);
+        self.learn_from(&mut out);
         out
+    }
+
+    /// What is known of every workload's start-ups, to be kept for the next run.
+    pub fn histories(&self) -> &Histories {
+        &self.histories
     }
 
     /// Labels and path of a cgroup's container, for readers of the recording and the log.
@@ -79,6 +99,10 @@ impl Pipeline {
                     _ => {}
                 }
                 out.push(Finding { at, what: What::Probe(status.clone()) });
+            }
+            Happened::History { workload, startups } => {
+                self.histories.restore(workload.clone(), startups.clone());
+                self.tell_history(at, workload, out);
             }
             Happened::CgroupSeeded { cgroup, path, populated } => {
                 self.learn(*cgroup, path, out);
@@ -137,7 +161,10 @@ impl Pipeline {
                     self.oom_kill(at, kill, out);
                 }
             }
-            Happened::Node(reading) => self.node(at, Some(reading.clone()), out),
+            Happened::Node(reading) => {
+                self.available = reading.available;
+                self.node(at, Some(reading.clone()), out);
+            }
             Happened::Observer(reading) => {
                 out.push(Finding { at, what: What::Observer(*reading) });
             }
@@ -284,6 +311,7 @@ impl Pipeline {
                     asker: None,
                     kills,
                 };
+                self.stampede.oom_killed(kills);
                 out.push(Finding { at, what: What::OomKilled(killed) });
             }
         }
@@ -322,20 +350,115 @@ impl Pipeline {
         if let Some(life) = life {
             life.oom_killed(Some(peak));
         }
+        self.stampede.oom_killed(killed.kills);
         out.push(Finding { at, what: What::OomKilled(killed) });
     }
 
-    fn node(&self, at: Time, reading: Option<NodeReading>, out: &mut Vec<Finding>) {
+    /// Adds start-ups that got a verdict, or ended without one, to their workload's history.
+    fn learn_from(&mut self, out: &mut Vec<Finding>) {
+        let mut learned = Vec::new();
+        for finding in out.iter() {
+            let (container, outcome) = match &finding.what {
+                What::State { container, to, .. } if *to != State::Ended => {
+                    (container, Remembered::of(*to, false))
+                }
+                What::LateStep { container, .. } => (container, Some(Remembered::Stable)),
+                What::Ended(ended) if ended.was == State::Starting => {
+                    (&ended.container, Remembered::of(State::Ended, ended.oom_killed))
+                }
+                _ => continue,
+            };
+            let life = self.lives.get(&container.cgroup);
+            if let Some(past) = outcome.and_then(|outcome| life?.past(self.wall_ns(), outcome)) {
+                learned.push((finding.at, Workload::of(&container.labels), past));
+            }
+        }
+        for (at, workload, past) in learned {
+            self.histories.remember(&workload, past);
+            self.tell_history(at, &workload, out);
+        }
+    }
+
+    fn tell_history(&self, at: Time, workload: &Workload, out: &mut Vec<Finding>) {
+        if let Some(summary) = self.histories.summary(workload) {
+            out.push(Finding { at, what: What::Learned { workload: workload.clone(), summary } });
+        }
+    }
+
+    fn node(&mut self, at: Time, reading: Option<NodeReading>, out: &mut Vec<Finding>) {
         let live = || self.lives.values().filter(|life| life.is_live());
-        let starting = || live().filter(|life| life.is_starting());
+        let starting: Vec<&Life> = live().filter(|life| life.is_starting()).collect();
+        let ahead: Vec<Starting> = starting
+            .iter()
+            .map(|life| Starting {
+                age: life.age(at).unwrap_or(0.0),
+                usage: life.usage(),
+                limit: life.limit().and_then(|limit| limit.bytes()),
+                past: self.histories.get(&Workload::of(&life.container().labels)),
+            })
+            .collect();
+        let forecast = forecast::forecast(&ahead);
         let measured = NodeMeasured {
             reading,
             cgroups: self.index.count() as u64,
             containers: live().count() as u64,
-            starting: starting().count() as u64,
-            starting_usage: starting().map(Life::usage).sum(),
+            starting: starting.len() as u64,
+            starting_usage: starting.iter().map(|life| life.usage()).sum(),
+            forecast,
+            stampede: self.stampede.now().is_some(),
         };
+        let members: Vec<Member> = starting
+            .iter()
+            .map(|life| Member { cgroup: life.container().cgroup, usage: life.usage() })
+            .collect();
+        if self.host.is_some() && self.available > 0 {
+            self.headroom(at, &measured, &members, out);
+        }
         out.push(Finding { at, what: What::Node(measured) });
+    }
+
+    /// Whether those starting run the node short, or will.
+    fn headroom(&mut self, at: Time, node: &NodeMeasured, starting: &[Member], out: &mut Vec<Finding>) {
+        let (forecast, available) = (node.forecast, self.available);
+        match self.stampede.look(at, starting, forecast.growth, available) {
+            stampede::Change::None => {}
+            stampede::Change::Began => {
+                let began = StampedeBegan {
+                    members: self.containers(starting.iter().map(|member| member.cgroup)),
+                    held: node.starting_usage,
+                    growth: forecast.growth,
+                    available,
+                };
+                out.push(Finding { at, what: What::StampedeBegan(began) });
+            }
+            stampede::Change::Ended => {
+                if let Some(stampede) = self.stampede.take() {
+                    out.push(Finding { at, what: What::StampedeEnded(self.stampede_ended(at, &stampede)) });
+                }
+            }
+        }
+        let short = forecast.growth > available.saturating_sub(EVICTION_RESERVE);
+        if short && !self.short {
+            let ahead = ShortAhead { forecast, available, starting: node.starting };
+            out.push(Finding { at, what: What::ShortAhead(ahead) });
+        }
+        self.short = short;
+    }
+
+    fn stampede_ended(&self, at: Time, stampede: &Stampede) -> StampedeEnded {
+        let alive = |cgroup: &&CgroupId| self.lives.get(cgroup).is_some_and(Life::is_live);
+        StampedeEnded {
+            members: self.containers(stampede.members.keys().copied()),
+            seconds: at.seconds_since(stampede.began),
+            highest_sum: stampede.highest_sum,
+            held_now: stampede.members.keys().filter(alive).map(|cgroup| self.lives[cgroup].usage()).sum(),
+            lowest_available: stampede.lowest_available,
+            oom_kills: stampede.oom_kills,
+        }
+    }
+
+    fn containers(&self, cgroups: impl Iterator<Item = CgroupId>) -> Vec<Container> {
+        cgroups.filter_map(|cgroup| Some(self.lives.get(&cgroup)?.container().clone())).collect()
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Finding>) {

@@ -5,7 +5,7 @@ use prometheus::{CounterVec, GaugeVec, Registry};
 use super::family::{Declaration, Kind};
 use crate::{
     event::{Host, NodeReading},
-    finding::{Finding, NodeMeasured, OomScope, StalledBy, What},
+    finding::{Finding, OomScope, StalledBy, What},
 };
 
 const fn gauge(name: &'static str, help: &'static str) -> Declaration {
@@ -64,6 +64,28 @@ static STARTING: Declaration =
 static STARTING_USAGE: Declaration =
     gauge("observer_node_starting_memory_bytes", "What the containers starting now hold together.");
 
+static FORECAST: Declaration = gauge(
+    "observer_node_startup_forecast_bytes",
+    "What those starting now are expected to take beyond what they hold, at the worst moment of the next two minutes, from their workloads' histories.",
+);
+static FORECAST_UNKNOWN: Declaration = gauge(
+    "observer_node_startup_forecast_unknown_containers",
+    "Containers starting now whose workload has no history: not in the forecast.",
+);
+static SHORTAGES: Declaration = Declaration {
+    name: "observer_node_shortages_ahead_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Times the forecast exceeded what is available less the kubelet's eviction reserve of 100 MiB.",
+};
+static STAMPEDES: Declaration = Declaration {
+    name: "observer_node_stampedes_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Times three or more overlapping start-ups took at least half of the headroom they started into.",
+};
+static STAMPEDE: Declaration = gauge("observer_node_stampede_active", "1 while a stampede is under way.");
+
 pub static ALL: &[&Declaration] = &[
     &TOTAL,
     &AVAILABLE,
@@ -80,6 +102,11 @@ pub static ALL: &[&Declaration] = &[
     &CONTAINERS,
     &STARTING,
     &STARTING_USAGE,
+    &FORECAST,
+    &FORECAST_UNKNOWN,
+    &SHORTAGES,
+    &STAMPEDES,
+    &STAMPEDE,
 ];
 
 pub struct Families {
@@ -98,6 +125,11 @@ pub struct Families {
     containers: GaugeVec,
     starting: GaugeVec,
     starting_usage: GaugeVec,
+    forecast: GaugeVec,
+    forecast_unknown: GaugeVec,
+    shortages: CounterVec,
+    stampedes: CounterVec,
+    stampede: GaugeVec,
     before: Option<NodeReading>,
 }
 
@@ -119,8 +151,16 @@ impl Families {
             containers: CONTAINERS.gauges(registry),
             starting: STARTING.gauges(registry),
             starting_usage: STARTING_USAGE.gauges(registry),
+            forecast: FORECAST.gauges(registry),
+            forecast_unknown: FORECAST_UNKNOWN.gauges(registry),
+            shortages: SHORTAGES.counters(registry),
+            stampedes: STAMPEDES.counters(registry),
+            stampede: STAMPEDE.gauges(registry),
             before: None,
         };
+        for counter in [&families.shortages, &families.stampedes] {
+            counter.with_label_values(&[] as &[&str]);
+        }
         for by in [StalledBy::Limit, StalledBy::Node] {
             families.stall_seconds.with_label_values(&[by.name()]);
         }
@@ -139,12 +179,17 @@ impl Families {
             What::OomKilled(killed) => {
                 self.oom_scopes.with_label_values(&[killed.scope.name()]).inc_by(killed.kills as f64);
             }
-            What::Node(NodeMeasured { reading, cgroups, containers, starting, starting_usage }) => {
-                set(&self.cgroups, *cgroups);
-                set(&self.containers, *containers);
-                set(&self.starting, *starting);
-                set(&self.starting_usage, *starting_usage);
-                if let Some(reading) = reading {
+            What::ShortAhead(_) => self.shortages.with_label_values(&[] as &[&str]).inc(),
+            What::StampedeBegan(_) => self.stampedes.with_label_values(&[] as &[&str]).inc(),
+            What::Node(node) => {
+                set(&self.cgroups, node.cgroups);
+                set(&self.containers, node.containers);
+                set(&self.starting, node.starting);
+                set(&self.starting_usage, node.starting_usage);
+                set(&self.forecast, node.forecast.growth);
+                set(&self.forecast_unknown, node.forecast.unknown);
+                set(&self.stampede, u64::from(node.stampede));
+                if let Some(reading) = &node.reading {
                     self.read(reading);
                 }
             }

@@ -6,7 +6,8 @@ use prometheus::{CounterVec, GaugeVec, HistogramVec, Registry};
 
 use super::family::{Declaration, Kind};
 use crate::{
-    finding::{Container, Finding, OomScope, State, What},
+    event::Limit,
+    finding::{Container, Finding, OomScope, StartupPeak, State, What},
     identity::Labels,
 };
 
@@ -21,6 +22,9 @@ const SECONDS: &[f64] = &[0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.
 /// 1.05 is the band: below it there is no overshoot. 1.2 and 1.5 are the headrooms people set; 5 is the worst seen in
 /// public reports (kube-state-metrics#958).
 const RATIO: &[f64] = &[1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0];
+
+/// At 0.95 reclaim starts to bite, at 1 the limit was hit; below half, the limit is generous.
+const OF_LIMIT: &[f64] = &[0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0];
 
 static CONTAINERS: Declaration = Declaration {
     name: "observer_workload_containers",
@@ -70,6 +74,12 @@ static TIME_TO_STABLE: Declaration = Declaration {
     labels: LABELS,
     help: "Time to stable of each start-up, when first confirmed.",
 };
+static PEAK_OF_LIMIT: Declaration = Declaration {
+    name: "observer_workload_startup_peak_limit_ratio",
+    kind: Kind::Histogram(OF_LIMIT),
+    labels: LABELS,
+    help: "Start-up peak over the container's own limit, of each start-up of a container that has one.",
+};
 static OVERSHOOT: Declaration = Declaration {
     name: "observer_workload_startup_overshoot_ratio",
     kind: Kind::Histogram(RATIO),
@@ -87,6 +97,7 @@ pub static ALL: &[&Declaration] = &[
     &PEAK,
     &TIME_TO_STABLE,
     &OVERSHOOT,
+    &PEAK_OF_LIMIT,
 ];
 
 pub struct Families {
@@ -99,6 +110,7 @@ pub struct Families {
     peak: GaugeVec,
     time_to_stable: HistogramVec,
     overshoot: HistogramVec,
+    peak_of_limit: HistogramVec,
     peaks: HashMap<[String; 3], u64>,
 }
 
@@ -114,6 +126,7 @@ impl Families {
             peak: PEAK.gauges(registry),
             time_to_stable: TIME_TO_STABLE.histograms(registry),
             overshoot: OVERSHOOT.histograms(registry),
+            peak_of_limit: PEAK_OF_LIMIT.histograms(registry),
             peaks: HashMap::new(),
         }
     }
@@ -149,6 +162,12 @@ impl Families {
                         .with_label_values(&[namespace, workload, workload_type, phase])
                         .inc_by(kills);
                 }
+            }
+            What::StartupPeak(StartupPeak { container, bytes, limit: Some(Limit::Bytes(limit)), .. })
+                if *limit > 0 =>
+            {
+                let ratio = *bytes as f64 / *limit as f64;
+                self.peak_of_limit.with_label_values(&values(container)).observe(ratio);
             }
             What::Stable(stable) => {
                 self.time_to_stable.with_label_values(&values(&stable.container)).observe(stable.seconds);

@@ -255,7 +255,7 @@ fn bpftrace(bench: &Bench) -> Result<Box<dyn Any>> {
     let program =
         "tracepoint:exceptions:page_fault_user { @[cgroup] = count(); } BEGIN { printf(\"running\\n\"); }";
     let child = Command::new("bpftrace")
-        .args(["-e", program])
+        .args(["-B", "line", "-e", program])
         .env("BPFTRACE_BTF", "1")
         .stdout(out.try_clone()?)
         .stderr(out)

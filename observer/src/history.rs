@@ -1,0 +1,244 @@
+//! What the start-ups of each workload were like: the last few of each, kept over restarts of the observer. Pure; the file
+//! is the app's business.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{finding::State, identity::Labels, startup::Startup, time::Time};
+
+/// Start-ups kept per workload: enough for a p95 that is not the maximum, few enough to follow a new release.
+pub const KEPT: usize = 24;
+/// Workloads kept: far more than a node runs. The one that started longest ago goes first.
+pub const WORKLOADS: usize = 1000;
+
+/// What start-ups are compared within: one container of one workload.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Workload {
+    pub namespace: String,
+    pub workload: String,
+    pub workload_type: String,
+    /// Name in the pod's template; empty outside Kubernetes, where a workload has one container.
+    pub container: String,
+}
+
+impl Workload {
+    pub fn of(labels: &Labels) -> Self {
+        Self {
+            namespace: labels.namespace.clone(),
+            workload: labels.workload.clone(),
+            workload_type: labels.workload_type.clone(),
+            container: if labels.pod.is_empty() { String::new() } else { labels.container.clone() },
+        }
+    }
+}
+
+/// One start-up that is over, or told so far. Bytes, seconds since its exec.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Past {
+    /// Unix time of the exec.
+    pub started: f64,
+    pub outcome: Outcome,
+    pub peak: u64,
+    pub peak_seconds: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_stable: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steady: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overshoot: Option<f64>,
+    /// Highest usage in each span of this many seconds, from the exec on.
+    pub span: f64,
+    pub curve: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Stable,
+    Drifting,
+    Oscillating,
+    /// Exited, or was ended, before a verdict.
+    Ended,
+    /// Killed before a verdict: the curve is cut off by a limit.
+    OomKilled,
+}
+
+impl Outcome {
+    /// `None`: nothing to remember yet.
+    pub fn of(state: State, oom_killed: bool) -> Option<Self> {
+        match state {
+            State::Stable => Some(Self::Stable),
+            State::Drifting => Some(Self::Drifting),
+            State::Oscillating => Some(Self::Oscillating),
+            State::Ended if oom_killed => Some(Self::OomKilled),
+            State::Ended => Some(Self::Ended),
+            State::Starting | State::Running => None,
+        }
+    }
+}
+
+impl Past {
+    pub fn of(startup: &Startup, zero: Time, wall_ns: i64, outcome: Outcome) -> Self {
+        let peak = startup.peak();
+        Self {
+            started: zero.unix_seconds(wall_ns),
+            outcome,
+            peak: peak.bytes,
+            peak_seconds: peak.seconds,
+            time_to_stable: startup.time_to_stable(),
+            steady: startup.steady().map(|bytes| bytes as u64),
+            overshoot: startup.overshoot(),
+            span: startup.curve().width(),
+            curve: startup.curve().highest().iter().map(|bytes| *bytes as u64).collect(),
+        }
+    }
+
+    /// Highest usage between two moments of a start-up; after the end of the curve, what it ended at, or, where it was
+    /// cut off, its peak: it would have grown on.
+    pub fn highest_between(&self, from: f64, until: f64) -> u64 {
+        let span = |seconds: f64| (seconds / self.span.max(1e-3)) as usize;
+        let (first, last) = (span(from), span(until));
+        let within = self.curve.iter().skip(first).take(last.saturating_sub(first) + 1).copied().max();
+        let beyond = last >= self.curve.len();
+        let after = match self.outcome {
+            Outcome::OomKilled => Some(self.peak),
+            _ => self.curve.last().copied(),
+        };
+        within.max(after.filter(|_| beyond)).unwrap_or(0)
+    }
+}
+
+/// Quantiles over the start-ups remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    pub startups: u64,
+    /// p50, p95, maximum. Bytes.
+    pub peak: [u64; 3],
+    /// p50, p95, maximum of those that got stable. Seconds.
+    pub time_to_stable: Option<[f64; 3]>,
+    /// p50, p95, maximum of those that got stable. Bytes.
+    pub steady: Option<[u64; 3]>,
+}
+
+pub const QUANTILES: [f64; 3] = [0.5, 0.95, 1.0];
+
+#[derive(Clone, Debug, Default)]
+pub struct Histories {
+    by_workload: BTreeMap<Workload, Vec<Past>>,
+}
+
+impl Histories {
+    pub fn get(&self, workload: &Workload) -> &[Past] {
+        self.by_workload.get(workload).map_or(&[], Vec::as_slice)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Workload, &[Past])> {
+        self.by_workload.iter().map(|(workload, past)| (workload, past.as_slice()))
+    }
+
+    /// Takes what an earlier run kept.
+    pub fn restore(&mut self, workload: Workload, mut startups: Vec<Past>) {
+        startups.drain(..startups.len().saturating_sub(KEPT));
+        self.by_workload.insert(workload, startups);
+    }
+
+    /// Adds a start-up, or replaces what was told of it before.
+    pub fn remember(&mut self, workload: &Workload, past: Past) {
+        if !self.by_workload.contains_key(workload) && self.by_workload.len() >= WORKLOADS {
+            let started = |startups: &[Past]| startups.last().map_or(0.0, |past| past.started);
+            let oldest = self.by_workload.iter().min_by(|a, b| started(a.1).total_cmp(&started(b.1)));
+            if let Some(oldest) = oldest.map(|(workload, _)| workload.clone()) {
+                self.by_workload.remove(&oldest);
+            }
+        }
+        let startups = self.by_workload.entry(workload.clone()).or_default();
+        match startups.iter_mut().find(|known| known.started == past.started) {
+            Some(known) => *known = past,
+            None => {
+                if startups.len() == KEPT {
+                    startups.remove(0);
+                }
+                startups.push(past);
+            }
+        }
+    }
+
+    pub fn summary(&self, workload: &Workload) -> Option<Summary> {
+        let past = self.get(workload);
+        let peaks = quantiles(past.iter().map(|past| past.peak as f64))?;
+        let bytes = |quantiles: [f64; 3]| quantiles.map(|bytes| bytes as u64);
+        Some(Summary {
+            startups: past.len() as u64,
+            peak: bytes(peaks),
+            time_to_stable: quantiles(past.iter().filter_map(|past| past.time_to_stable)),
+            steady: quantiles(past.iter().filter_map(|past| Some(past.steady? as f64))).map(bytes),
+        })
+    }
+}
+
+fn quantiles(values: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    Some(QUANTILES.map(|q| values[(last as f64 * q).ceil() as usize]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn past(started: f64, peak: u64) -> Past {
+        Past {
+            started,
+            outcome: Outcome::Stable,
+            peak,
+            peak_seconds: 1.0,
+            time_to_stable: Some(2.0),
+            steady: Some(peak / 2),
+            overshoot: Some(2.0),
+            span: 1.0,
+            curve: vec![peak / 2, peak, peak / 2],
+        }
+    }
+
+    fn web() -> Workload {
+        let labels = Labels { workload: "web".into(), ..Labels::default() };
+        Workload::of(&labels)
+    }
+
+    #[test]
+    fn the_last_start_ups_are_kept_and_one_is_told_anew_not_twice() {
+        let mut histories = Histories::default();
+        for i in 0..100 {
+            histories.remember(&web(), past(f64::from(i), 100 + i as u64));
+        }
+        histories.remember(&web(), past(99.0, 500));
+        let summary = histories.summary(&web()).unwrap();
+        assert_eq!((summary.startups, summary.peak[2]), (KEPT as u64, 500));
+        assert_eq!(histories.get(&web()).first().unwrap().started, 76.0);
+    }
+
+    #[test]
+    fn the_number_of_workloads_is_bounded() {
+        let mut histories = Histories::default();
+        for i in 0..WORKLOADS + 5 {
+            let labels = Labels { workload: format!("w{i}"), ..Labels::default() };
+            histories.remember(&Workload::of(&labels), past(i as f64, 1));
+        }
+        assert_eq!(histories.iter().count(), WORKLOADS);
+        assert!(
+            histories.get(&Workload::of(&Labels { workload: "w0".into(), ..Labels::default() })).is_empty()
+        );
+    }
+
+    #[test]
+    fn a_curve_is_read_between_two_moments_and_held_after_its_end() {
+        let past = past(0.0, 100);
+        assert_eq!(past.highest_between(0.0, 0.5), 50);
+        assert_eq!(past.highest_between(0.5, 1.5), 100);
+        assert_eq!(past.highest_between(2.0, 9.0), 50);
+        let killed = Past { outcome: Outcome::OomKilled, ..past };
+        assert_eq!(killed.highest_between(5.0, 9.0), 100);
+    }
+}

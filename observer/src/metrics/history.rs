@@ -1,0 +1,77 @@
+//! What is remembered of each workload's start-ups: what requests, limits and advice are made from.
+
+use prometheus::{GaugeVec, Registry};
+
+use super::family::{Declaration, Kind};
+use crate::{
+    finding::{Finding, What},
+    history::{QUANTILES, Workload},
+};
+
+const LABELS: &[&str] = &["namespace", "workload", "workload_type", "workload_container"];
+const WITH_QUANTILE: &[&str] = &["namespace", "workload", "workload_type", "workload_container", "quantile"];
+
+static STARTUPS: Declaration = Declaration {
+    name: "observer_history_startups",
+    kind: Kind::Gauge,
+    labels: LABELS,
+    help: "Start-ups of the workload remembered on this node (at most 24), earlier runs of the observer included. workload_container is the container's name in the pod template, empty outside Kubernetes.",
+};
+static PEAK: Declaration = Declaration {
+    name: "observer_history_startup_peak_bytes",
+    kind: Kind::Gauge,
+    labels: WITH_QUANTILE,
+    help: "Start-up peak over the start-ups remembered: quantile 0.5, 0.95 and 1 (the highest).",
+};
+static TIME: Declaration = Declaration {
+    name: "observer_history_time_to_stable_seconds",
+    kind: Kind::Gauge,
+    labels: WITH_QUANTILE,
+    help: "Time to stable over the start-ups remembered that got stable.",
+};
+static STEADY: Declaration = Declaration {
+    name: "observer_history_steady_bytes",
+    kind: Kind::Gauge,
+    labels: WITH_QUANTILE,
+    help: "Steady working set over the start-ups remembered that got stable.",
+};
+
+pub static ALL: &[&Declaration] = &[&STARTUPS, &PEAK, &TIME, &STEADY];
+
+pub struct Families {
+    startups: GaugeVec,
+    peak: GaugeVec,
+    time: GaugeVec,
+    steady: GaugeVec,
+}
+
+impl Families {
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            startups: STARTUPS.gauges(registry),
+            peak: PEAK.gauges(registry),
+            time: TIME.gauges(registry),
+            steady: STEADY.gauges(registry),
+        }
+    }
+
+    pub fn apply(&mut self, finding: &Finding) {
+        let What::Learned { workload, summary } = &finding.what else { return };
+        let Workload { namespace, workload, workload_type, container } = workload;
+        let labels = [namespace.as_str(), workload, workload_type, container];
+        self.startups.with_label_values(&labels).set(summary.startups as f64);
+        let bytes = |of: [u64; 3]| of.map(|bytes| bytes as f64);
+        let told = [
+            (&self.peak, Some(bytes(summary.peak))),
+            (&self.time, summary.time_to_stable),
+            (&self.steady, summary.steady.map(bytes)),
+        ];
+        for (family, values) in told {
+            for (quantile, value) in QUANTILES.iter().zip(values.into_iter().flatten()) {
+                let quantile = quantile.to_string();
+                let [a, b, c, d] = labels;
+                family.with_label_values(&[a, b, c, d, &quantile]).set(value);
+            }
+        }
+    }
+}
