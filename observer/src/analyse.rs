@@ -250,3 +250,126 @@ impl Analysis {
         format!(" after {}{anon}{limit}", Seconds(self.peak_seconds))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(text: &str) -> Result<Analysis, String> {
+        analyse(text.as_bytes(), Options::default())
+            .map(|done| done.analysis)
+            .map_err(|error| error.to_string())
+    }
+
+    /// `value` at each tenth of a second.
+    fn csv(seconds: f64, value: impl Fn(f64) -> f64) -> String {
+        let rows = (0..(seconds * 10.0) as u64).map(|i| i as f64 / 10.0);
+        rows.fold("seconds,usage_bytes\n".to_owned(), |text, t| text + &format!("{t},{}\n", value(t)))
+    }
+
+    const MIB: f64 = 1024.0 * 1024.0;
+
+    #[test]
+    fn bad_input_is_refused_with_its_line() {
+        let table = [
+            ("", "no samples"),
+            ("seconds,usage_bytes\n", "no samples"),
+            ("0,NaN\n", "line 1: usage_bytes NaN is not a finite number"),
+            ("0,1\n1,-5\n", "line 2: usage_bytes -5 is not"),
+            ("0,1\n-1,5\n", "line 2: seconds -1 is not"),
+            ("0,1\n2,5\n1,5\n", "line 3: time goes back, 1 after 2"),
+            ("0,1\n1,lots\n", "line 2: usage_bytes \"lots\" is not a number"),
+            ("0,1\n1\n", "line 2: 1 fields, expected 2"),
+            ("seconds,rss\n0,1\n", "do not name usage_bytes"),
+            ("5\n", "do not name usage_bytes"),
+            ("{\"status\":\"error\",\"error\":\"bad query\"}", "bad query"),
+            ("{\"status\":\"success\",\"data\":{\"resultType\":\"vector\",\"result\":[]}}", "query_range"),
+            ("{\"status\":\"success\",\"data\":{\"resultType\":\"matrix\",\"result\":[{},{}]}}", "2 series"),
+            ("{", "not a Prometheus"),
+        ];
+        for (text, expected) in table {
+            let error = of(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_sample_is_not_settled_and_repeated_times_count_for_the_peak() {
+        let analysis = of("0,100\n").unwrap();
+        assert_eq!(
+            (analysis.verdict, analysis.peak_bytes, analysis.time_to_stable_seconds),
+            ("settling", 100, None)
+        );
+        assert_eq!(of("0,100\n0,300\n1,50\n").unwrap().peak_bytes, 300);
+    }
+
+    #[test]
+    fn columns_may_be_reordered_and_times_may_be_of_the_wall() {
+        let rows = "usage_bytes,inactive_file_bytes,seconds\n500,100,1790000000.5\n700,,1790000002\n";
+        let analysis = of(rows).unwrap();
+        assert_eq!((analysis.peak_bytes, analysis.peak_seconds), (700, 1.5));
+    }
+
+    #[test]
+    fn a_prometheus_answer_is_read_like_a_csv() {
+        let values: Vec<String> = (0..40).map(|i| format!("[{},\"1.5e8\"]", 1_790_000_000 + i * 5)).collect();
+        let text = format!(
+            "{{\"status\":\"success\",\"data\":{{\"resultType\":\"matrix\",\"result\":[{{\"metric\":{{}},\"values\":[{}]}}]}}}}",
+            values.join(",")
+        );
+        let analysis = of(&text).unwrap();
+        assert_eq!((analysis.verdict, analysis.peak_bytes), ("stable", 150_000_000));
+    }
+
+    #[test]
+    fn a_gap_confirms_nothing() {
+        let until_ten = csv(10.0, |_| 100.0 * MIB);
+        let after = |t: f64| format!("{t},{}\n", 100.0 * MIB);
+        let analysis = of(&(until_ten.clone() + &after(300.0) + &after(300.1))).unwrap();
+        assert_eq!(
+            (analysis.verdict, analysis.gaps, analysis.longest_gap_seconds.is_some()),
+            ("settling", 1, true)
+        );
+        let rows: String = (0..200).map(|i| after(300.0 + f64::from(i) / 10.0)).collect();
+        let analysis = of(&(until_ten + &rows)).unwrap();
+        assert_eq!(analysis.verdict, "stable");
+        assert!(analysis.time_to_stable_seconds.unwrap() >= 300.0);
+    }
+
+    #[test]
+    fn an_emptied_cgroup_is_an_end() {
+        let killed = csv(5.0, |t| if t < 3.0 { t * 100.0 * MIB } else { 200_000.0 });
+        let analysis = of(&killed).unwrap();
+        assert_eq!((analysis.verdict, analysis.ended_seconds), ("ended", Some(3.0)));
+        let stable = csv(40.0, |t| if t < 35.0 { 100.0 * MIB } else { 0.0 });
+        let analysis = of(&stable).unwrap();
+        assert_eq!((analysis.verdict, analysis.ended_seconds), ("stable", Some(35.0)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics_and_every_figure_is_finite(
+            rows in proptest::collection::vec((0.0..200.0_f64, 0.0..1e12_f64, 0.0..1e12_f64), 1..200)
+        ) {
+            let (mut now, mut text) = (0.0, String::new());
+            for (step, usage, cache) in &rows {
+                now += step;
+                text += &format!("{now},{usage},0,{cache}\n");
+            }
+            let analysis = of(&text).unwrap();
+            let highest = rows.iter().map(|(_, usage, _)| *usage as u64).max().unwrap();
+            prop_assert!(analysis.peak_bytes <= highest);
+            for value in [analysis.overshoot_ratio, analysis.time_to_stable_seconds, Some(analysis.drift_bytes_per_second)] {
+                prop_assert!(value.is_none_or(f64::is_finite));
+            }
+            prop_assert!(analysis.time_to_stable_seconds.is_none_or(|at| at <= now));
+        }
+
+        #[test]
+        fn any_bytes_are_an_answer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = analyse(&bytes[..], Options::default());
+        }
+    }
+}

@@ -12,6 +12,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// On a slow machine (an emulated one) every wait is this many times as long: `OBSERVER_TEST_PATIENCE`.
+pub fn patience() -> u32 {
+    std::env::var("OBSERVER_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
 pub struct Daemon {
     child: Child,
     pub address: String,
@@ -62,6 +67,7 @@ impl Daemon {
 
     /// Waits until /readyz says so; returns how long it took from the start of the process.
     pub fn ready(&mut self, within: Duration) -> Result<Duration> {
+        let within = within * patience();
         while self.started.elapsed() < within {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the observer ended with {status}:\n{}", self.log_text());
@@ -91,7 +97,7 @@ impl Daemon {
         within: Duration,
         accept: impl Fn(f64) -> bool,
     ) -> Result<f64> {
-        let began = Instant::now();
+        let (began, within) = (Instant::now(), within * patience());
         loop {
             let value = self.metric(name, with)?;
             match value {
@@ -116,7 +122,7 @@ impl Daemon {
     }
 
     pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
-        let began = Instant::now();
+        let (began, within) = (Instant::now(), within * patience());
         while began.elapsed() < within {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);

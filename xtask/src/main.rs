@@ -10,6 +10,7 @@ mod setup;
 mod shell;
 mod stage;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Task {
     BuildEbpf,
     /// Find or install the eBPF tool chain and say what was done
     Setup,
+    /// Boot real kernels in virtual machines and run the live tests in them
+    Vm(vm::Options),
     /// Measure: what a page fault pays, how true a spike is seen
     Bench(bench::Options),
     /// Record the replay cases anew on this machine, into tests/cases/
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::tool_chain().map(|chain| println!("eBPF tool chain: {chain}")),
         Task::Bench(options) => bench::bench(&options),
         Task::Record(options) => record::record(&options),
+        Task::Vm(options) => vm::vm(&options),
         Task::Docs => docs::docs(),
     };
     match done {

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
-    Btf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     programs::{BtfTracePoint, loaded_programs},
     sys::{Stats, enable_stats},
 };
@@ -81,8 +81,11 @@ impl Bench {
         let slowdown = self.pairs(cli.pairs, &|bench| {
             let mut daemon = Daemon::start(&bench.observer, &bench.directory, &[])?;
             daemon.ready(READY)?;
+            sleep(Duration::from_secs(1)); // its start-up is over
             Ok(Box::new(daemon))
         })?;
+        eprintln!("{} pairs with and without the null program", cli.pairs);
+        let floor = self.pairs(cli.pairs, &|_| Ok(Box::new(attach_null(&cli.null)?)))?;
         let bpftrace = match cli.no_bpftrace {
             true => Err(anyhow::anyhow!("left out")),
             false => {
@@ -101,6 +104,7 @@ impl Bench {
             "extra_ns": round(observer_ns - null_ns, 1),
             "slowdown_ratio": round(slowdown.median, 4),
             "slowdown_quartiles": [round(slowdown.low, 4), round(slowdown.high, 4)],
+            "null_slowdown_ratio": round(floor.median, 4),
             "bpftrace_slowdown_ratio": bpftrace.as_ref().ok().map(|ratio| round(ratio.median, 4)),
             "bpftrace_skipped": bpftrace_why,
             "spike": spike,
@@ -113,13 +117,7 @@ impl Bench {
     fn per_fault(&self, null: &std::path::Path) -> Result<(f64, f64)> {
         let mut daemon = Daemon::start(&self.observer, &self.directory, &[])?;
         daemon.ready(READY)?;
-        let bytes = fs::read(null).with_context(|| format!("cannot read {}", null.display()))?;
-        let btf = Btf::from_sys_fs()?;
-        let mut programs = EbpfLoader::new().btf(Some(&btf)).load(&bytes)?;
-        let program: &mut BtfTracePoint =
-            programs.program_mut("null").context("no program null")?.try_into()?;
-        program.load("page_fault_user", &btf)?;
-        program.attach()?;
+        let _null = attach_null(null)?;
         let _stats = enable_stats(Stats::RunTime)?;
         self.fault(None)?; // warm
         let before = runs()?;
@@ -239,6 +237,17 @@ struct Ratio {
     median: f64,
     low: f64,
     high: f64,
+}
+
+/// A program on the same hook that does nothing.
+fn attach_null(null: &std::path::Path) -> Result<Ebpf> {
+    let bytes = fs::read(null).with_context(|| format!("cannot read {}", null.display()))?;
+    let btf = Btf::from_sys_fs()?;
+    let mut programs = EbpfLoader::new().btf(Some(&btf)).load(&bytes)?;
+    let program: &mut BtfTracePoint = programs.program_mut("null").context("no program null")?.try_into()?;
+    program.load("page_fault_user", &btf)?;
+    program.attach()?;
+    Ok(programs)
 }
 
 /// bpftrace counting faults per cgroup, as one would by hand.

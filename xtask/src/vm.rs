@@ -1,0 +1,256 @@
+//! Real kernels in virtual machines: boots each from its Debian package and runs the live tests in it, on cgroup v2.
+//!
+//! Software emulation: what is right shows, what is fast does not.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build_ebpf, shell};
+
+mod initramfs;
+mod kernels;
+
+use kernels::{KERNELS, Kernel};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only this kernel (5.10, 6.1, 6.12, newest); may be given again
+    #[arg(long = "kernel", value_name = "NAME")]
+    kernels: Vec<String>,
+    /// Every kernel, and every boot that takes something away (the default is the kernels as they come)
+    #[arg(long)]
+    all: bool,
+    /// Show the machines' consoles as they run
+    #[arg(long)]
+    console: bool,
+    /// Write the table to docs/kernels.md
+    #[arg(long)]
+    write: bool,
+}
+
+/// One way to boot a kernel.
+pub struct Boot {
+    pub name: &'static str,
+    /// Beside what every boot has on its command line.
+    pub arguments: &'static str,
+    /// Tests with this in their names; all if empty.
+    pub only: &'static str,
+}
+
+const PLAIN: Boot = Boot { name: "", arguments: "psi=1", only: "" };
+/// Each takes one thing away; the tests named say what must still be right.
+const REDUCED: [Boot; 3] = [
+    Boot { name: "lockdown=integrity", arguments: "psi=1 lockdown=integrity", only: "oom_kill" },
+    Boot {
+        name: "lockdown=confidentiality",
+        arguments: "psi=1 lockdown=confidentiality",
+        only: "from_files",
+    },
+    Boot { name: "psi=0", arguments: "psi=0", only: "without_psi" },
+];
+/// A boot takes seconds, the tests minutes under emulation; beyond this something hangs.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What one machine said.
+pub struct Report {
+    pub kernel: String,
+    pub boot: &'static str,
+    pub seconds: u64,
+    pub release: String,
+    /// Probe -> the line of `observer check`.
+    pub probes: BTreeMap<String, String>,
+    pub passed: Vec<String>,
+    pub failed: Vec<String>,
+    pub skipped: Vec<String>,
+}
+
+pub fn vm(options: &Options) -> Result<()> {
+    let reports = run(options)?;
+    let mut failed = 0;
+    for report in &reports {
+        match report {
+            Ok(report) => failed += report.failed.len(),
+            Err(why) => eprintln!("skipped  {why}"),
+        }
+    }
+    let reports: Vec<&Report> = reports.iter().filter_map(|report| report.as_ref().ok()).collect();
+    let table = table(&reports);
+    println!("\n{table}");
+    if options.write {
+        let path = shell::root().join("docs/kernels.md");
+        fs::write(&path, document(&table)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if reports.is_empty() {
+        bail!("no kernel could be had");
+    }
+    if failed > 0 {
+        bail!("{failed} tests failed in the machines");
+    }
+    Ok(())
+}
+
+/// A report per machine, or why there is none: a kernel that cannot be had is skipped, not passed.
+pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
+    if let Some(unknown) =
+        options.kernels.iter().find(|name| !KERNELS.iter().any(|kernel| kernel.name == **name))
+    {
+        bail!("no kernel {unknown}; there are {}", KERNELS.map(|kernel| kernel.name).join(", "));
+    }
+    shell::apt(&["qemu-system-x86", "busybox-static", "cpio"])?;
+    build_ebpf::build_ebpf()?;
+    let image = initramfs::build()?;
+    let mut reports = Vec::new();
+    for kernel in &KERNELS {
+        if !options.kernels.is_empty() && !options.kernels.iter().any(|name| name == kernel.name) {
+            continue;
+        }
+        let vmlinuz = match kernels::fetch(kernel) {
+            Ok(vmlinuz) => vmlinuz,
+            Err(error) => {
+                reports.push(Err(format!("kernel {}: {error:#}", kernel.name)));
+                continue;
+            }
+        };
+        reports.push(Ok(boot(kernel, &vmlinuz, &image, &PLAIN, options.console)?));
+        if options.all {
+            for reduced in &REDUCED {
+                reports.push(Ok(boot(kernel, &vmlinuz, &image, reduced, options.console)?));
+            }
+        }
+    }
+    Ok(reports)
+}
+
+fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, console: bool) -> Result<Report> {
+    eprintln!("== {} {}", kernel.name, boot.name);
+    let append = format!("console=ttyS0 panic=-1 quiet {} observer.only={}", boot.arguments, boot.only);
+    let began = Instant::now();
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "2G", "-smp", "2"]);
+    qemu.args(["-nographic", "-no-reboot", "-nic", "none", "-append", &append]);
+    qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(image);
+    qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut machine = qemu.spawn().context("cannot start qemu-system-x86_64")?;
+    let stdout = machine.stdout.take().context("no console")?;
+    let (lines, received) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            if lines.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut report = Report {
+        kernel: kernel.name.to_owned(),
+        boot: boot.name,
+        seconds: 0,
+        release: String::new(),
+        probes: BTreeMap::new(),
+        passed: Vec::new(),
+        failed: Vec::new(),
+        skipped: Vec::new(),
+    };
+    let mut ended = false;
+    let mut tail = Vec::new();
+    while let Ok(line) = received.recv_timeout(PATIENCE.saturating_sub(began.elapsed())) {
+        if console {
+            println!("{line}");
+        }
+        ended |= line.contains("OBSERVER-VM end");
+        report.read(&line);
+        tail.push(line);
+    }
+    let _ = machine.kill(); // powered off already, or hanging
+    machine.wait()?;
+    let _ = reader.join();
+    report.seconds = began.elapsed().as_secs();
+    if !ended {
+        let last = tail[tail.len().saturating_sub(15)..].join("\n");
+        bail!(
+            "kernel {} {} did not get to the end within {} s:\n{last}",
+            kernel.name,
+            boot.name,
+            report.seconds
+        );
+    }
+    if !report.failed.is_empty() && !console {
+        println!("{}", tail.join("\n"));
+    }
+    eprintln!(
+        "   {}: {} passed, {} failed, {} skipped, in {} s",
+        report.release,
+        report.passed.len(),
+        report.failed.len(),
+        report.skipped.len(),
+        report.seconds
+    );
+    Ok(report)
+}
+
+impl Report {
+    fn read(&mut self, line: &str) {
+        if let Some(release) = line.strip_prefix("OBSERVER-VM kernel ") {
+            self.release = release.to_owned();
+        } else if let Some(probe) = line.strip_prefix("OBSERVER-VM probe ") {
+            // "  ok page_fault   required  tp_btf page_fault_user"
+            let mut words = probe.split_whitespace();
+            if let (Some(mark), Some(name), Some(_)) = (words.next(), words.next(), words.next()) {
+                let hook = words.collect::<Vec<_>>().join(" ");
+                let hook = if mark == "ok" { hook } else { format!("— {hook}") };
+                self.probes.insert(name.to_owned(), hook);
+            }
+        } else if let Some((test, verdict)) =
+            line.strip_prefix("test ").and_then(|line| line.split_once(" ... "))
+        {
+            let list = match verdict.trim() {
+                "ok" => &mut self.passed,
+                "ignored" => &mut self.skipped,
+                _ => &mut self.failed,
+            };
+            list.push(test.trim().to_owned());
+        }
+    }
+}
+
+fn table(reports: &[&Report]) -> String {
+    let mut text =
+        String::from("| kernel | boot | passed | failed | skipped | probes |\n|---|---|---|---|---|---|\n");
+    for report in reports {
+        let probes: Vec<String> =
+            report.probes.iter().map(|(probe, hook)| format!("{probe}: {hook}")).collect();
+        text += &format!(
+            "| {} ({}) | {} | {} | {} | {} | {} |\n",
+            report.kernel,
+            report.release,
+            if report.boot.is_empty() { "as it comes, psi=1" } else { report.boot },
+            report.passed.len(),
+            report.failed.len(),
+            report.skipped.len(),
+            probes.join("<br>"),
+        );
+    }
+    text
+}
+
+fn document(table: &str) -> String {
+    format!(
+        "# Kernels\n\nWritten by `cargo xtask vm --all --write`, from what each kernel said in its own virtual machine (cgroup v2, \
+         two emulated processors). The tests are the live tests, one per probe and more; skipped are those that need \
+         something the machine or the boot does not have, by name in the output.\n\n{table}"
+    )
+}
+
+/// Where images and kernels are kept.
+fn cache() -> PathBuf {
+    shell::root().join("target/vm")
+}
