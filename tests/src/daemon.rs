@@ -12,9 +12,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// On a slow machine (an emulated one) every wait is this many times as long: `OBSERVER_TEST_PATIENCE`.
+/// On a slow machine (an emulated one) every wait is this many times as long: `TEST_PATIENCE`.
 pub fn patience() -> u32 {
-    std::env::var("OBSERVER_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+    std::env::var("TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
 
 pub struct Daemon {

@@ -133,7 +133,7 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
 
 fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, console: bool) -> Result<Report> {
     eprintln!("== {} {}", kernel.name, boot.name);
-    let append = format!("console=ttyS0 panic=-1 quiet {} observer.only={}", boot.arguments, boot.only);
+    let append = format!("console=ttyS0 panic=-1 loglevel=1 {} observer.only={}", boot.arguments, boot.only);
     let began = Instant::now();
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "2G", "-smp", "2"]);
@@ -199,7 +199,8 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
 
 impl Report {
     fn read(&mut self, line: &str) {
-        if let Some(release) = line.strip_prefix("OBSERVER-VM kernel ") {
+        // The firmware leaves its own marks before the first line.
+        if let Some((_, release)) = line.split_once("OBSERVER-VM kernel ") {
             self.release = release.to_owned();
         } else if let Some(probe) = line.strip_prefix("OBSERVER-VM probe ") {
             // "  ok page_fault   required  tp_btf page_fault_user"

@@ -61,7 +61,7 @@ observer check > /tmp/check
 cat /tmp/check
 grep -E '^  (ok|--) ' /tmp/check | sed 's/^/OBSERVER-VM probe /'
 # Emulated: everything takes many times as long.
-OBSERVER_TEST_PATIENCE=6 live $only{skip} 2>&1
+TEST_PATIENCE=6 live $only --color never{skip} 2>&1
 echo OBSERVER-VM end
 poweroff -f
 "
