@@ -6,7 +6,10 @@
 
 use aya_ebpf::{
     Global,
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, generated::bpf_get_current_task_btf},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        generated::{bpf_get_current_task, bpf_get_current_task_btf},
+    },
 };
 
 use crate::field::{COUNT, Field};
@@ -29,6 +32,10 @@ pub static MEMCG_TYPE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static SLOT_BY_TASK: Global<u64> = Global::new(0);
 
+/// 1: this kernel cannot type the current task (before v5.11), so every step is read by a helper.
+#[unsafe(no_mangle)]
+pub static READ_BY_HELPER: Global<u32> = Global::new(0);
+
 pub type Ptr = *const u8;
 
 #[inline(always)]
@@ -47,12 +54,21 @@ pub fn has(field: Field) -> bool {
 /// `base` is a pointer the verifier has a type for, of the struct `field` belongs to, and `T` is the field's type.
 #[inline(always)]
 pub unsafe fn load<T: Copy>(base: Ptr, field: Field) -> T {
+    if READ_BY_HELPER.load() != 0 {
+        let address = base as u64 + offset(field) as u64;
+        // SAFETY: the helper checks the address; every T here is an integer or a pointer, for which zero is valid.
+        return unsafe { bpf_probe_read_kernel(address as *const T).unwrap_or(core::mem::zeroed()) };
+    }
     // SAFETY: by contract; the verifier proves it at load time and the JIT turns a bad address into zero.
     unsafe { *(base.add(offset(field)) as *const T) }
 }
 
 #[inline(always)]
 pub fn current_task() -> Ptr {
+    if READ_BY_HELPER.load() != 0 {
+        // SAFETY: no preconditions.
+        return unsafe { bpf_get_current_task() } as Ptr;
+    }
     // SAFETY: no preconditions; returns a typed, trusted pointer.
     unsafe { bpf_get_current_task_btf() as Ptr }
 }

@@ -59,7 +59,7 @@ const REDUCED: [Boot; 3] = [
     Boot { name: "psi=0", arguments: "psi=0", only: "without_psi" },
 ];
 /// A boot takes seconds, the tests minutes under emulation; beyond this something hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What one machine said.
 pub struct Report {

@@ -98,6 +98,7 @@ fn load(support: &Support, slot_by_task: bool) -> Result<(Ebpf, Btf), String> {
         None => (Cow::Borrowed(object), 0),
     };
     let slot_by_task = u64::from(slot_by_task);
+    let read_by_helper = u32::from(!layout.types_current_task());
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
@@ -105,6 +106,7 @@ fn load(support: &Support, slot_by_task: bool) -> Result<(Ebpf, Btf), String> {
         .override_global("MEMORY_HIERARCHY", &hierarchy, true)
         .override_global("MEMCG_TYPE", &memcg_type, true)
         .override_global("SLOT_BY_TASK", &slot_by_task, true)
+        .override_global("READ_BY_HELPER", &read_by_helper, true)
         .override_global("MIN_STEP_PAGES", &min_step_pages, true);
     let programs =
         loader.load(&object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;

@@ -21,6 +21,7 @@ pub struct NoTypes {
 pub struct Layout {
     offsets: Vec<Option<u32>>,
     tracepoints: HashMap<&'static str, Option<Vec<Arg>>>,
+    types_current_task: bool,
 }
 
 /// The type of a tracepoint's argument, as far as anybody asks.
@@ -51,7 +52,13 @@ impl Layout {
             let Point::TpBtf { name, .. } = attachment.point;
             tracepoints.entry(name).or_insert_with(|| tracepoint(&btf, name));
         }
-        Ok(Self { offsets, tracepoints })
+        let types_current_task = enumerated(&btf, "bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some();
+        Ok(Self { offsets, tracepoints, types_current_task })
+    }
+
+    /// Whether this kernel has the helper `bpf_get_current_task_btf` (v5.11).
+    pub fn types_current_task(&self) -> bool {
+        self.types_current_task
     }
 
     /// `None`: this kernel does not have the field.
@@ -70,6 +77,7 @@ impl Layout {
         Self {
             offsets: Field::ALL.iter().map(|field| (!missing.contains(field)).then_some(8)).collect(),
             tracepoints: tracepoints.iter().map(|(name, args)| (*name, Some(args.clone()))).collect(),
+            types_current_task: true,
         }
     }
 }
