@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
+    cause::Cause,
     event::{CgroupId, ExitStatus, Host, Limit, Loss, NodeReading, ObserverReading, ProbeStatus},
     forecast::Forecast,
     history::{Summary, Workload},
@@ -147,6 +148,7 @@ pub struct Started {
     pub unix_seconds: f64,
     /// The command of the entry point; absent where exec was not seen.
     pub command: Option<String>,
+    pub cause: Cause,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -195,9 +197,11 @@ pub struct Stable {
     pub seconds: f64,
     pub confirmed_seconds: f64,
     pub level: u64,
-    /// Start-up peak over steady level.
+    /// Highest working set on the way over steady level.
     pub overshoot: f64,
     pub plateaus: u32,
+    /// Of this start.
+    pub cause: Cause,
 }
 
 /// Whose limit led to an OOM kill.

@@ -1,6 +1,7 @@
 //! Findings -> log lines a person reads. Nothing per event: what began, ended or was concluded, and the probes once.
 
 use crate::{
+    cause::Cause,
     event::{ExitStatus, Limit, Outcome, ProbeStatus},
     finding::{Container, Ended, Finding, OomKilled, OomScope, What},
     units::{Bytes, Seconds},
@@ -45,9 +46,16 @@ pub fn line(finding: &Finding) -> Option<String> {
     Some(match &finding.what {
         What::Started(started) => {
             let name = name(&started.container);
+            let why = match started.cause {
+                Cause::First => "",
+                Cause::RestartAfterOomKill => " again after an OOM kill",
+                Cause::RestartAfterFailure => " again after a failure",
+                Cause::RestartAfterCompletion => " again after it had completed",
+                Cause::RestartUnknown => " again",
+            };
             match &started.command {
-                Some(command) => format!("{name}: started ({command})"),
-                None => format!("{name}: started (a process moved in, no exec seen)"),
+                Some(command) => format!("{name}: started{why} ({command})"),
+                None => format!("{name}: started{why} (a process moved in, no exec seen)"),
             }
         }
         What::StartupPeak(peak) => {

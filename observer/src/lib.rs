@@ -4,6 +4,7 @@ pub mod analyse;
 pub mod app;
 pub mod attribution;
 pub mod board;
+pub mod cause;
 pub mod cgroup;
 pub mod check;
 pub mod cli;

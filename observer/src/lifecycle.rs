@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use crate::{
+    cause::Cause,
     event::{ExitStatus, Limit, MemoryReading},
     finding::{Container, Ended, Finding, Measured, Stable, Started, StartupPeak, State, What},
     history::{Outcome, Past},
@@ -42,6 +43,8 @@ pub struct Life {
     run: Option<Run>,
     last_exit: Option<ExitStatus>,
     oom_killed: bool,
+    /// Of the start under way, or of the next one.
+    cause: Cause,
     ended_at: Option<Time>,
 }
 
@@ -75,7 +78,8 @@ struct Told {
 }
 
 impl Life {
-    pub fn new(container: Container) -> Self {
+    /// `cause`: of its first start.
+    pub fn new(container: Container, cause: Cause) -> Self {
         Self {
             container,
             phase: Phase::Empty,
@@ -87,6 +91,7 @@ impl Life {
             run: None,
             last_exit: None,
             oom_killed: false,
+            cause,
             ended_at: None,
         }
     }
@@ -199,7 +204,12 @@ impl Life {
         self.say(
             zero,
             out,
-            What::Started(Started { container, unix_seconds: zero.unix_seconds(wall_ns), command }),
+            What::Started(Started {
+                container,
+                unix_seconds: zero.unix_seconds(wall_ns),
+                command,
+                cause: self.cause,
+            }),
         );
         self.changed(zero, out, State::Ended, State::Starting);
     }
@@ -294,6 +304,7 @@ impl Life {
         self.measure(at, out);
         self.tell_peak(at, out);
         self.phase = Phase::Ended(was);
+        self.cause = Cause::after(self.last_exit, self.oom_killed);
         self.ended_at = Some(at);
         let ended = Ended {
             container: self.container.clone(),
@@ -371,6 +382,7 @@ impl Life {
             level: settled.level as u64,
             overshoot: run.startup.overshoot().unwrap_or(1.0),
             plateaus,
+            cause: self.cause,
         };
         let what = match before {
             Some(before_seconds) if settled.at > before_seconds => {

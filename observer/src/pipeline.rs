@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     attribution::{Index, Known},
+    cause::Ends,
     event::{
         CgroupId, Event, Host, MemoryEvents, MemoryStat, NodeReading, Outcome, Totals, What as Happened,
     },
@@ -41,8 +42,10 @@ pub struct Pipeline {
     /// Victims the kernel named by pid only, waiting for their exit.
     unnamed: oom::Unnamed,
     histories: Histories,
+    ends: Ends,
     stampede: stampede::Watch,
-    available: u64,
+    /// MemAvailable, once it was read.
+    available: Option<u64>,
     /// A shortage ahead has been told and is not over.
     short: bool,
     /// Kills are counted from files while no probe sees them.
@@ -162,7 +165,7 @@ impl Pipeline {
                 }
             }
             Happened::Node(reading) => {
-                self.available = reading.available;
+                self.available = Some(reading.available);
                 self.node(at, Some(reading.clone()), out);
             }
             Happened::Observer(reading) => {
@@ -188,7 +191,8 @@ impl Pipeline {
             && let Some(owner) = identity::owner(path)
         {
             let container = Container { cgroup, labels: Arc::new(identity::labels(&owner)) };
-            self.lives.insert(cgroup, Life::new(container));
+            let cause = self.ends.cause(&container);
+            self.lives.insert(cgroup, Life::new(container, cause));
         }
         for event in self.index.release(|held| cgroup_of(held) == Some(cgroup)) {
             self.take(&event, out);
@@ -358,6 +362,9 @@ impl Pipeline {
     fn learn_from(&mut self, out: &mut Vec<Finding>) {
         let mut learned = Vec::new();
         for finding in out.iter() {
+            if let What::Ended(ended) = &finding.what {
+                self.ends.ended(ended);
+            }
             let (container, outcome) = match &finding.what {
                 What::State { container, to, .. } if *to != State::Ended => {
                     (container, Remembered::of(*to, false))
@@ -411,15 +418,22 @@ impl Pipeline {
             .iter()
             .map(|life| Member { cgroup: life.container().cgroup, usage: life.usage() })
             .collect();
-        if self.host.is_some() && self.available > 0 {
-            self.headroom(at, &measured, &members, out);
+        if let Some(available) = self.available {
+            self.headroom(at, &measured, available, &members, out);
         }
         out.push(Finding { at, what: What::Node(measured) });
     }
 
     /// Whether those starting run the node short, or will.
-    fn headroom(&mut self, at: Time, node: &NodeMeasured, starting: &[Member], out: &mut Vec<Finding>) {
-        let (forecast, available) = (node.forecast, self.available);
+    fn headroom(
+        &mut self,
+        at: Time,
+        node: &NodeMeasured,
+        available: u64,
+        starting: &[Member],
+        out: &mut Vec<Finding>,
+    ) {
+        let forecast = node.forecast;
         match self.stampede.look(at, starting, forecast.growth, available) {
             stampede::Change::None => {}
             stampede::Change::Began => {

@@ -97,9 +97,9 @@ impl Group {
         self.number(if self.v1 { "memory.usage_in_bytes" } else { "memory.current" })
     }
 
-    /// Highest usage since the group was made; 0 where the kernel does not keep it.
-    pub fn peak(&self) -> u64 {
-        self.number(if self.v1 { "memory.max_usage_in_bytes" } else { "memory.peak" }).unwrap_or(0)
+    /// Highest usage since the group was made; `None` where the kernel does not keep it (v2 before v5.19).
+    pub fn peak(&self) -> Option<u64> {
+        self.number(if self.v1 { "memory.max_usage_in_bytes" } else { "memory.peak" }).ok()
     }
 
     fn number(&self, file: &str) -> Result<u64> {

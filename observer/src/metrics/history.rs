@@ -5,11 +5,15 @@ use prometheus::{GaugeVec, Registry};
 use super::family::{Declaration, Kind};
 use crate::{
     finding::{Finding, What},
-    history::{QUANTILES, Workload},
+    history::Workload,
 };
 
 const LABELS: &[&str] = &["namespace", "workload", "workload_type", "workload_container"];
-const WITH_QUANTILE: &[&str] = &["namespace", "workload", "workload_type", "workload_container", "quantile"];
+const WITH_STATISTIC: &[&str] =
+    &["namespace", "workload", "workload_type", "workload_container", "statistic"];
+
+/// Names of [`crate::history::QUANTILES`]; a label `quantile` belongs to summaries.
+const STATISTICS: [&str; 3] = ["p50", "p95", "max"];
 
 static STARTUPS: Declaration = Declaration {
     name: "observer_history_startups",
@@ -20,19 +24,19 @@ static STARTUPS: Declaration = Declaration {
 static PEAK: Declaration = Declaration {
     name: "observer_history_startup_peak_bytes",
     kind: Kind::Gauge,
-    labels: WITH_QUANTILE,
-    help: "Start-up peak over the start-ups remembered: quantile 0.5, 0.95 and 1 (the highest).",
+    labels: WITH_STATISTIC,
+    help: "Start-up peak over the start-ups remembered: statistic p50, p95 and max.",
 };
 static TIME: Declaration = Declaration {
     name: "observer_history_time_to_stable_seconds",
     kind: Kind::Gauge,
-    labels: WITH_QUANTILE,
+    labels: WITH_STATISTIC,
     help: "Time to stable over the start-ups remembered that got stable.",
 };
 static STEADY: Declaration = Declaration {
     name: "observer_history_steady_bytes",
     kind: Kind::Gauge,
-    labels: WITH_QUANTILE,
+    labels: WITH_STATISTIC,
     help: "Steady working set over the start-ups remembered that got stable.",
 };
 
@@ -67,10 +71,9 @@ impl Families {
             (&self.steady, summary.steady.map(bytes)),
         ];
         for (family, values) in told {
-            for (quantile, value) in QUANTILES.iter().zip(values.into_iter().flatten()) {
-                let quantile = quantile.to_string();
+            for (statistic, value) in STATISTICS.into_iter().zip(values.into_iter().flatten()) {
                 let [a, b, c, d] = labels;
-                family.with_label_values(&[a, b, c, d, &quantile]).set(value);
+                family.with_label_values(&[a, b, c, d, statistic]).set(value);
             }
         }
     }

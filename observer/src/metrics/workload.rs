@@ -6,12 +6,14 @@ use prometheus::{CounterVec, GaugeVec, HistogramVec, Registry};
 
 use super::family::{Declaration, Kind};
 use crate::{
+    cause::Cause,
     event::Limit,
     finding::{Container, Finding, OomScope, StartupPeak, State, What},
     identity::Labels,
 };
 
 const LABELS: &[&str] = &["namespace", "workload", "workload_type"];
+const WITH_CAUSE: &[&str] = &["namespace", "workload", "workload_type", "cause"];
 const WITH_SCOPE: &[&str] = &["namespace", "workload", "workload_type", "scope"];
 const WITH_PHASE: &[&str] = &["namespace", "workload", "workload_type", "phase"];
 
@@ -35,8 +37,8 @@ static CONTAINERS: Declaration = Declaration {
 static STARTS: Declaration = Declaration {
     name: "observer_workload_starts_total",
     kind: Kind::Counter,
-    labels: LABELS,
-    help: "Container starts seen, restarts included.",
+    labels: WITH_CAUSE,
+    help: "Container starts seen, by cause: first, restart_after_oom_kill, restart_after_failure, restart_after_completion, restart_unknown.",
 };
 static FAULTS: Declaration = Declaration {
     name: "observer_workload_page_faults_total",
@@ -71,8 +73,8 @@ static PEAK: Declaration = Declaration {
 static TIME_TO_STABLE: Declaration = Declaration {
     name: "observer_workload_time_to_stable_seconds",
     kind: Kind::Histogram(SECONDS),
-    labels: LABELS,
-    help: "Time to stable of each start-up, when first confirmed.",
+    labels: WITH_CAUSE,
+    help: "Time to stable of each start-up, when first confirmed, by cause of the start.",
 };
 static PEAK_OF_LIMIT: Declaration = Declaration {
     name: "observer_workload_startup_peak_limit_ratio",
@@ -83,8 +85,8 @@ static PEAK_OF_LIMIT: Declaration = Declaration {
 static OVERSHOOT: Declaration = Declaration {
     name: "observer_workload_startup_overshoot_ratio",
     kind: Kind::Histogram(RATIO),
-    labels: LABELS,
-    help: "Start-up peak over steady level of each start-up.",
+    labels: WITH_CAUSE,
+    help: "Highest working set over steady level of each start-up, by cause of the start.",
 };
 
 pub static ALL: &[&Declaration] = &[
@@ -136,7 +138,7 @@ impl Families {
             What::Seen { container } => self.appear(container),
             What::Started(started) => {
                 self.appear(&started.container);
-                self.starts.with_label_values(&values(&started.container)).inc();
+                self.starts.with_label_values(&caused(&started.container, started.cause)).inc();
             }
             What::State { container, to: State::Ended, .. } => {
                 self.containers.with_label_values(&values(container)).dec();
@@ -170,8 +172,9 @@ impl Families {
                 self.peak_of_limit.with_label_values(&values(container)).observe(ratio);
             }
             What::Stable(stable) => {
-                self.time_to_stable.with_label_values(&values(&stable.container)).observe(stable.seconds);
-                self.overshoot.with_label_values(&values(&stable.container)).observe(stable.overshoot);
+                let labels = caused(&stable.container, stable.cause);
+                self.time_to_stable.with_label_values(&labels).observe(stable.seconds);
+                self.overshoot.with_label_values(&labels).observe(stable.overshoot);
             }
             _ => {}
         }
@@ -181,7 +184,9 @@ impl Families {
     fn appear(&self, container: &Container) {
         let [namespace, workload, workload_type] = values(container);
         self.containers.with_label_values(&values(container)).inc();
-        self.starts.with_label_values(&values(container));
+        for cause in Cause::ALL {
+            self.starts.with_label_values(&caused(container, cause));
+        }
         for scope in [OomScope::Container, OomScope::Node] {
             self.oom_kills.with_label_values(&[namespace, workload, workload_type, scope.name()]);
         }
@@ -196,6 +201,11 @@ impl Families {
             self.peak.with_label_values(&values(container)).set(peak as f64);
         }
     }
+}
+
+fn caused(container: &Container, cause: Cause) -> [&str; 4] {
+    let [namespace, workload, workload_type] = values(container);
+    [namespace, workload, workload_type, cause.name()]
 }
 
 fn values(container: &Container) -> [&str; 3] {

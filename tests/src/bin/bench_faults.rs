@@ -193,7 +193,7 @@ impl Bench {
         let within = Duration::from_secs(5);
         let told =
             daemon.wait_metric("observer_container_startup_peak_bytes", &[&name], within, |v| v > 0.0)?;
-        let peak = group.peak();
+        let peak = group.peak().context("this kernel does not tell a group's peak")?;
         ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
         let id = fs::metadata(group.directory()).map(|m| std::os::unix::fs::MetadataExt::ino(&m))?;
         let curve = curve(&fs::read_to_string(&recording)?, id)?;

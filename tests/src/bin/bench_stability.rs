@@ -9,10 +9,14 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use observer::{
     analyse::{self, Options},
+    forecast::{Starting, forecast},
+    history::{self, Past},
     stability::{Stability, Verdict},
     startup::{Sample, Startup},
+    time::Time,
 };
 use observer_tests::synthetic::{self, Class, Kind, Trace};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -49,6 +53,10 @@ fn main() -> Result<()> {
         if !cli.json {
             println!("{}", report[name]);
         }
+    }
+    report["forecast"] = forecasts(cli.from, cli.seeds * 10);
+    if !cli.json {
+        println!("\nforecast over staged scale-ups: {}", report["forecast"]);
     }
     let recorded: Result<Vec<Value>> = cli.traces.iter().map(|path| recorded(path, cli.json)).collect();
     report["recorded"] = Value::Array(recorded?);
@@ -270,6 +278,132 @@ fn recorded(path: &PathBuf, quiet: bool) -> Result<Value> {
     let mut value = serde_json::to_value(&analysed.analysis)?;
     value["trace"] = name.into();
     Ok(value)
+}
+
+/// Staged scale-ups: four to twelve instances of a workload with six earlier start-ups, on a node whose available memory
+/// is between half and twice what they will need at worst. How often the node said it would run out, before it did.
+fn forecasts(from: u64, scale_ups: u64) -> Value {
+    let (mut short, mut warned, mut leads) = (0, 0, Vec::new());
+    let (mut enough, mut wrong) = (0, 0);
+    for seed in from..from + scale_ups {
+        let scene = ScaleUp::new(seed);
+        let (runs_out, said) = scene.play();
+        match runs_out {
+            Some(out) => {
+                short += 1;
+                if let Some(said) = said.filter(|said| *said <= out) {
+                    warned += 1;
+                    leads.push(out - said);
+                }
+            }
+            None => {
+                enough += 1;
+                wrong += u32::from(said.is_some());
+            }
+        }
+    }
+    let percent = |part: u32, of: u32| (1000.0 * f64::from(part) / f64::from(of.max(1))).round() / 10.0;
+    json!({
+        "run_out": short,
+        "warned_before_percent": percent(warned, short),
+        "lead_median_seconds": quantile(&mut leads, 0.5),
+        "lead_p10_seconds": quantile(&mut leads, 0.1),
+        "suffice": enough,
+        "false_alarm_percent": percent(wrong, enough),
+    })
+}
+
+struct ScaleUp {
+    past: Vec<Past>,
+    /// Start, seconds, and course of each instance.
+    instances: Vec<(f64, Vec<f64>)>,
+    available: f64,
+}
+
+const SCENE_STEP: f64 = 0.25;
+const SCENE_SECONDS: f64 = 60.0;
+
+impl ScaleUp {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let classes = [Class::SpikeDecay, Class::Ramp, Class::Staircase, Class::SlowExp, Class::Instant];
+        let trace = synthetic::trace(classes[rng.random_range(0..classes.len())], seed, false);
+        // Instances of one workload differ by a tenth in height and a fifth in pace.
+        let mut instance = || {
+            let (height, pace) = (rng.random_range(0.9..1.1), rng.random_range(0.8..1.25));
+            course(&trace, height, pace)
+        };
+        let past = (0..6).map(|_| past_of(&instance())).collect();
+        let courses: Vec<Vec<f64>> = (0..12).map(|_| instance()).collect();
+        let n = rng.random_range(4..13);
+        let instances: Vec<(f64, Vec<f64>)> =
+            courses.into_iter().take(n).map(|course| (rng.random_range(0.0..5.0), course)).collect();
+        let mut scene = Self { past, instances, available: 0.0 };
+        let worst = scene.moments().map(|now| scene.held(now).iter().sum::<f64>()).fold(0.0, f64::max);
+        scene.available = worst * 2.0_f64.powf(rng.random_range(-1.0..1.0));
+        scene
+    }
+
+    fn moments(&self) -> impl Iterator<Item = f64> + use<> {
+        (0..(SCENE_SECONDS / SCENE_STEP) as usize).map(|i| i as f64 * SCENE_STEP)
+    }
+
+    /// What each started instance holds, bytes.
+    fn held(&self, now: f64) -> Vec<f64> {
+        let at = |(start, course): &(f64, Vec<f64>)| {
+            let step = ((now - start) / SCENE_STEP) as usize;
+            (now >= *start).then(|| course[step.min(course.len() - 1)])
+        };
+        self.instances.iter().filter_map(at).collect()
+    }
+
+    /// When the memory runs out, and when the forecast first said so.
+    fn play(&self) -> (Option<f64>, Option<f64>) {
+        let (mut out, mut said) = (None, None);
+        for now in self.moments() {
+            let held = self.held(now);
+            let left = self.available - held.iter().sum::<f64>();
+            if left < 0.0 {
+                out = out.or(Some(now));
+            }
+            let ages = self.instances.iter().filter(|(start, _)| now >= *start).map(|(start, _)| now - start);
+            let starting: Vec<Starting> = (ages.zip(&held))
+                .map(|(age, held)| Starting { age, usage: *held as u64, limit: None, past: &self.past })
+                .collect();
+            if forecast(&starting).growth as f64 > left.max(0.0) {
+                said = said.or(Some(now));
+            }
+        }
+        (out, said)
+    }
+}
+
+/// The trace on a grid, stretched; bytes.
+fn course(trace: &Trace, height: f64, pace: f64) -> Vec<f64> {
+    let mut samples = trace.samples.iter().peekable();
+    let mut value = 0.0;
+    (0..(SCENE_SECONDS / SCENE_STEP) as usize)
+        .map(|i| {
+            while let Some((_, mib)) = samples.next_if(|(at, _)| at * pace <= i as f64 * SCENE_STEP) {
+                value = *mib;
+            }
+            value * height * MIB
+        })
+        .collect()
+}
+
+fn past_of(course: &[f64]) -> Past {
+    let mut startup = Startup::default();
+    for (i, bytes) in course.iter().enumerate() {
+        let bytes = *bytes as u64;
+        startup.sample(Sample {
+            seconds: i as f64 * SCENE_STEP,
+            usage: bytes,
+            working_set: bytes,
+            anon: None,
+        });
+    }
+    Past::of(&startup, Time::default(), 0, history::Outcome::Stable)
 }
 
 /// Nanoseconds per sample of a noisy start-up, the evaluation of the slopes included.

@@ -217,7 +217,10 @@ fn disabled(stage: &Stage) -> Result<()> {
         v == 1.0
     })?;
     daemon.wait_metric("observer_container_page_faults_total", &[&own], within, |v| v > 1000.0)?;
-    daemon.wait_metric("observer_container_memory_peak_bytes", &[&own], within, |v| v > 40e6)?;
+    // Before memory.peak (v5.19) nobody but a probe knows the peak between two reads.
+    if group.peak().is_some() {
+        daemon.wait_metric("observer_container_memory_peak_bytes", &[&own], within, |v| v > 40e6)?;
+    }
     drop(group);
     main.wait()?;
     daemon.wait_metric("observer_container_state", &[&own, "state=\"ended\""], within, |v| v == 1.0)?;

@@ -32,6 +32,8 @@ pub const CASES: &[Case] = &[
         needs: Probes,
         run: forgotten,
     },
+    Case { name: "a_restart_is_told_by_how_the_one_before_ended", needs: Probes, run: restarts },
+    Case { name: "a_workloads_history_survives_the_daemon", needs: Probes, run: remembers },
     Case { name: "a_recording_replays_to_the_same_bytes", needs: Probes, run: replays },
 ];
 
@@ -92,7 +94,7 @@ fn pushes_a_spike(stage: &Stage) -> Result<()> {
     let group = group(stage, "spike")?;
     let child = run(stage, &group, "spike --peak 200 --steady 20 --ramp 0.1 --hold 0.05 --seconds 1")?;
     wait(child)?;
-    let peak = group.peak() as f64;
+    let peak = group.peak().unwrap_or(200 * MIB) as f64;
     let told =
         daemon.wait_metric("observer_container_startup_peak_bytes", &[&own(&group)], SOON, |v| v > 0.0)?;
     ensure!(
@@ -116,7 +118,7 @@ fn start_and_exit(stage: &Stage) -> Result<()> {
     ensure!((started - before).abs() < 1.0, "start told as {started}, it was after {before}");
     daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
     let workload = format!("workload=\"{}\"", group.path());
-    let starts = daemon.metric("observer_workload_starts_total", &[&workload])?;
+    let starts = daemon.metric("observer_workload_starts_total", &[&workload, "cause=\"first\""])?;
     ensure!(starts == Some(1.0), "starts: {starts:?}");
     ensure!(daemon.log_text().contains("(exit code 3), it was starting"), "{}", daemon.log_text());
     Ok(())
@@ -216,7 +218,8 @@ fn nested(stage: &Stage) -> Result<()> {
     wait(run(stage, &inner, "spike --peak 100 --steady 10 --ramp 0.3 --hold 0.1 --seconds 1")?)?;
     let with = format!("container=\"{unit}\"");
     let peak = daemon.wait_metric("observer_container_memory_peak_bytes", &[&with], SOON, |v| v > 90e6)?;
-    ensure!((peak / outer.peak() as f64 - 1.0).abs() < 0.02, "peak {peak}, the unit's is {}", outer.peak());
+    let expected = outer.peak().unwrap_or(100 * MIB) as f64;
+    ensure!((peak / expected - 1.0).abs() < 0.02, "peak {peak}, the unit's is {expected}");
     daemon.wait_metric("observer_container_page_faults_total", &[&with], SOON, |faults| faults > 25_600.0)?;
     let inner = daemon.metric("observer_container_page_faults_total", &[&own(&inner)])?;
     ensure!(inner.is_none(), "the inner group has series of its own: {inner:?}");
@@ -232,7 +235,7 @@ fn seeded(stage: &Stage) -> Result<()> {
     daemon.wait_metric("observer_container_state", &[&own, "state=\"running\""], SOON, |v| v == 1.0)?;
     daemon.wait_metric("observer_container_memory_usage_bytes", &[&own], SOON, |v| v > 30e6)?;
     let workload = format!("workload=\"{}\"", group.path());
-    let starts = daemon.metric("observer_workload_starts_total", &[&workload])?;
+    let starts = daemon.metric("observer_workload_starts_total", &[&workload, "cause=\"first\""])?;
     ensure!(starts == Some(0.0), "no start was seen, but {starts:?} are told");
     wait(child)?;
     Ok(())
@@ -272,5 +275,36 @@ fn replays(stage: &Stage) -> Result<()> {
     let live = fs::read(&at_exit)?;
     ensure!(live == replayed.stdout, "the replayed metrics differ from the live ones");
     ensure!(String::from_utf8_lossy(&live).contains("oom_kills_total"), "there was nothing to compare");
+    Ok(())
+}
+
+fn restarts(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let workload = format!("workload=\"/observer-test-{}/again\"", std::process::id());
+    for (limit, cause) in
+        [(32, "first"), (1024, "restart_after_oom_kill"), (1024, "restart_after_completion")]
+    {
+        let group = group(stage, "again")?;
+        group.limit(limit * MIB)?;
+        wait(run(stage, &group, "spike --peak 64 --steady 64 --ramp 0.2 --hold 0 --seconds 0.5")?)?;
+        let with = [workload.as_str(), &format!("cause=\"{cause}\"")];
+        daemon.wait_metric("observer_workload_starts_total", &with, SOON, |starts| starts == 1.0)?;
+    }
+    Ok(())
+}
+
+fn remembers(stage: &Stage) -> Result<()> {
+    let state = stage.directory.join("state.json").display().to_string();
+    let workload = format!("workload=\"/observer-test-{}/kept\"", std::process::id());
+    let mut first = daemon(stage, &["--state", &state])?;
+    let group = group(stage, "kept")?;
+    wait(run(stage, &group, "spike --peak 64 --steady 64 --ramp 0.2 --hold 0 --seconds 0.5")?)?;
+    first.wait_metric("observer_history_startups", &[&workload], SOON, |startups| startups == 1.0)?;
+    first.signal(rustix::process::Signal::TERM)?;
+    first.wait(SOON)?;
+    let second = daemon(stage, &["--state", &state])?;
+    let with = [workload.as_str(), "statistic=\"max\""];
+    let peak = second.wait_metric("observer_history_startup_peak_bytes", &with, SOON, |peak| peak > 0.0)?;
+    ensure!((peak / (64 * MIB) as f64 - 1.0).abs() < 0.05, "peak {peak} after the restart");
     Ok(())
 }
