@@ -93,6 +93,11 @@ impl Group {
         self.write(if self.v1 { "memory.limit_in_bytes" } else { "memory.max" }, &bytes.to_string())
     }
 
+    /// The OOM killer takes all of the group or nothing (v2, v4.19).
+    pub fn kill_as_one(&self) -> Result<()> {
+        self.write("memory.oom.group", "1")
+    }
+
     pub fn usage(&self) -> Result<u64> {
         self.number(if self.v1 { "memory.usage_in_bytes" } else { "memory.current" })
     }

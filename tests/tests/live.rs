@@ -24,6 +24,10 @@ pub enum Needs {
     Nothing,
     /// Root, BTF, and an observer with the eBPF object in it.
     Probes,
+    /// And cgroup v2.
+    V2,
+    /// And a machine nobody minds running out of memory: `TEST_MAY_EXHAUST=1`, as in the virtual machines.
+    Disposable,
     /// And Prometheus with promtool.
     Prometheus,
 }
@@ -81,6 +85,15 @@ fn trial(case: &'static Case, stage: &Arc<Stage>, no_probes: Option<&str>) -> Tr
     let skipped = match case.needs {
         Needs::Nothing => None,
         Needs::Probes => no_probes.map(str::to_owned),
+        Needs::V2 => {
+            let v1 = stage.tree.as_ref().is_some_and(Tree::is_v1);
+            no_probes.map(str::to_owned).or(v1.then(|| "the memory controller is on cgroup v1".to_owned()))
+        }
+        Needs::Disposable => {
+            let allowed = std::env::var_os("TEST_MAY_EXHAUST").is_some();
+            let why = "it exhausts the machine's memory, and TEST_MAY_EXHAUST is not set";
+            no_probes.map(str::to_owned).or((!allowed).then(|| why.to_owned()))
+        }
         Needs::Prometheus => no_probes.map(str::to_owned).or(prometheus),
     };
     let stage = Arc::clone(stage);

@@ -10,7 +10,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use observer_tests::{daemon::Daemon, group::Group};
 
-use crate::{Case, Needs::Probes, Stage};
+use crate::{
+    Case,
+    Needs::{Disposable, Probes, V2},
+    Stage,
+};
 
 pub const CASES: &[Case] = &[
     Case { name: "page_fault_counts_every_user_fault", needs: Probes, run: counts_faults },
@@ -19,6 +23,9 @@ pub const CASES: &[Case] = &[
     Case { name: "cgroup_life_tells_who_lives", needs: Probes, run: who_lives },
     Case { name: "oom_kill_names_the_victim_and_its_own_limit", needs: Probes, run: own_limit },
     Case { name: "oom_kill_by_the_parents_limit_says_so", needs: Probes, run: parents_limit },
+    Case { name: "oom_kill_by_a_limit_further_up_says_so", needs: Probes, run: ancestors_limit },
+    Case { name: "oom_kill_of_a_whole_group_names_each_victim", needs: V2, run: whole_group },
+    Case { name: "oom_kill_for_want_of_node_memory_says_so", needs: Disposable, run: node_exhausted },
     Case {
         name: "oom_kill_of_a_child_is_seen_though_the_main_process_lives",
         needs: Probes,
@@ -173,6 +180,37 @@ fn parents_limit(stage: &Stage) -> Result<()> {
     parent.limit(48 * MIB)?;
     let child = group(stage, "shared/one")?;
     oom(stage, &daemon, &child, "spike --peak 100 --steady 10 --ramp 0.5", "parent")
+}
+
+fn ancestors_limit(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let top = group(stage, "class")?;
+    top.limit(48 * MIB)?;
+    let _pod = group(stage, "class/pod")?;
+    let child = group(stage, "class/pod/one")?;
+    oom(stage, &daemon, &child, "spike --peak 100 --steady 10 --ramp 0.5", "ancestor")
+}
+
+fn whole_group(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "as-one")?;
+    group.limit(48 * MIB)?;
+    group.kill_as_one()?;
+    let main = run(stage, &group, "child --size 200 --seconds 30")?;
+    // The child that asked too much, and the main process that did nothing.
+    let with = [&own(&group), "scope=\"container\""];
+    daemon.wait_metric("observer_container_oom_kills_total", &with, 2 * SOON, |kills| kills == 2.0)?;
+    daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
+    wait(main)?;
+    Ok(())
+}
+
+fn node_exhausted(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let total = daemon.metric("observer_node_memory_total_bytes", &[])?.context("no node metrics")?;
+    let group = group(stage, "boundless")?;
+    let size = (total / MIB as f64 * 1.5) as u64;
+    oom(stage, &daemon, &group, &format!("spike --peak {size} --steady 10 --ramp 5"), "node")
 }
 
 fn child_killed(stage: &Stage) -> Result<()> {

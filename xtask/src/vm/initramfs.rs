@@ -61,7 +61,7 @@ observer check > /tmp/check
 cat /tmp/check
 grep -E '^  (ok|--) ' /tmp/check | sed 's/^/OBSERVER-VM probe /'
 # Emulated: everything takes many times as long.
-TEST_PATIENCE=6 live $only --color never{skip} 2>&1
+TEST_PATIENCE=6 TEST_MAY_EXHAUST=1 live $only --color never{skip} 2>&1
 echo OBSERVER-VM end
 poweroff -f
 "
