@@ -23,10 +23,32 @@ fn stands_at(usage: u64, limit: u64) -> bool {
     usage + (limit / 50).max(2 << 20) >= limit
 }
 
+/// A file is read this long after its event's time at most; what it says may be younger than a kill by as much.
+const READ_TIME: Duration = Duration::from_millis(200);
+
 #[derive(Debug, Default)]
 pub struct Baselines {
-    oom_events: HashMap<CgroupId, u64>,
+    oom_events: HashMap<CgroupId, Baseline>,
 }
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Baseline {
+    count: u64,
+    /// The last reading of the file: it may already count a kill whose record comes only after it, so it counts when the
+    /// next one is made, or for a kill that is clearly later.
+    pending: Option<(Time, u64)>,
+}
+
+impl Baseline {
+    fn settle(&mut self) {
+        if let Some((_, count)) = self.pending.take() {
+            self.count = self.count.max(count);
+        }
+    }
+}
+
+/// Height of the level whose limit could not be kept, above the lowest level of the kill; `None`: the node's.
+pub type Height = Option<usize>;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judged {
@@ -37,7 +59,7 @@ pub struct Judged {
 impl Baselines {
     /// A new group has had no OOM.
     pub fn made(&mut self, cgroup: CgroupId) {
-        self.oom_events.insert(cgroup, 0);
+        self.oom_events.insert(cgroup, Baseline::default());
     }
 
     pub fn removed(&mut self, cgroup: CgroupId) {
@@ -45,56 +67,71 @@ impl Baselines {
     }
 
     /// The file's value, on cgroup v2.
-    pub fn read(&mut self, cgroup: CgroupId, oom_events: u64) {
-        let known = self.oom_events.entry(cgroup).or_default();
-        *known = oom_events.max(*known);
+    pub fn read(&mut self, at: Time, cgroup: CgroupId, oom_events: u64) {
+        match self.oom_events.get_mut(&cgroup) {
+            Some(known) => {
+                known.settle();
+                known.pending = Some((at, oom_events));
+            }
+            None => {
+                self.oom_events.insert(cgroup, Baseline { count: oom_events, pending: None });
+            }
+        }
     }
 
-    /// Tells the scope, and remembers the counts for the next kill.
-    pub fn judge(
-        &mut self,
-        kill: &OomKill,
-        owner: Option<CgroupId>,
-        container: impl Fn(CgroupId) -> Option<CgroupId>,
-    ) -> Judged {
+    /// Which level it was, and remembers the counts for the next kill. To be asked when the kill comes, not later.
+    pub fn height(&mut self, at: Time, kill: &OomKill) -> Height {
         let mut rose = None;
         let mut guess = None;
         for (height, level) in kill.levels.iter().enumerate() {
             let at_limit = level.limit.bytes().is_some_and(|limit| stands_at(level.usage, limit));
-            match (level.oom_events, self.oom_events.get(&level.cgroup)) {
-                (Some(now), Some(before)) if now > *before && rose.is_none() => rose = Some(height),
+            let before = self.oom_events.get_mut(&level.cgroup).map(|known| {
+                if known.pending.is_some_and(|(read, _)| read.after(READ_TIME) < at) {
+                    known.settle();
+                }
+                known.count
+            });
+            match (level.oom_events, before) {
+                (Some(now), Some(before)) if now > before && rose.is_none() => rose = Some(height),
                 (Some(_), Some(_)) => {}
                 _ if at_limit && guess.is_none() => guess = Some(height),
                 _ => {}
             }
-            if let Some(now) = level.oom_events {
-                self.oom_events.insert(level.cgroup, now);
+            if let Some(count) = level.oom_events {
+                self.oom_events.insert(level.cgroup, Baseline { count, pending: None });
             }
         }
-        let Some(height) = rose.or(guess) else {
-            return Judged { scope: OomScope::Node, limit: None };
-        };
-        let level = &kill.levels[height];
-        // Levels inside the container are the container: count heights from its own cgroup.
-        let own = owner
-            .and_then(|owner| kill.levels.iter().position(|level| level.cgroup == owner))
-            .or_else(|| {
-                kill.levels.iter().rposition(|level| container(level.cgroup) == owner && owner.is_some())
-            })
-            .unwrap_or(0);
-        let scope = match height.saturating_sub(own) {
-            0 => OomScope::Container,
-            1 => OomScope::Parent,
-            _ => OomScope::Ancestor,
-        };
-        Judged { scope, limit: level.limit.bytes() }
+        rose.or(guess)
     }
+}
+
+/// The scope, once the victim's container is known.
+pub fn judge(
+    kill: &OomKill,
+    height: Height,
+    owner: Option<CgroupId>,
+    container: impl Fn(CgroupId) -> Option<CgroupId>,
+) -> Judged {
+    let Some((height, level)) = height.and_then(|height| Some((height, kill.levels.get(height)?))) else {
+        return Judged { scope: OomScope::Node, limit: None };
+    };
+    // Levels inside the container are the container: count heights from its own cgroup.
+    let own = owner
+        .and_then(|owner| kill.levels.iter().position(|level| level.cgroup == owner))
+        .or_else(|| kill.levels.iter().rposition(|level| container(level.cgroup) == owner && owner.is_some()))
+        .unwrap_or(0);
+    let scope = match height.saturating_sub(own) {
+        0 => OomScope::Container,
+        1 => OomScope::Parent,
+        _ => OomScope::Ancestor,
+    };
+    Judged { scope, limit: level.limit.bytes() }
 }
 
 /// Kills whose victim the kernel named by pid only (before 6.8): its exit says which cgroup it was in.
 #[derive(Debug, Default)]
 pub struct Unnamed {
-    waiting: Vec<(Time, OomKill)>,
+    waiting: Vec<(Time, OomKill, Height)>,
 }
 
 /// A victim with nothing to write back exits within milliseconds; one stuck on a lock may take the reaper's time.
@@ -102,28 +139,33 @@ const EXIT_WAIT: Duration = Duration::from_secs(5);
 
 impl Unnamed {
     /// Returns a complete kill at once; keeps an incomplete one.
-    pub fn complete_or_keep(&mut self, at: Time, kill: &OomKill) -> Option<OomKill> {
+    pub fn complete_or_keep(&mut self, at: Time, kill: &OomKill, height: Height) -> Option<OomKill> {
         if kill.victim_cgroup.is_some() {
             return Some(kill.clone());
         }
-        self.waiting.push((at, kill.clone()));
+        self.waiting.push((at, kill.clone(), height));
         None
     }
 
-    pub fn resolve(&mut self, pid: u32, cgroup: CgroupId, comm: &str) -> Option<OomKill> {
-        let at = self.waiting.iter().position(|(_, kill)| kill.victim_pid == pid)?;
-        let (_, mut kill) = self.waiting.swap_remove(at);
+    pub fn resolve(&mut self, pid: u32, cgroup: CgroupId, comm: &str) -> Option<(OomKill, Height)> {
+        let at = self.waiting.iter().position(|(_, kill, _)| kill.victim_pid == pid)?;
+        let (_, mut kill, height) = self.waiting.swap_remove(at);
         kill.victim_cgroup = Some(cgroup);
         kill.victim_comm = comm.to_owned();
-        Some(kill)
+        Some((kill, height))
     }
 
     /// Kills whose victim never showed: reported without its name.
-    pub fn expire(&mut self, now: Time) -> Vec<OomKill> {
-        let (over, waiting) = self.waiting.drain(..).partition(|(since, _)| now.since(*since) >= EXIT_WAIT);
-        self.waiting = waiting;
-        let over: Vec<(Time, OomKill)> = over;
-        over.into_iter().map(|(_, kill)| kill).collect()
+    pub fn expire(&mut self, now: Time) -> Vec<(OomKill, Height)> {
+        let mut over = Vec::new();
+        self.waiting.retain(|(since, kill, height)| {
+            let waits = now.since(*since) < EXIT_WAIT;
+            if !waits {
+                over.push((kill.clone(), *height));
+            }
+            waits
+        });
+        over
     }
 }
 
@@ -155,9 +197,32 @@ mod tests {
         }
     }
 
+    /// Container 10, with 11 inside it.
+    fn judged(
+        baselines: &mut Baselines,
+        seconds: u64,
+        levels: &[(CgroupId, u64, Option<u64>, Option<u64>)],
+    ) -> Judged {
+        let kill = kill(levels);
+        let height = baselines.height(Time::from_nanos(seconds * 1_000_000_000), &kill);
+        judge(&kill, height, Some(10), |cgroup| (cgroup == 10 || cgroup == 11).then_some(10))
+    }
+
+    #[test]
+    fn a_file_read_just_before_the_record_does_not_hide_the_kill() {
+        let levels = [(10, 64, Some(64), Some(1)), (5, 80, None, Some(0))];
+        let mut baselines = Baselines::default();
+        levels.iter().for_each(|level| baselines.made(level.0));
+        // The file already counts the kill whose record is still in the ring.
+        baselines.read(Time::from_nanos(900_000_000), 10, 1);
+        assert_eq!(judged(&mut baselines, 1, &levels).scope, OomScope::Container);
+        // Long after, a node without memory is not blamed on the container.
+        baselines.read(Time::from_nanos(2_000_000_000), 10, 1);
+        assert_eq!(judged(&mut baselines, 9, &levels).scope, OomScope::Node);
+    }
+
     #[test]
     fn the_level_whose_own_count_rose_is_the_scope() {
-        let own = |cgroup| (cgroup == 10).then_some(10);
         let table = [
             (
                 "its own limit",
@@ -185,27 +250,25 @@ mod tests {
             for level in levels {
                 baselines.made(level.0);
             }
-            assert_eq!(baselines.judge(&kill(&levels), Some(10), own).scope, expected, "{name}");
+            assert_eq!(judged(&mut baselines, 0, &levels).scope, expected, "{name}");
         }
     }
 
     #[test]
     fn without_an_earlier_count_the_lowest_full_level_is_taken() {
-        let own = |cgroup| (cgroup == 10).then_some(10);
         let mut baselines = Baselines::default();
         let levels = [(10, 63, Some(64), Some(9)), (5, 80, None, Some(9)), (1, 0, None, Some(9))];
-        let judged = baselines.judge(&kill(&levels), Some(10), own);
-        assert_eq!(judged, Judged { scope: OomScope::Container, limit: Some(64 * MIB) });
+        let first = judged(&mut baselines, 0, &levels);
+        assert_eq!(first, Judged { scope: OomScope::Container, limit: Some(64 * MIB) });
         // The second kill has a count to compare with: this time the node ran out.
-        assert_eq!(baselines.judge(&kill(&levels), Some(10), own).scope, OomScope::Node);
+        assert_eq!(judged(&mut baselines, 0, &levels).scope, OomScope::Node);
     }
 
     #[test]
     fn a_limit_inside_the_container_is_the_containers() {
-        let own = |cgroup| (cgroup == 11 || cgroup == 10).then_some(10);
         let mut baselines = Baselines::default();
         let levels = [(11, 32, Some(32), Some(1)), (10, 40, Some(64), Some(0)), (1, 0, None, Some(0))];
         levels.iter().for_each(|level| baselines.made(level.0));
-        assert_eq!(baselines.judge(&kill(&levels), Some(10), own).scope, OomScope::Container);
+        assert_eq!(judged(&mut baselines, 0, &levels).scope, OomScope::Container);
     }
 }

@@ -152,16 +152,17 @@ impl Pipeline {
                 }
             }
             Happened::Exit { cgroup, pid, comm, status, .. } => {
-                if let Some(kill) = self.unnamed.resolve(*pid, *cgroup, comm) {
-                    self.oom_kill(at, kill, out);
+                if let Some((kill, height)) = self.unnamed.resolve(*pid, *cgroup, comm) {
+                    self.oom_kill(at, kill, height, out);
                 }
                 if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
                     life.exited(*status);
                 }
             }
             Happened::OomKill(kill) => {
-                if let Some(kill) = self.unnamed.complete_or_keep(at, kill) {
-                    self.oom_kill(at, kill, out);
+                let height = self.baselines.height(at, kill);
+                if let Some(kill) = self.unnamed.complete_or_keep(at, kill, height) {
+                    self.oom_kill(at, kill, height, out);
                 }
             }
             Happened::Node(reading) => {
@@ -320,13 +321,19 @@ impl Pipeline {
             }
         }
         if let Some(local) = events.and_then(|events| events.oom_local) {
-            self.baselines.read(cgroup, local);
+            self.baselines.read(at, cgroup, local);
         }
     }
 
-    fn oom_kill(&mut self, at: Time, kill: crate::event::OomKill, out: &mut Vec<Finding>) {
+    fn oom_kill(
+        &mut self,
+        at: Time,
+        kill: crate::event::OomKill,
+        height: oom::Height,
+        out: &mut Vec<Finding>,
+    ) {
         let owner = kill.victim_cgroup.and_then(|cgroup| self.index.container(cgroup));
-        let verdict = self.baselines.judge(&kill, owner, |cgroup| self.index.container(cgroup));
+        let verdict = oom::judge(&kill, height, owner, |cgroup| self.index.container(cgroup));
         let asker = self
             .index
             .container(kill.asker_cgroup)
@@ -492,8 +499,8 @@ impl Pipeline {
         for event in self.index.expire(now) {
             unattributed(now, &event, out);
         }
-        for kill in self.unnamed.expire(now) {
-            self.oom_kill(now, kill, out);
+        for (kill, height) in self.unnamed.expire(now) {
+            self.oom_kill(now, kill, height, out);
         }
         self.node(now, None, out);
     }

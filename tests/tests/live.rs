@@ -22,6 +22,8 @@ pub struct Case {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Needs {
     Nothing,
+    /// Memory cgroups of its own.
+    Cgroups,
     /// Root, BTF, and an observer with the eBPF object in it.
     Probes,
     /// And cgroup v2.
@@ -67,11 +69,11 @@ fn run() -> Conclusion {
         directory: directory.clone(),
         tree: tree.ok(),
     });
-    let no_probes = no_tree.or_else(|| live::host::cannot_probe(&stage));
+    let no_probes = no_tree.clone().or_else(|| live::host::cannot_probe(&stage));
     let trials = [live::host::CASES, live::kernel::CASES, live::prometheus::CASES]
         .concat_cases()
         .into_iter()
-        .map(|case| trial(case, &stage, no_probes.as_deref()))
+        .map(|case| trial(case, &stage, no_tree.as_deref(), no_probes.as_deref()))
         .collect();
     // One after the other: they share the machine's memory and each watches its own cgroups.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
@@ -80,10 +82,11 @@ fn run() -> Conclusion {
     conclusion
 }
 
-fn trial(case: &'static Case, stage: &Arc<Stage>, no_probes: Option<&str>) -> Trial {
+fn trial(case: &'static Case, stage: &Arc<Stage>, no_tree: Option<&str>, no_probes: Option<&str>) -> Trial {
     let prometheus = (case.needs == Needs::Prometheus).then(live::prometheus::missing).flatten();
     let skipped = match case.needs {
         Needs::Nothing => None,
+        Needs::Cgroups => no_tree.map(str::to_owned),
         Needs::Probes => no_probes.map(str::to_owned),
         Needs::V2 => {
             let v1 = stage.tree.as_ref().is_some_and(Tree::is_v1);

@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, shell};
+use crate::{build_ebpf, shell, vm};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Leave out what needs minutes: the live tests on this machine's kernel
+    /// Leave out what needs minutes: the live tests, on this machine's kernel and on others in virtual machines
     #[arg(long)]
     quick: bool,
 }
@@ -52,6 +52,11 @@ pub fn test(options: &Options) -> Result<()> {
         }
         tally.tests(name, shell::cargo().args(["test", "--package", "observer-tests", "--test", name]));
     }
+    if options.quick {
+        tally.skipped.push("kernels in virtual machines: --quick".to_owned());
+    } else {
+        tally.machines();
+    }
     tally.close(began)
 }
 
@@ -79,6 +84,26 @@ impl Tally {
             }
             Ok(false) => {}
             Err(error) => self.fail(name, &format!("{error:#}")),
+        }
+    }
+
+    /// The live tests on other kernels. A machine that cannot be had is skipped, with the reason.
+    fn machines(&mut self) {
+        eprintln!("== kernels in virtual machines");
+        let reports = match vm::run(&vm::Options::default()) {
+            Ok(reports) => reports,
+            Err(error) => return self.skipped.push(format!("kernels in virtual machines: {error:#}")),
+        };
+        for report in reports {
+            match report {
+                Err(why) => self.skipped.push(why),
+                Ok(report) => {
+                    let named = |test: &String| format!("kernel {}: {test}", report.release);
+                    self.passed += report.passed.len() as u32;
+                    self.failed.extend(report.failed.iter().map(named));
+                    self.skipped.extend(report.skipped.iter().map(named));
+                }
+            }
         }
     }
 

@@ -22,7 +22,7 @@ mod kernels;
 
 use kernels::{KERNELS, Kernel};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Options {
     /// Only this kernel (5.10, 6.1, 6.12, newest); may be given again
     #[arg(long = "kernel", value_name = "NAME")]

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use crate::{
     Case,
-    Needs::{Nothing, Probes},
+    Needs::{Cgroups, Nothing, Probes},
     Stage,
 };
 
@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "with_probes_disabled_kills_and_faults_still_come_from_files",
-        needs: Probes,
+        needs: Cgroups,
         run: disabled,
     },
     Case { name: "kill_9_leaves_nothing_attached", needs: Probes, run: kill_9 },
