@@ -29,7 +29,13 @@ const READ_TIME: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub struct Baselines {
     oom_events: HashMap<CgroupId, Baseline>,
+    /// When, for whom, and at which group the last kill struck.
+    last: Option<(Time, u32, CgroupId)>,
 }
+
+/// With memory.oom.group (the kubelet sets it) one want of memory kills a whole group, a record each; all come while
+/// its asker waits.
+const ONE_WANT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Baseline {
@@ -101,7 +107,14 @@ impl Baselines {
                 self.oom_events.insert(level.cgroup, Baseline { count, pending: None });
             }
         }
-        rose.or(guess)
+        let more_of_the_last = || {
+            let (before, asker, cgroup) = self.last?;
+            let same = asker == kill.asker_pid && at.since(before) < ONE_WANT;
+            kill.levels.iter().position(|level| same && level.cgroup == cgroup)
+        };
+        let height = rose.or_else(more_of_the_last).or(guess);
+        self.last = height.map(|height| (at, kill.asker_pid, kill.levels[height].cgroup));
+        height
     }
 }
 
@@ -222,6 +235,16 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_group_kill_has_the_scope_of_its_first() {
+        let mut baselines = Baselines::default();
+        let levels = [(10, 64, Some(64), Some(1)), (5, 80, None, Some(0))];
+        levels.iter().for_each(|level| baselines.made(level.0));
+        assert_eq!(judged(&mut baselines, 1, &levels).scope, OomScope::Container);
+        assert_eq!(judged(&mut baselines, 1, &levels).scope, OomScope::Container);
+        assert_eq!(judged(&mut baselines, 9, &levels).scope, OomScope::Node);
+    }
+
+    #[test]
     fn the_level_whose_own_count_rose_is_the_scope() {
         let table = [
             (
@@ -260,8 +283,8 @@ mod tests {
         let levels = [(10, 63, Some(64), Some(9)), (5, 80, None, Some(9)), (1, 0, None, Some(9))];
         let first = judged(&mut baselines, 0, &levels);
         assert_eq!(first, Judged { scope: OomScope::Container, limit: Some(64 * MIB) });
-        // The second kill has a count to compare with: this time the node ran out.
-        assert_eq!(judged(&mut baselines, 0, &levels).scope, OomScope::Node);
+        // A later kill has a count to compare with: this time the node ran out.
+        assert_eq!(judged(&mut baselines, 9, &levels).scope, OomScope::Node);
     }
 
     #[test]
