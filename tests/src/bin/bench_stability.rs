@@ -3,14 +3,16 @@
 //! Synthetic classes with a known truth, the recorded traces given, and beside them what readiness, a fixed minute and a
 //! slope over a window would have said. Prints a table for people; `--json` one object.
 
-use std::{fs::File, io::BufReader, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use observer::{
     analyse::{self, Options},
+    finding::What,
     forecast::{Starting, forecast},
     history::{self, Past},
+    replay,
     stability::{Stability, Verdict},
     startup::{Sample, Startup},
     time::Time,
@@ -54,6 +56,7 @@ fn main() -> Result<()> {
             println!("{}", report[name]);
         }
     }
+    report["live"] = live_cases(cli.json)?;
     report["forecast"] = forecasts(cli.from, cli.seeds * 10);
     if !cli.json {
         println!("\nforecast over staged scale-ups: {}", report["forecast"]);
@@ -278,6 +281,36 @@ fn recorded(path: &PathBuf, quiet: bool) -> Result<Value> {
     let mut value = serde_json::to_value(&analysed.analysis)?;
     value["trace"] = name.into();
     Ok(value)
+}
+
+/// Live containers recorded on a real kernel, with what their program does by construction: seconds from exec until the
+/// last change of level.
+const LIVE: [(&str, f64); 3] =
+    [("spike_settles", 3.0), ("scale_up_of_four", 3.0), ("lazy_second_cache", 20.0)];
+
+/// The replay cases as live truth: error of every time to stable told in the end.
+fn live_cases(quiet: bool) -> Result<Value> {
+    let mut errors = Vec::new();
+    for (name, truth) in LIVE {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases").join(name).join("events.jsonl");
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut told = BTreeMap::new();
+        replay::replay(BufReader::new(file), |finding| match &finding.what {
+            What::Stable(stable) | What::LateStep { stable, .. } => {
+                told.insert(stable.container.cgroup, stable.seconds);
+            }
+            _ => {}
+        })
+        .with_context(|| format!("cannot replay {}", path.display()))?;
+        if !quiet {
+            println!("live {name:<20} in truth {truth:.1} s, told {:.2?}", told.values().collect::<Vec<_>>());
+        }
+        errors.extend(told.values().map(|seconds| (seconds - truth).abs()));
+    }
+    let right = errors.iter().filter(|error| **error <= 1.0).count();
+    Ok(
+        json!({ "containers": errors.len(), "right": right, "median_error_seconds": quantile(&mut errors, 0.5) }),
+    )
 }
 
 /// Staged scale-ups: four to twelve instances of a workload with six earlier start-ups, on a node whose available memory
