@@ -72,6 +72,8 @@ pub struct Report {
     pub passed: Vec<String>,
     pub failed: Vec<String>,
     pub skipped: Vec<String>,
+    /// It reached the end of its script.
+    ended: bool,
 }
 
 pub fn vm(options: &Options) -> Result<()> {
@@ -131,7 +133,8 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     Ok(reports)
 }
 
-/// Once more if the kernel died before its first process: under emulation some boots do, whatever is in the image.
+/// Once more if the kernel died before the first test, when nothing of ours had been loaded into it: under emulation some
+/// boots of the newest do.
 fn boot_patiently(
     kernel: &Kernel,
     vmlinuz: &Path,
@@ -140,10 +143,10 @@ fn boot_patiently(
     console: bool,
 ) -> Result<Report> {
     let report = boot(kernel, vmlinuz, image, how, console)?;
-    if !report.release.is_empty() {
+    if report.ended || report.passed.len() + report.failed.len() + report.skipped.len() > 1 {
         return Ok(report);
     }
-    eprintln!("   kernel {} died before its first process; once more", kernel.name);
+    eprintln!("   kernel {} died before the first test; once more", kernel.name);
     boot(kernel, vmlinuz, image, how, console)
 }
 
@@ -175,14 +178,14 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
         passed: Vec::new(),
         failed: Vec::new(),
         skipped: Vec::new(),
+        ended: false,
     };
-    let mut ended = false;
     let mut tail = Vec::new();
     while let Ok(line) = received.recv_timeout(PATIENCE.saturating_sub(began.elapsed())) {
         if console {
             println!("{line}");
         }
-        ended |= line.contains("OBSERVER-VM end");
+        report.ended |= line.contains("OBSERVER-VM end");
         report.read(&line);
         tail.push(line);
     }
@@ -190,7 +193,7 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
     machine.wait()?;
     let _ = reader.join();
     report.seconds = began.elapsed().as_secs();
-    if !ended {
+    if !report.ended {
         println!("{}", tail[tail.len().saturating_sub(15)..].join("\n"));
         report.failed.push(format!("did not get to the end within {} s", report.seconds));
     }
