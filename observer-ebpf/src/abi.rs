@@ -94,6 +94,8 @@ pub struct OomKill {
     /// `header.cgroup` is the victim's cgroup (0 where only a pid was given), `header.pid` the one who asked.
     pub header: Header,
     pub asker_cgroup: u64,
+    /// The group whose limit could not be kept, 0 for the node, by `oom_scope`; [`UNKNOWN`] where that is not attached.
+    pub limit_cgroup: u64,
     pub victim_pid: u32,
     pub levels: u32,
     pub victim_comm: [u8; COMM_LEN],
@@ -119,8 +121,8 @@ pub struct CgroupTotals {
     pub direct_stall_ns: u64,
 }
 
-/// The one-entry cache of each CPU: the cgroup that faulted last. Written by `page_fault`. 64 bytes:
-/// one cache line.
+/// The one-entry cache of each CPU: the cgroup that faulted, or read into the page cache, last. One each for `page_fault`
+/// and `page_cache`, since one may interrupt the other. 64 bytes: one cache line.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Slot {
@@ -138,6 +140,28 @@ pub struct Slot {
     /// Usage must move by more than this for the next point.
     pub step_pages: u64,
 }
+
+/// Entries of the map `SLOTS`.
+pub mod slot {
+    pub const FAULT: u32 = 0;
+    pub const CACHE: u32 = 1;
+    pub const COUNT: u32 = 2;
+}
+
+/// Page-fault latencies of one cgroup, key: cgroup id. Written by `fault_latency`. 136 bytes.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Latency {
+    /// Faults sampled that took less than `1 << (LATENCY_SHIFT + 1 + index)` ns; the last entry has no upper end.
+    pub buckets: [u64; LATENCY_BUCKETS],
+    pub total_ns: u64,
+}
+
+/// From 2 us, an ordinary fault, to 67 ms, one that waited for a disk or for reclaim: powers of two.
+pub const LATENCY_BUCKETS: usize = 16;
+pub const LATENCY_SHIFT: u32 = 10;
+/// One fault in this many is timed: the others pay a counter.
+pub const LATENCY_SAMPLE: u64 = 64;
 
 /// Reasons for which the programs lose data; index into the map `LOST`.
 pub mod lost {
@@ -163,7 +187,8 @@ const _: () = {
     assert!(size_of::<Point>() == 40);
     assert!(size_of::<Cgroup>() == 56 + PATH_LEN);
     assert!(size_of::<Process>() == 56);
-    assert!(size_of::<OomKill>() == 72 + 40 * OOM_LEVELS);
+    assert!(size_of::<OomKill>() == 80 + 40 * OOM_LEVELS);
+    assert!(size_of::<Latency>() == 8 * (LATENCY_BUCKETS + 1));
     assert!(size_of::<CgroupTotals>() == 48);
     assert!(size_of::<Slot>() == 64);
 };

@@ -60,6 +60,8 @@ fields! {
     MemcgUsage = member("mem_cgroup", "memory.usage"),
     MemcgWatermark = member("mem_cgroup", "memory.watermark"),
     MemcgMax = member("mem_cgroup", "memory.max"),
+    /// The group whose limit is the reason of an OOM kill; null for the node.
+    OomControlMemcg = member("oom_control", "memcg"),
     /// Optional: without it the scope of an OOM kill is inferred from usage and limits.
     MemcgOomEvents = Source::Element {
         ty: "mem_cgroup",

@@ -13,6 +13,8 @@ pub mod probe;
 pub mod probes;
 
 #[cfg(target_arch = "bpf")]
+pub mod curve;
+#[cfg(target_arch = "bpf")]
 pub mod maps;
 #[cfg(target_arch = "bpf")]
 pub mod walk;

@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray, RingBuf},
 };
 
-use crate::abi::{self, CgroupTotals, Header, Slot};
+use crate::abi::{self, CgroupTotals, Header, Latency, Slot};
 
 /// 1 MiB: 25,000 curve points or 2,300 cgroup paths between two drains.
 #[map]
@@ -21,31 +21,57 @@ pub static CGROUPS: HashMap<u64, CgroupTotals> = HashMap::with_max_entries(8192,
 #[map]
 pub static CONTAINERS: HashMap<u64, u32> = HashMap::with_max_entries(8192, 0);
 #[map]
-pub static SLOTS: PerCpuArray<Slot> = PerCpuArray::with_max_entries(1, 0);
+pub static SLOTS: PerCpuArray<Slot> = PerCpuArray::with_max_entries(abi::slot::COUNT, 0);
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::lost::COUNT, 0);
 /// Thread id -> start of the reclaim it is in.
 #[map]
 pub static RECLAIMING: HashMap<u32, u64> = HashMap::with_max_entries(8192, 0);
+/// Thread id -> cgroup id of the limit it is killing for (0: the node). As many as can be in the OOM killer at once, which
+/// is a handful: they hold its lock in turn.
+#[map]
+pub static KILLING_FOR: HashMap<u32, u64> = HashMap::with_max_entries(256, 0);
+/// Thread id -> start of the fault that is being timed.
+#[map]
+pub static FAULTING: HashMap<u32, u64> = HashMap::with_max_entries(8192, 0);
+#[map]
+pub static LATENCIES: HashMap<u64, Latency> = HashMap::with_max_entries(8192, 0);
 
 /// See [`Slot::registers`].
 static GENERATION: GlobalCounter = GlobalCounter(UnsafeCell::new(1));
 
-struct GlobalCounter(UnsafeCell<u64>);
+/// A counter all CPUs share.
+pub struct GlobalCounter(UnsafeCell<u64>);
 // SAFETY: read and written by single instructions only.
 unsafe impl Sync for GlobalCounter {}
 
+impl GlobalCounter {
+    pub const fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    #[inline(always)]
+    pub fn get(&self) -> u64 {
+        // SAFETY: an aligned load.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        // SAFETY: a static.
+        unsafe { add(self.0.get(), n) }
+    }
+}
+
 #[inline(always)]
 pub fn generation() -> u64 {
-    // SAFETY: an aligned load.
-    unsafe { GENERATION.0.get().read_volatile() }
+    GENERATION.get()
 }
 
 /// Which cgroup a task stands for may have changed: every CPU looks again.
 #[inline(always)]
 pub fn next_generation() {
-    // SAFETY: a static.
-    unsafe { add(GENERATION.0.get(), 1) }
+    GENERATION.add(1);
 }
 
 const BPF_RB_NO_WAKEUP: u64 = 1;

@@ -24,6 +24,8 @@ pub enum Intent {
     /// Without it the observer is not ready.
     Required,
     Optional,
+    /// Costs more than a default may: attached only when asked for (`--enable-probe`).
+    OnRequest,
 }
 
 /// One way to see it: all its attachments are made, or none.
@@ -43,6 +45,30 @@ pub struct Attachment {
 pub enum Point {
     /// A BTF-typed tracepoint: attached with a bpf link, needs neither tracefs nor perf_event_open.
     TpBtf { name: &'static str, arg: Option<ArgIs> },
+    /// The entry of a kernel function, by trampoline: refused under lockdown=integrity, and absent where the compiler has
+    /// inlined the function.
+    Fentry { function: &'static str },
+    /// The return of a kernel function.
+    Fexit { function: &'static str },
+}
+
+impl Point {
+    /// How the program is attached.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Point::TpBtf { .. } => "tp_btf",
+            Point::Fentry { .. } => "fentry",
+            Point::Fexit { .. } => "fexit",
+        }
+    }
+
+    /// The tracepoint or function it is attached to.
+    pub const fn target(self) -> &'static str {
+        match self {
+            Point::TpBtf { name, .. } => name,
+            Point::Fentry { function } | Point::Fexit { function } => function,
+        }
+    }
 }
 
 /// A condition on a tracepoint's argument, asked from BTF: signatures change between kernels.
@@ -73,4 +99,12 @@ pub const fn tp_btf(program: &'static str, name: &'static str) -> Attachment {
 
 pub const fn tp_btf_if(program: &'static str, name: &'static str, index: usize, ty: ArgType) -> Attachment {
     Attachment { program, point: Point::TpBtf { name, arg: Some(ArgIs { index, ty }) } }
+}
+
+pub const fn fentry(program: &'static str, function: &'static str) -> Attachment {
+    Attachment { program, point: Point::Fentry { function } }
+}
+
+pub const fn fexit(program: &'static str, function: &'static str) -> Attachment {
+    Attachment { program, point: Point::Fexit { function } }
 }

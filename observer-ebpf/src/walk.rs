@@ -30,7 +30,7 @@ pub static MEMCG_TYPE: Global<u32> = Global::new(0);
 
 /// 1: every exit and every attach is seen, so a per-CPU slot may be kept by task. 0: walk at each fault.
 #[unsafe(no_mangle)]
-pub static SLOT_BY_TASK: Global<u64> = Global::new(0);
+pub static SLOT_BY_TASK: Global<u32> = Global::new(0);
 
 /// 1: this kernel cannot type the current task (before v5.11), so every step is read by a helper.
 #[unsafe(no_mangle)]
@@ -54,13 +54,21 @@ pub fn has(field: Field) -> bool {
 /// `base` is a pointer the verifier has a type for, of the struct `field` belongs to, and `T` is the field's type.
 #[inline(always)]
 pub unsafe fn load<T: Copy>(base: Ptr, field: Field) -> T {
+    // SAFETY: by contract.
+    unsafe { load_at(base, offset(field)) }
+}
+
+/// # Safety
+/// As [`load`]; `offset` is that of a field of type `T`.
+#[inline(always)]
+unsafe fn load_at<T: Copy>(base: Ptr, offset: usize) -> T {
     if READ_BY_HELPER.load() != 0 {
-        let address = base as u64 + offset(field) as u64;
+        let address = base as u64 + offset as u64;
         // SAFETY: the helper checks the address; every T here is an integer or a pointer, for which zero is valid.
         return unsafe { bpf_probe_read_kernel(address as *const T).unwrap_or(core::mem::zeroed()) };
     }
     // SAFETY: by contract; the verifier proves it at load time and the JIT turns a bad address into zero.
-    unsafe { *(base.add(offset(field)) as *const T) }
+    unsafe { *(base.add(offset) as *const T) }
 }
 
 #[inline(always)]
@@ -150,6 +158,18 @@ impl Memcg {
     #[inline(always)]
     pub fn of(css: Ptr) -> Self {
         Self(css as u64 - offset(Field::MemcgCss) as u64)
+    }
+
+    /// Cgroup id of a memcg the verifier has a type for.
+    ///
+    /// # Safety
+    /// `memcg` is a typed `struct mem_cgroup` pointer.
+    #[inline(always)]
+    pub unsafe fn cgroup_id(memcg: Ptr) -> u64 {
+        // The css is a member, so its fields are fields of the memcg, further on.
+        let at = offset(Field::MemcgCss) + offset(Field::CssCgroup);
+        // SAFETY: memcg -> css.cgroup, typed.
+        unsafe { cgroup_id(load_at::<Ptr>(memcg, at)) }
     }
 
     #[inline(always)]

@@ -137,7 +137,7 @@ impl HostTask {
         let support = Support::gather(&config.roots);
         let memory_total = node::memory_total(&config.roots.proc)
             .map_err(|source| CannotRun::NoProc { path: config.roots.proc.display().to_string(), source })?;
-        let (kernel, statuses) = Kernel::open(&support, &config.disabled_probes);
+        let (kernel, statuses) = Kernel::open(&support, &config.probes);
         let hierarchy = support.hierarchy?;
         let host = Host {
             observer_version: env!("CARGO_PKG_VERSION").to_owned(),

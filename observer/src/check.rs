@@ -8,6 +8,7 @@ use observer_ebpf::{
 };
 
 use crate::{
+    config::ProbeChoice,
     event::CgroupVersion,
     kernel::{
         attach,
@@ -22,7 +23,7 @@ pub struct Report {
     pub can_run: bool,
 }
 
-pub fn report(support: &Support, disabled: &[String]) -> Report {
+pub fn report(support: &Support, choice: &ProbeChoice) -> Report {
     let mut text = String::from("Host\n");
     for (name, value, remedy) in facts(support) {
         // Writing to a String cannot fail.
@@ -34,7 +35,7 @@ pub fn report(support: &Support, disabled: &[String]) -> Report {
     text.push_str("\nProbes\n");
     let mut can_run = true;
     for probe in probes::ALL {
-        can_run &= probe_lines(&mut text, probe, &plan::plan(probe, support, disabled));
+        can_run &= probe_lines(&mut text, probe, &plan::plan(probe, support, choice));
     }
     text.push_str(if can_run {
         "\nEvery required probe can run here.\n"
@@ -54,15 +55,24 @@ fn probe_lines(text: &mut String, probe: &Probe, plan: &Plan) -> bool {
         }
         Plan::Unsupported { missing } => ("--", format!("cannot run, missing {missing}")),
         Plan::Disabled => ("--", "disabled by configuration".to_owned()),
+        Plan::NotAsked => ("--", "attached on request: --enable-probe".to_owned()),
     };
-    let intent = if required { "required" } else { "optional" };
-    let _ = writeln!(text, "  {mark} {:<12} {intent}  {verdict}", probe.name);
-    let _ = writeln!(text, "     {:<12} sees {}", "", probe.sees);
+    let intent = intent_name(probe.intent);
+    let _ = writeln!(text, "  {mark} {:<13} {intent:<9} {verdict}", probe.name);
+    let _ = writeln!(text, "     {:<13} sees {}", "", probe.sees);
     let runs = matches!(plan, Plan::Attach { .. });
-    if !runs {
-        let _ = writeln!(text, "     {:<12} lost: {}", "", attach::lost(&probe.fallback));
+    if !runs && !matches!(plan, Plan::NotAsked) {
+        let _ = writeln!(text, "     {:<13} lost: {}", "", attach::lost(&probe.fallback));
     }
     runs || !required
+}
+
+pub fn intent_name(intent: Intent) -> &'static str {
+    match intent {
+        Intent::Required => "required",
+        Intent::Optional => "optional",
+        Intent::OnRequest => "request",
+    }
 }
 
 type Fact = (&'static str, String, Option<String>);

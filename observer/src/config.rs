@@ -19,12 +19,19 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: String,
     pub retention: Duration,
-    pub disabled_probes: Vec<String>,
+    pub probes: ProbeChoice,
     pub record: Option<PathBuf>,
     pub metrics_at_exit: Option<PathBuf>,
     /// Where the workloads' histories are kept over restarts; nowhere if absent.
     pub state: Option<PathBuf>,
     pub roots: Roots,
+}
+
+/// Which probes the user wants beside, or without, those attached by default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProbeChoice {
+    pub enabled: Vec<String>,
+    pub disabled: Vec<String>,
 }
 
 /// Where the host's pseudo file systems are; elsewhere in a container, made up in tests.
@@ -70,6 +77,10 @@ pub struct Flags {
     #[arg(long = "disable-probe", value_name = "PROBE")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disabled_probes: Vec<String>,
+    /// Attach this probe too, although it costs more than a default may (may be given again): fault_latency
+    #[arg(long = "enable-probe", value_name = "PROBE")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub enabled_probes: Vec<String>,
     /// Write every event to this file, for `observer replay`
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,12 +131,13 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "listen",
     "log_format",
     "log_level",
     "retention",
     "disabled_probes",
+    "enabled_probes",
     "record",
     "metrics_at_exit",
     "state",
@@ -159,7 +171,10 @@ impl Config {
             log_format: read.value("log_format", LogFormat::Text),
             log_level: read.value("log_level", "info".to_owned()),
             retention: read.span("retention", Duration::from_secs(300)),
-            disabled_probes: read.value("disabled_probes", Vec::new()),
+            probes: ProbeChoice {
+                enabled: read.value("enabled_probes", Vec::new()),
+                disabled: read.value("disabled_probes", Vec::new()),
+            },
             record: read.value("record", None),
             metrics_at_exit: read.value("metrics_at_exit", None),
             state: read.value("state", None),
@@ -169,11 +184,12 @@ impl Config {
                 cgroup: read.value("cgroup_root", None),
             },
         };
-        for probe in &config.disabled_probes {
-            let names: Vec<&str> = observer_ebpf::probes::ALL.iter().map(|probe| probe.name).collect();
-            if !names.contains(&probe.as_str()) {
-                read.problems
-                    .push(format!("disabled_probes: no probe {probe:?}; there are {}", names.join(", ")));
+        let names: Vec<&str> = observer_ebpf::probes::ALL.iter().map(|probe| probe.name).collect();
+        for (key, chosen) in
+            [("disabled_probes", &config.probes.disabled), ("enabled_probes", &config.probes.enabled)]
+        {
+            for probe in chosen.iter().filter(|probe| !names.contains(&probe.as_str())) {
+                read.problems.push(format!("{key}: no probe {probe:?}; there are {}", names.join(", ")));
             }
         }
         if config.log_level.parse::<tracing_subscriber::EnvFilter>().is_err() {
@@ -296,6 +312,6 @@ mod tests {
     fn values_are_taken() {
         let config = load("retention = '90s'\nlisten = '0.0.0.0:1'\ndisabled_probes = ['reclaim']").unwrap();
         assert_eq!(config.retention, Duration::from_secs(90));
-        assert_eq!(config.disabled_probes, ["reclaim"]);
+        assert_eq!(config.probes.disabled, ["reclaim"]);
     }
 }

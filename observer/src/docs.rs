@@ -54,18 +54,21 @@ pub fn probes_md() -> String {
         let intent = match probe.intent {
             Intent::Required => "required: without it the observer is not ready",
             Intent::Optional => "optional",
+            Intent::OnRequest => "on request: `--enable-probe`",
         };
         let _ = write!(md, "\n## {}\n\nSees {}. ({intent})\n\n", probe.name, probe.sees);
         md.push_str("| preference | hook | program | condition |\n|---|---|---|---|\n");
         for (preference, hook) in probe.hooks.iter().enumerate() {
             for attachment in hook.attachments {
-                let Point::TpBtf { name, arg } = attachment.point;
+                let arg = if let Point::TpBtf { arg, .. } = attachment.point { arg } else { None };
+                let (kind, target) = (attachment.point.kind(), attachment.point.target());
                 let condition = arg.map_or(String::new(), |arg| match arg.ty {
                     ArgType::PointerTo(ty) => format!("argument {} is a `struct {ty} *`", arg.index),
                     ArgType::Integer => format!("argument {} is an integer", arg.index),
                 });
                 let program = attachment.program;
-                let _ = writeln!(md, "| {} | tp_btf `{name}` | `{program}` | {condition} |", preference + 1);
+                let _ =
+                    writeln!(md, "| {} | {kind} `{target}` | `{program}` | {condition} |", preference + 1);
             }
         }
         let _ = write!(md, "\nOtherwise: {}.\n\nFollows ", attach::lost(&probe.fallback));

@@ -79,6 +79,11 @@ pub enum What {
         cgroup: CgroupId,
         totals: Totals,
     },
+    /// How long its page faults took, those that were timed.
+    FaultLatency {
+        cgroup: CgroupId,
+        latency: FaultLatency,
+    },
     Exec {
         cgroup: CgroupId,
         pid: u32,
@@ -203,6 +208,14 @@ pub struct MemoryReading {
     pub stat: Option<MemoryStat>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<MemoryEvents>,
+    /// memory.high, above which the kernel slows the group down (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<u64>,
+    /// memory.pressure (v2 with PSI).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
 }
 
 /// memory.stat, hierarchical.
@@ -219,8 +232,18 @@ pub struct MemoryStat {
 pub struct MemoryEvents {
     /// Times usage was about to exceed the limit.
     pub max: u64,
+    /// Times it was throttled and reclaimed for exceeding memory.high (v2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<u64>,
+    /// Times it was reclaimed although below memory.low (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<u64>,
+    /// Times an allocation was about to fail for want of memory here or below (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom: Option<u64>,
+    /// Times the whole group was killed as one (v2, v5.17).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_group_kill: Option<u64>,
     /// Times the limit of this very group could not be kept by reclaim (memory.events.local; v2 only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_local: Option<u64>,
@@ -235,6 +258,14 @@ pub struct Totals {
     pub memcg_stall_ns: u64,
     pub direct_stalls: u64,
     pub direct_stall_ns: u64,
+}
+
+/// A sample of page faults; bucket `i` counts those below `2 us << i`, the last one all others. Since the observer started
+/// or the cgroup was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultLatency {
+    pub buckets: Vec<u64>,
+    pub total_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,8 +286,18 @@ pub struct OomKill {
     pub asker_pid: u32,
     pub asker_comm: String,
     pub asker_cgroup: CgroupId,
+    /// Whose limit it was, where the kernel itself could be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whose: Option<Whose>,
     /// From the victim's cgroup to the root.
     pub levels: Vec<OomLevel>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    Node,
+    Group(CgroupId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -283,7 +324,7 @@ pub struct NodeReading {
     pub direct_scanned_pages: u64,
 }
 
-/// /proc/pressure/memory: time some, or all, tasks were stalled on memory.
+/// /proc/pressure/memory, or memory.pressure of a cgroup: time some, or all, tasks were stalled on memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pressure {
     pub some_ns: u64,

@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use crate::{
     cause::Cause,
-    event::{CgroupId, ExitStatus, Host, Limit, Loss, NodeReading, ObserverReading, ProbeStatus},
+    event::{
+        CgroupId, ExitStatus, Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus,
+    },
     forecast::Forecast,
     history::{Summary, Workload},
     identity::Labels,
@@ -53,6 +55,23 @@ pub enum What {
     MajorFaulted {
         container: Container,
         faults: u64,
+    },
+    /// Page faults that were timed: how many took less than `2 us << index`, the last one without end.
+    FaultsTimed {
+        container: Container,
+        buckets: Vec<u64>,
+    },
+    /// A counter of memory.events grew.
+    LimitMet {
+        container: Container,
+        event: LimitEvent,
+        times: u64,
+    },
+    /// Time some, or all, of its tasks were stalled on memory.
+    Pressed {
+        container: Container,
+        waiting_seconds: f64,
+        stalled_seconds: f64,
     },
     Stalled {
         container: Container,
@@ -113,6 +132,52 @@ pub enum What {
     },
 }
 
+/// What memory.events counts, by its own names (Documentation/admin-guide/cgroup-v2.rst).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitEvent {
+    Low,
+    High,
+    Max,
+    Oom,
+    OomKill,
+    OomGroupKill,
+}
+
+impl LimitEvent {
+    pub const ALL: [LimitEvent; 6] = [
+        LimitEvent::Low,
+        LimitEvent::High,
+        LimitEvent::Max,
+        LimitEvent::Oom,
+        LimitEvent::OomKill,
+        LimitEvent::OomGroupKill,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            LimitEvent::Low => "low",
+            LimitEvent::High => "high",
+            LimitEvent::Max => "max",
+            LimitEvent::Oom => "oom",
+            LimitEvent::OomKill => "oom_kill",
+            LimitEvent::OomGroupKill => "oom_group_kill",
+        }
+    }
+
+    /// Its counter; `None`: this kernel does not have it.
+    pub fn of(self, events: &MemoryEvents) -> Option<u64> {
+        match self {
+            LimitEvent::Low => events.low,
+            LimitEvent::High => events.high,
+            LimitEvent::Max => Some(events.max),
+            LimitEvent::Oom => events.oom,
+            LimitEvent::OomKill => Some(events.oom_kill),
+            LimitEvent::OomGroupKill => events.oom_group_kill,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -161,6 +226,9 @@ pub struct Measured {
     /// Highest usage since the cgroup was made, by the kernel's own watermark.
     pub peak: u64,
     pub limit: Option<Limit>,
+    /// memory.high; absent on v1.
+    pub high: Option<Limit>,
+    pub swap: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

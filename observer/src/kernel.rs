@@ -8,6 +8,7 @@ use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
 use crate::{
+    config::ProbeChoice,
     event::{CgroupId, Event, ProbeStatus, Totals, What},
     kernel::{attach::Attached, counters::Counters, ring::Ring, support::Support},
     time::Time,
@@ -36,8 +37,8 @@ pub struct Kernel {
 impl Kernel {
     /// Loads and attaches every probe `support` allows. `Err` in the outer result never happens for a single probe:
     /// each has its own status.
-    pub fn open(support: &Support, disabled: &[String]) -> (Option<Self>, Vec<ProbeStatus>) {
-        let Attached { programs, statuses } = attach::all(support, disabled);
+    pub fn open(support: &Support, choice: &ProbeChoice) -> (Option<Self>, Vec<ProbeStatus>) {
+        let Attached { programs, statuses } = attach::all(support, choice);
         let Some(mut programs) = programs else { return (None, statuses) };
         match Self::with(&mut programs, support) {
             Ok((records, ring, counters, log)) => {

@@ -39,6 +39,8 @@ pub struct Life {
     inactive_file: u64,
     anon: Option<u64>,
     limit: Option<Limit>,
+    high: Option<Limit>,
+    swap: Option<u64>,
     watermark: u64,
     run: Option<Run>,
     last_exit: Option<ExitStatus>,
@@ -87,6 +89,8 @@ impl Life {
             inactive_file: 0,
             anon: None,
             limit: None,
+            high: None,
+            swap: None,
             watermark: 0,
             run: None,
             last_exit: None,
@@ -238,6 +242,8 @@ impl Life {
             self.anon = Some(stat.anon);
         }
         self.limit = reading.limit.or(self.limit);
+        self.high = reading.high.or(self.high);
+        self.swap = reading.swap.or(self.swap);
         self.used(at, reading.usage, reading.watermark, out);
         if self.is_live() {
             self.measure(at, out);
@@ -252,6 +258,8 @@ impl Life {
             anon: self.anon,
             peak: self.watermark,
             limit: self.limit,
+            high: self.high,
+            swap: self.swap,
         };
         self.say(at, out, What::Measured(measured));
     }

@@ -11,7 +11,7 @@ use clap::Parser;
 use observer::{
     analyse, app,
     cli::{Cli, Command, Document},
-    config::{Config, Flags, LogFormat, RootFlags, Roots},
+    config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     journal,
     kernel::support::Support,
     replay,
@@ -72,7 +72,7 @@ fn check(roots: RootFlags) -> Done {
         sys: roots.sys_root.unwrap_or("/sys".into()),
         cgroup: roots.cgroup_root,
     };
-    let report = observer::check::report(&Support::gather(&roots), &[]);
+    let report = observer::check::report(&Support::gather(&roots), &ProbeChoice::default());
     print(&report.text)?;
     if report.can_run { Ok(()) } else { Err((CANNOT_RUN, String::new())) }
 }

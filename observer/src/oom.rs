@@ -6,13 +6,15 @@
 //! the one; if none rose, the node ran out. Where a count has no earlier value to compare with (a group older than the
 //! observer on v1) the lowest level that stands at its limit is taken.
 //!
+//! Where the kernel itself could be asked (probe `oom_scope`), its answer is taken.
+//!
 //! *Known wrong answer:* such an old group that happens to stand at its limit, full of page cache, while the node runs
 //! out.
 
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    event::{CgroupId, OomKill},
+    event::{CgroupId, OomKill, Whose},
     finding::OomScope,
     time::Time,
 };
@@ -112,7 +114,11 @@ impl Baselines {
             let same = asker == kill.asker_pid && at.since(before) < ONE_WANT;
             kill.levels.iter().position(|level| same && level.cgroup == cgroup)
         };
-        let height = rose.or_else(more_of_the_last).or(guess);
+        let height = match kill.whose {
+            Some(Whose::Node) => None,
+            Some(Whose::Group(cgroup)) => kill.levels.iter().position(|level| level.cgroup == cgroup),
+            None => rose.or_else(more_of_the_last).or(guess),
+        };
         self.last = height.map(|height| (at, kill.asker_pid, kill.levels[height].cgroup));
         height
     }
@@ -197,6 +203,7 @@ mod tests {
             asker_pid: 7,
             asker_comm: "spike".into(),
             asker_cgroup: levels[0].0,
+            whose: None,
             levels: levels
                 .iter()
                 .map(|&(cgroup, usage, limit, oom_events)| OomLevel {
@@ -274,6 +281,27 @@ mod tests {
                 baselines.made(level.0);
             }
             assert_eq!(judged(&mut baselines, 0, &levels).scope, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_itself_says_goes_before_what_its_counts_suggest() {
+        let levels = [(10, 64, Some(64), Some(1)), (5, 80, Some(80), Some(0)), (1, 0, None, Some(0))];
+        let table = [
+            (Whose::Node, OomScope::Node),
+            (Whose::Group(5), OomScope::Parent),
+            (Whose::Group(10), OomScope::Container),
+        ];
+        for (whose, expected) in table {
+            let mut baselines = Baselines::default();
+            levels.iter().for_each(|level| baselines.made(level.0));
+            let kill = OomKill { whose: Some(whose), ..kill(&levels) };
+            let height = baselines.height(Time::default(), &kill);
+            assert_eq!(
+                judge(&kill, height, Some(10), |c| (c == 10).then_some(10)).scope,
+                expected,
+                "{whose:?}"
+            );
         }
     }
 

@@ -12,11 +12,12 @@ use crate::{
     attribution::{Index, Known},
     cause::Ends,
     event::{
-        CgroupId, Event, Host, MemoryEvents, MemoryStat, NodeReading, Outcome, Totals, What as Happened,
+        CgroupId, Event, Host, MemoryEvents, MemoryReading, MemoryStat, NodeReading, Outcome, Pressure,
+        Totals, What as Happened,
     },
     finding::{
-        Container, Finding, NodeMeasured, OomKilled, OomScope, ShortAhead, StalledBy, StampedeBegan,
-        StampedeEnded, State, What,
+        Container, Finding, LimitEvent, NodeMeasured, OomKilled, OomScope, ShortAhead, StalledBy,
+        StampedeBegan, StampedeEnded, State, What,
     },
     forecast::{self, Starting},
     history::{Histories, Outcome as Remembered, Workload},
@@ -36,6 +37,7 @@ pub struct Pipeline {
     index: Index,
     lives: BTreeMap<CgroupId, Life>,
     totals: HashMap<CgroupId, Totals>,
+    latencies: HashMap<CgroupId, Vec<u64>>,
     /// Last counters of the files, to tell what moved.
     files: HashMap<CgroupId, FileCounters>,
     baselines: Baselines,
@@ -46,6 +48,8 @@ pub struct Pipeline {
     stampede: stampede::Watch,
     /// MemAvailable, once it was read.
     available: Option<u64>,
+    /// Read and not told yet.
+    reading: Option<NodeReading>,
     /// A shortage ahead has been told and is not over.
     short: bool,
     /// Kills are counted from files while no probe sees them.
@@ -59,11 +63,16 @@ pub struct Pipeline {
 struct FileCounters {
     stat: Option<MemoryStat>,
     events: Option<MemoryEvents>,
+    pressure: Option<Pressure>,
 }
 
 impl FileCounters {
     fn zero() -> Self {
-        Self { stat: Some(MemoryStat::default()), events: Some(MemoryEvents::default()) }
+        Self {
+            stat: Some(MemoryStat::default()),
+            events: Some(MemoryEvents::default()),
+            pressure: Some(Pressure::default()),
+        }
     }
 }
 
@@ -139,12 +148,21 @@ impl Pipeline {
                 }
             }
             Happened::Memory { cgroup, reading } => {
-                self.file_counters(at, *cgroup, reading.stat, reading.events, out);
+                self.file_counters(at, *cgroup, reading, out);
                 if let Some(life) = self.lives.get_mut(cgroup) {
                     life.read(at, reading, out);
                 }
             }
             Happened::Totals { cgroup, totals } => self.totals(at, event, *cgroup, *totals, out),
+            Happened::FaultLatency { cgroup, latency } => {
+                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
+                    let container = life.container().clone();
+                    let before = self.latencies.insert(*cgroup, latency.buckets.clone()).unwrap_or_default();
+                    let grew = |(index, now): (usize, &u64)| now - before.get(index).unwrap_or(&0).min(now);
+                    let buckets = latency.buckets.iter().enumerate().map(grew).collect();
+                    out.push(Finding { at, what: What::FaultsTimed { container, buckets } });
+                }
+            }
             Happened::Exec { cgroup, comm, watermark, .. } => {
                 let wall_ns = self.wall_ns();
                 if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
@@ -167,7 +185,7 @@ impl Pipeline {
             }
             Happened::Node(reading) => {
                 self.available = Some(reading.available);
-                self.node(at, Some(reading.clone()), out);
+                self.reading = Some(reading.clone()); // told with the tick that follows it
             }
             Happened::Observer(reading) => {
                 out.push(Finding { at, what: What::Observer(*reading) });
@@ -233,6 +251,7 @@ impl Pipeline {
         }
         self.index.forget(cgroup);
         self.totals.remove(&cgroup);
+        self.latencies.remove(&cgroup);
         self.files.remove(&cgroup);
         self.baselines.removed(cgroup);
     }
@@ -269,21 +288,24 @@ impl Pipeline {
         }
     }
 
-    /// What the files count and no probe does: major faults always, faults and kills where a probe is missing.
-    fn file_counters(
-        &mut self,
-        at: Time,
-        cgroup: CgroupId,
-        stat: Option<MemoryStat>,
-        events: Option<MemoryEvents>,
-        out: &mut Vec<Finding>,
-    ) {
+    /// What the files count and no probe does: major faults, limits met and pressure always, faults and kills where a probe
+    /// is missing.
+    fn file_counters(&mut self, at: Time, cgroup: CgroupId, reading: &MemoryReading, out: &mut Vec<Finding>) {
+        let (stat, events) = (reading.stat, reading.events);
         let Some(life) = self.lives.get_mut(&cgroup) else { return };
         let container = life.container().clone();
         let entry = self.files.entry(cgroup).or_default();
         let before = *entry;
         entry.stat = stat.or(before.stat);
         entry.events = events.or(before.events);
+        entry.pressure = reading.pressure.or(before.pressure);
+        if let (Some(now), Some(before)) = (reading.pressure, before.pressure) {
+            let seconds = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e9;
+            let (waiting_seconds, stalled_seconds) =
+                (seconds(now.some_ns, before.some_ns), seconds(now.full_ns, before.full_ns));
+            let container = container.clone();
+            out.push(Finding { at, what: What::Pressed { container, waiting_seconds, stalled_seconds } });
+        }
         if let (Some(now), Some(before)) = (stat, before.stat) {
             let major = now.major_faults.saturating_sub(before.major_faults);
             if major > 0 {
@@ -298,6 +320,15 @@ impl Pipeline {
             }
         }
         if let (Some(now), Some(before)) = (events, before.events) {
+            for event in LimitEvent::ALL {
+                // A counter this kernel has, but an older reading did not, begins now.
+                let (Some(now), before) = (event.of(&now), event.of(&before)) else { continue };
+                let times = now.saturating_sub(before.unwrap_or(0));
+                if times > 0 {
+                    let container = container.clone();
+                    out.push(Finding { at, what: What::LimitMet { container, event, times } });
+                }
+            }
             let kills = now.oom_kill.saturating_sub(before.oom_kill);
             if kills > 0 && !self.oom_probe {
                 life.oom_killed(None);
@@ -399,7 +430,8 @@ impl Pipeline {
         }
     }
 
-    fn node(&mut self, at: Time, reading: Option<NodeReading>, out: &mut Vec<Finding>) {
+    fn node(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let reading = self.reading.take();
         let live = || self.lives.values().filter(|life| life.is_live());
         let starting: Vec<&Life> = live().filter(|life| life.is_starting()).collect();
         let ahead: Vec<Starting> = starting
@@ -502,7 +534,7 @@ impl Pipeline {
         for (kill, height) in self.unnamed.expire(now) {
             self.oom_kill(now, kill, height, out);
         }
-        self.node(now, None, out);
+        self.node(now, out);
     }
 }
 
@@ -517,6 +549,7 @@ fn cgroup_of(event: &Event) -> Option<CgroupId> {
     match &event.what {
         Happened::Usage { cgroup, .. }
         | Happened::Totals { cgroup, .. }
+        | Happened::FaultLatency { cgroup, .. }
         | Happened::Exec { cgroup, .. }
         | Happened::Exit { cgroup, .. } => Some(*cgroup),
         _ => None,

@@ -50,6 +50,12 @@ impl Tree {
         self.v1
     }
 
+    /// Whether groups tell their pressure: v2, with PSI on.
+    pub fn has_pressure(&self) -> bool {
+        let probe = self.group(&format!("observer-psi-{}", std::process::id()));
+        !self.v1 && probe.is_ok_and(|probe| fs::read(probe.directory.join("memory.pressure")).is_ok())
+    }
+
     /// Makes `/<path>`, parents too; what was made is removed on drop, parents only if they are empty then.
     pub fn group(&self, path: &str) -> Result<Group> {
         let mut made = Vec::new();
@@ -96,6 +102,11 @@ impl Group {
     /// The OOM killer takes all of the group or nothing (v2, v4.19).
     pub fn kill_as_one(&self) -> Result<()> {
         self.write("memory.oom.group", "1")
+    }
+
+    /// Above this the kernel slows the group down (v2).
+    pub fn throttle(&self, bytes: u64) -> Result<()> {
+        self.write("memory.high", &bytes.to_string())
     }
 
     pub fn usage(&self) -> Result<u64> {

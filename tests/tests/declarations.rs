@@ -29,8 +29,9 @@ fn every_declared_program_is_in_the_object_and_the_reverse() {
         .symbols()
         .filter(|symbol| {
             let section = symbol.section_index().and_then(|index| object.section_by_index(index).ok());
-            section.is_some_and(|section| section.name().is_ok_and(|name| name.starts_with("tp_btf/")))
-                && symbol.is_global()
+            let kinds = ["tp_btf/", "fentry/", "fexit/"];
+            let is_program = |name: &str| kinds.iter().any(|kind| name.starts_with(kind));
+            section.is_some_and(|section| section.name().is_ok_and(is_program)) && symbol.is_global()
         })
         .filter_map(|symbol| symbol.name().ok().map(str::to_owned))
         .collect();

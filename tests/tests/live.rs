@@ -2,6 +2,7 @@
 //! reads them. A machine that cannot run a test reports it as ignored, with the reason in its name.
 
 mod live {
+    pub mod fallback;
     pub mod host;
     pub mod kernel;
     pub mod prometheus;
@@ -28,6 +29,10 @@ pub enum Needs {
     Probes,
     /// And cgroup v2.
     V2,
+    /// And PSI per cgroup.
+    Pressure,
+    /// And functions that can be hooked: no lockdown.
+    Trampolines,
     /// And a machine nobody minds running out of memory: `TEST_MAY_EXHAUST=1`, as in the virtual machines.
     Disposable,
     /// And Prometheus with promtool.
@@ -70,10 +75,14 @@ fn run() -> Conclusion {
         tree: tree.ok(),
     });
     let no_probes = no_tree.clone().or_else(|| live::host::cannot_probe(&stage));
-    let trials = [live::host::CASES, live::kernel::CASES, live::prometheus::CASES]
+    let no_trampolines = match no_probes {
+        None => live::fallback::trampolines_refused(&stage),
+        Some(_) => None,
+    };
+    let trials = [live::host::CASES, live::kernel::CASES, live::fallback::CASES, live::prometheus::CASES]
         .concat_cases()
         .into_iter()
-        .map(|case| trial(case, &stage, no_tree.as_deref(), no_probes.as_deref()))
+        .map(|case| trial(case, &stage, no_tree.as_deref(), no_probes.as_deref(), no_trampolines.as_deref()))
         .collect();
     // One after the other: they share the machine's memory and each watches its own cgroups.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
@@ -82,7 +91,13 @@ fn run() -> Conclusion {
     conclusion
 }
 
-fn trial(case: &'static Case, stage: &Arc<Stage>, no_tree: Option<&str>, no_probes: Option<&str>) -> Trial {
+fn trial(
+    case: &'static Case,
+    stage: &Arc<Stage>,
+    no_tree: Option<&str>,
+    no_probes: Option<&str>,
+    no_trampolines: Option<&str>,
+) -> Trial {
     let prometheus = (case.needs == Needs::Prometheus).then(live::prometheus::missing).flatten();
     let skipped = match case.needs {
         Needs::Nothing => None,
@@ -92,6 +107,11 @@ fn trial(case: &'static Case, stage: &Arc<Stage>, no_tree: Option<&str>, no_prob
             let v1 = stage.tree.as_ref().is_some_and(Tree::is_v1);
             no_probes.map(str::to_owned).or(v1.then(|| "the memory controller is on cgroup v1".to_owned()))
         }
+        Needs::Pressure => {
+            let told = stage.tree.as_ref().is_some_and(Tree::has_pressure);
+            no_probes.map(str::to_owned).or((!told).then(|| "no PSI per cgroup on this host".to_owned()))
+        }
+        Needs::Trampolines => no_probes.or(no_trampolines).map(str::to_owned),
         Needs::Disposable => {
             let allowed = std::env::var_os("TEST_MAY_EXHAUST").is_some();
             let why = "it exhausts the machine's memory, and TEST_MAY_EXHAUST is not set";

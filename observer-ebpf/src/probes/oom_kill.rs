@@ -6,7 +6,8 @@
 //! victim and scope.
 //!
 //! The group whose limit was hit has raised `memory_events_local[MEMCG_OOM]` before its victim is marked (kernel:
-//! mm/memcontrol.c, mem_cgroup_oom), on cgroup v1 too, where no file shows it. Userland compares with the last value.
+//! mm/memcontrol.c, mem_cgroup_oom), on cgroup v1 too, where no file shows it. Userland compares with the last value;
+//! where `oom_scope` is attached the kernel itself names the group.
 
 use crate::{
     field::Field,
@@ -50,7 +51,7 @@ pub use program::{oom_kill_pid, oom_kill_task};
 #[cfg(target_arch = "bpf")]
 mod program {
     use aya_ebpf::{
-        helpers::{bpf_get_current_comm, bpf_probe_read_kernel},
+        helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel},
         macros::btf_tracepoint,
         programs::BtfTracePointContext,
     };
@@ -58,7 +59,7 @@ mod program {
     use crate::{
         abi::{self, COMM_LEN, OOM_LEVELS, OomLevel, kind},
         field::Field,
-        maps::{self, Urgency},
+        maps::{self, KILLING_FOR, Urgency},
         walk::{self, Memcg, Ptr},
     };
 
@@ -96,11 +97,14 @@ mod program {
         let (asker_cgroup, _) = walk::current_cgroup();
         let header = maps::header(kind::OOM_KILL, walk::current_tgid(), victim);
         let asker_comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
+        // SAFETY: only this thread writes its entry.
+        let limit_cgroup = unsafe { KILLING_FOR.get(bpf_get_current_pid_tgid() as u32) }.copied();
         maps::emit(Urgency::Now, |kill: *mut abi::OomKill| {
             // SAFETY: reserved ring memory of this size; every field is written below.
             unsafe {
                 (*kill).header = header;
                 (*kill).asker_cgroup = asker_cgroup;
+                (*kill).limit_cgroup = limit_cgroup.unwrap_or(abi::UNKNOWN);
                 (*kill).victim_pid = victim_pid;
                 (*kill).victim_comm = victim_comm;
                 (*kill).asker_comm = asker_comm;

@@ -53,10 +53,9 @@ mod program {
     use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
     use crate::{
-        abi::{self, MAX_NESTING, STEP_RATIO_SHIFT, Slot, kind},
-        field::Field,
-        maps::{self, CGROUPS, CONTAINERS, SLOTS, Urgency},
-        walk::{self, MIN_STEP_PAGES, Memcg, SLOT_BY_TASK},
+        abi, curve,
+        maps::{self, SLOTS},
+        walk::{self, SLOT_BY_TASK},
     };
 
     #[btf_tracepoint(function = "page_fault_user")]
@@ -67,96 +66,20 @@ mod program {
 
     #[inline(always)]
     fn count(ctx: &BtfTracePointContext) -> Option<()> {
-        // SAFETY: a per-CPU value; the kernel does not let this program nest on one CPU.
-        let slot = unsafe { &mut *SLOTS.get_ptr_mut(0)? };
+        // SAFETY: a per-CPU value of this program; the kernel does not let it nest on one CPU.
+        let slot = unsafe { &mut *SLOTS.get_ptr_mut(abi::slot::FAULT)? };
         // Where a task's user registers are saved is on its kernel stack: as good as its name, and free to look at.
         let registers = ctx.arg::<walk::Ptr>(1) as u64;
         let generation = maps::generation();
         if slot.registers != registers || slot.generation != generation {
-            // SAFETY: the current task is a typed pointer, and so is everything reached from it.
-            let css = unsafe { walk::memory_css(walk::current_task()) };
-            // SAFETY: as above.
-            let serial = unsafe { walk::load::<u64>(css, Field::CssSerial) };
-            if slot.serial != serial {
-                switch(ctx, slot, css, serial);
-            }
+            curve::turn_to_current(ctx, slot);
             if SLOT_BY_TASK.load() != 0 {
                 slot.registers = registers;
             }
             slot.generation = generation;
         }
         slot.faults += 1;
-        let usage = Memcg::from_address(slot.memcg).read(Field::MemcgUsage);
-        if usage.abs_diff(slot.last_pages) > slot.step_pages {
-            moved(slot, usage);
-        }
+        curve::look(slot);
         Some(())
-    }
-
-    /// Another cgroup faults on this CPU: hands the counted faults over and loads the new one.
-    #[inline(never)]
-    fn switch(ctx: &BtfTracePointContext, slot: &mut Slot, css: walk::Ptr, serial: u64) {
-        let (previous, faults) = (slot.cgroup, slot.faults);
-        // Reset before adding: a reader between the two sees too little, corrected on its next look, never too much.
-        slot.faults = 0;
-        if let Some(totals) = CGROUPS.get_ptr_mut(previous) {
-            // SAFETY: points into the table.
-            unsafe { maps::add(&raw mut (*totals).faults, faults) };
-        }
-        // SAFETY: typed pointer.
-        let own = unsafe { walk::css_cgroup_id(css) };
-        // SAFETY: entries are written whole and only removed after the cgroup is gone.
-        let up = unsafe { CONTAINERS.get(own) }.copied().unwrap_or(0);
-        let mut container = css;
-        for level in 0..MAX_NESTING {
-            if level >= up {
-                break;
-            }
-            // SAFETY: css -> parent, typed.
-            container = unsafe { walk::load::<walk::Ptr>(container, Field::CssParent) };
-        }
-        slot.serial = serial;
-        slot.memcg = Memcg::of(container).address();
-        // SAFETY: typed pointer.
-        slot.cgroup = if up == 0 { own } else { unsafe { walk::css_cgroup_id(container) } };
-        slot.last_pages = match maps::totals(slot.cgroup) {
-            // SAFETY: points into the table.
-            Some(totals) => unsafe { (*totals).last_pages },
-            None => {
-                aya_log_ebpf::warn!(ctx, "table full: faults of cgroup {} are not counted", slot.cgroup);
-                0
-            }
-        };
-        slot.step_pages = step(slot.last_pages);
-    }
-
-    /// Usage left the step around the last point this CPU knows of.
-    #[inline(never)]
-    fn moved(slot: &mut Slot, usage: u64) {
-        let Some(totals) = maps::totals(slot.cgroup) else { return };
-        // SAFETY: points into the table.
-        let last = unsafe { (*totals).last_pages };
-        slot.last_pages = last;
-        slot.step_pages = step(last);
-        if usage.abs_diff(last) <= slot.step_pages {
-            return; // another CPU has already reported this move
-        }
-        // SAFETY: points into the table. Two CPUs racing here emit a point too many, never one too few.
-        unsafe { (*totals).last_pages = usage };
-        slot.last_pages = usage;
-        slot.step_pages = step(usage);
-        let watermark_pages = Memcg::from_address(slot.memcg).read(Field::MemcgWatermark);
-        let header = maps::header(kind::POINT, walk::current_tgid(), slot.cgroup);
-        maps::emit(Urgency::Routine, |point: *mut abi::Point| {
-            // SAFETY: reserved ring memory of this size.
-            unsafe { point.write(abi::Point { header, usage_pages: usage, watermark_pages }) }
-        });
-    }
-
-    #[inline(always)]
-    fn step(pages: u64) -> u64 {
-        let relative = pages >> STEP_RATIO_SHIFT;
-        let least = MIN_STEP_PAGES.load();
-        if relative > least { relative } else { least }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{fs, io, path::Path};
 
-use crate::event::{CgroupVersion, Limit, MemoryEvents, MemoryReading, MemoryStat};
+use crate::event::{CgroupVersion, Limit, MemoryEvents, MemoryReading, MemoryStat, Pressure};
 
 /// Usage alone: one file, no flush. For the fast look at a group that moves.
 pub fn usage(directory: &Path, version: CgroupVersion) -> io::Result<u64> {
@@ -17,35 +17,62 @@ pub fn usage(directory: &Path, version: CgroupVersion) -> io::Result<u64> {
 /// Everything. `Err` if the group is gone; a file this kernel does not have leaves its part absent.
 pub fn reading(directory: &Path, version: CgroupVersion) -> io::Result<MemoryReading> {
     let usage = usage(directory, version)?;
-    let text = |name: &str| fs::read_to_string(directory.join(name)).ok();
     Ok(match version {
-        CgroupVersion::V2 => MemoryReading {
-            usage,
-            watermark: text("memory.peak").and_then(|text| number(&text).ok()),
-            limit: text("memory.max").as_deref().and_then(limit),
-            stat: text("memory.stat").map(|text| stat(&text, &V2)),
-            events: text("memory.events").map(|text| MemoryEvents {
-                max: keyed(&text, "max").unwrap_or(0),
-                high: keyed(&text, "high"),
-                oom_local: self::text(directory, "memory.events.local").and_then(|text| keyed(&text, "oom")),
-                oom_kill: keyed(&text, "oom_kill").unwrap_or(0),
-            }),
-        },
-        CgroupVersion::V1 => MemoryReading {
-            usage,
-            watermark: text("memory.max_usage_in_bytes").and_then(|text| number(&text).ok()),
-            limit: text("memory.limit_in_bytes").as_deref().and_then(limit),
-            stat: text("memory.stat").map(|text| stat(&text, &V1)),
-            events: text("memory.oom_control").and_then(|text| {
-                Some(MemoryEvents {
-                    max: self::text(directory, "memory.failcnt").and_then(|text| number(&text).ok())?,
-                    high: None,
-                    oom_local: None,
-                    oom_kill: keyed(&text, "oom_kill")?,
-                })
-            }),
-        },
+        CgroupVersion::V2 => v2(directory, usage),
+        CgroupVersion::V1 => v1(directory, usage),
     })
+}
+
+fn v2(directory: &Path, usage: u64) -> MemoryReading {
+    let text = |name| text(directory, name);
+    MemoryReading {
+        usage,
+        watermark: text("memory.peak").and_then(|text| number(&text).ok()),
+        limit: text("memory.max").as_deref().and_then(limit),
+        stat: text("memory.stat").map(|text| stat(&text, &V2)),
+        events: text("memory.events").map(|events| MemoryEvents {
+            max: keyed(&events, "max").unwrap_or(0),
+            high: keyed(&events, "high"),
+            low: keyed(&events, "low"),
+            oom: keyed(&events, "oom"),
+            oom_group_kill: keyed(&events, "oom_group_kill"),
+            oom_local: text("memory.events.local").and_then(|local| keyed(&local, "oom")),
+            oom_kill: keyed(&events, "oom_kill").unwrap_or(0),
+        }),
+        high: text("memory.high").as_deref().and_then(limit),
+        swap: text("memory.swap.current").and_then(|text| number(&text).ok()),
+        pressure: text("memory.pressure").as_deref().and_then(pressure),
+    }
+}
+
+fn v1(directory: &Path, usage: u64) -> MemoryReading {
+    let text = |name| text(directory, name);
+    let stat_text = text("memory.stat");
+    MemoryReading {
+        usage,
+        watermark: text("memory.max_usage_in_bytes").and_then(|text| number(&text).ok()),
+        limit: text("memory.limit_in_bytes").as_deref().and_then(limit),
+        stat: stat_text.as_deref().map(|text| stat(text, &V1)),
+        events: text("memory.oom_control").and_then(|control| {
+            Some(MemoryEvents {
+                max: text("memory.failcnt").and_then(|text| number(&text).ok())?,
+                oom_kill: keyed(&control, "oom_kill")?,
+                ..MemoryEvents::default()
+            })
+        }),
+        high: None,
+        swap: stat_text.as_deref().and_then(|text| keyed(text, "total_swap")),
+        pressure: None,
+    }
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full …`, in microseconds (Documentation/accounting/psi.rst).
+fn pressure(text: &str) -> Option<Pressure> {
+    let total = |kind: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
+        line.split(' ').find_map(|word| word.strip_prefix("total=")?.parse().ok())
+    };
+    Some(Pressure { some_ns: total("some")? * 1_000, full_ns: total("full")? * 1_000 })
 }
 
 fn text(directory: &Path, name: &str) -> Option<String> {
@@ -115,6 +142,13 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(limit(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn pressure_is_told_in_nanoseconds_and_absent_where_it_is_off() {
+        let text = "some avg10=1.00 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
+        assert_eq!(pressure(text), Some(Pressure { some_ns: 7_000, full_ns: 3_000 }));
+        assert_eq!(pressure(""), None);
     }
 
     #[test]

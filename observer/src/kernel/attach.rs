@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use aya::{Btf, Ebpf, EbpfLoader, programs::BtfTracePoint};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
+};
 use observer_ebpf::{
     abi,
     field::{ABSENT, Field},
@@ -11,6 +14,7 @@ use observer_ebpf::{
 };
 
 use crate::{
+    config::ProbeChoice,
     event::{Outcome, ProbeStatus},
     kernel::{
         cast,
@@ -26,9 +30,9 @@ pub struct Attached {
 }
 
 /// Attaches every probe, in the order of [`probes::ALL`].
-pub fn all(support: &Support, disabled: &[String]) -> Attached {
+pub fn all(support: &Support, choice: &ProbeChoice) -> Attached {
     let plans: Vec<(&Probe, Plan)> =
-        probes::ALL.iter().map(|probe| (*probe, plan::plan(probe, support, disabled))).collect();
+        probes::ALL.iter().map(|probe| (*probe, plan::plan(probe, support, choice))).collect();
     if !plans.iter().any(|(_, plan)| matches!(plan, Plan::Attach { .. })) {
         let statuses = plans.iter().map(|(probe, plan)| status(probe, not_attached(probe, plan))).collect();
         return Attached { programs: None, statuses };
@@ -70,6 +74,8 @@ fn status(probe: &Probe, outcome: Outcome) -> ProbeStatus {
 fn not_attached(probe: &Probe, plan: &Plan) -> Outcome {
     let lost = lost(&probe.fallback);
     match plan {
+        // Nobody misses what nobody asked for.
+        Plan::NotAsked => Outcome::Disabled { lost: "attached on request: --enable-probe".to_owned() },
         Plan::Unsupported { missing } => Outcome::Unsupported { missing: missing.clone(), lost },
         _ => Outcome::Disabled { lost },
     }
@@ -97,7 +103,7 @@ fn load(support: &Support, slot_by_task: bool) -> Result<(Ebpf, Btf), String> {
         Some((object, memcg)) => (Cow::Owned(object), memcg),
         None => (Cow::Borrowed(object), 0),
     };
-    let slot_by_task = u64::from(slot_by_task);
+    let slot_by_task = u32::from(slot_by_task);
     let read_by_helper = u32::from(!layout.types_current_task());
     let mut loader = EbpfLoader::new();
     loader
@@ -119,12 +125,13 @@ fn attach(programs: &mut Ebpf, btf: &Btf, probe: &Probe, hook: &Hook, passed_ove
         if let Err(error) = attach_one(programs, btf, attachment) {
             // All of a hook or nothing: half a probe would report half the truth.
             for program in done {
-                if let Some(program) = programs.program_mut(program) {
-                    let program: Result<&mut BtfTracePoint, _> = program.try_into();
-                    let _ = program.map(BtfTracePoint::unload);
-                }
+                unload(programs, program);
             }
-            return Outcome::Broken { error, lost: lost(&probe.fallback) };
+            let lost = lost(&probe.fallback);
+            return match error {
+                NotAttached::Refused { missing } => Outcome::Unsupported { missing, lost },
+                NotAttached::Failed(error) => Outcome::Broken { error, lost },
+            };
         }
         done.push(attachment.program);
     }
@@ -134,19 +141,61 @@ fn attach(programs: &mut Ebpf, btf: &Btf, probe: &Probe, hook: &Hook, passed_ove
     }
 }
 
-fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result<(), String> {
-    let Point::TpBtf { name, .. } = attachment.point;
-    let stage = |stage: &str, error: &dyn std::error::Error| {
-        format!("cannot {stage} program {} at tp_btf {name}: {}", attachment.program, chain(error))
+fn unload(programs: &mut Ebpf, name: &str) {
+    // What cannot be unloaded goes with the process.
+    let _ = match programs.program_mut(name) {
+        Some(Program::BtfTracePoint(program)) => program.unload(),
+        Some(Program::FEntry(program)) => program.unload(),
+        Some(Program::FExit(program)) => program.unload(),
+        _ => Ok(()),
     };
-    let program: &mut BtfTracePoint = programs
-        .program_mut(attachment.program)
-        .ok_or_else(|| format!("program {} is not in the eBPF object", attachment.program))?
-        .try_into()
-        .map_err(|error: aya::programs::ProgramError| stage("use", &error))?;
-    program.load(name, btf).map_err(|error| stage("load", &error))?;
-    program.attach().map_err(|error| stage("attach", &error))?;
-    Ok(())
+}
+
+enum NotAttached {
+    /// The host does not allow this kind of hook: a fact about it, not a defect.
+    Refused {
+        missing: String,
+    },
+    Failed(String),
+}
+
+fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result<(), NotAttached> {
+    let absent = || NotAttached::Failed(format!("program {} is not in the eBPF object", attachment.program));
+    let program = programs.program_mut(attachment.program).ok_or_else(absent)?;
+    let (kind, target) = (attachment.point.kind(), attachment.point.target());
+    let stage = |stage: &str, error: ProgramError| {
+        // Lockdown, which nobody tells where securityfs is not mounted (kernel: kernel/bpf/syscall.c, v6.18).
+        if !matches!(attachment.point, Point::TpBtf { .. }) && is_refusal(&error) {
+            let missing =
+                format!("permission to hook functions ({kind} {target}): the kernel is locked down");
+            return NotAttached::Refused { missing };
+        }
+        NotAttached::Failed(format!(
+            "cannot {stage} program {} at {kind} {target}: {}",
+            attachment.program,
+            chain(&error)
+        ))
+    };
+    let (load, attach) = match attachment.point {
+        Point::TpBtf { name, .. } => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(|error| stage("use", error))?;
+            (program.load(name, btf), program.attach().map(|_| ()))
+        }
+        Point::Fentry { function } => {
+            let program: &mut FEntry = program.try_into().map_err(|error| stage("use", error))?;
+            (program.load(function, btf), program.attach().map(|_| ()))
+        }
+        Point::Fexit { function } => {
+            let program: &mut FExit = program.try_into().map_err(|error| stage("use", error))?;
+            (program.load(function, btf), program.attach().map(|_| ()))
+        }
+    };
+    load.map_err(|error| stage("load", error))?;
+    attach.map_err(|error| stage("attach", error))
+}
+
+fn is_refusal(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// An error with its causes on one line; of a verifier log only the end, which says what it refused.

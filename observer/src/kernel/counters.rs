@@ -10,10 +10,10 @@ use aya::{
     Ebpf, Pod,
     maps::{HashMap as TableMap, MapData, PerCpuArray},
 };
-use observer_ebpf::abi::{self, CgroupTotals, Slot};
+use observer_ebpf::abi::{self, CgroupTotals, Latency, Slot};
 
 use crate::{
-    event::{CgroupId, Event, Loss, Totals, What},
+    event::{CgroupId, Event, FaultLatency, Loss, Totals, What},
     kernel::total_of,
     time::Time,
 };
@@ -30,13 +30,21 @@ struct SlotValue(Slot);
 // SAFETY: repr(transparent) over a bytemuck::Pod type.
 unsafe impl Pod for SlotValue {}
 
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct LatencyValue(Latency);
+// SAFETY: repr(transparent) over a bytemuck::Pod type.
+unsafe impl Pod for LatencyValue {}
+
 pub struct Counters {
     cgroups: TableMap<MapData, u64, TableValue>,
     containers: TableMap<MapData, u64, u32>,
     slots: PerCpuArray<MapData, SlotValue>,
+    latencies: TableMap<MapData, u64, LatencyValue>,
     lost: PerCpuArray<MapData, u64>,
     /// What was last told, so that only what moved is told.
     told: HashMap<CgroupId, Totals>,
+    told_latencies: HashMap<CgroupId, u64>,
     told_lost: HashMap<Loss, u64>,
     /// Of the loaded programs, which live as long as the `Ebpf` beside this.
     programs: Vec<RawFd>,
@@ -58,8 +66,10 @@ impl Counters {
             cgroups: map(programs, "CGROUPS")?,
             containers: map(programs, "CONTAINERS")?,
             slots: map(programs, "SLOTS")?,
+            latencies: map(programs, "LATENCIES")?,
             lost: map(programs, "LOST")?,
             told: HashMap::new(),
+            told_latencies: HashMap::new(),
             told_lost: HashMap::new(),
         })
     }
@@ -79,13 +89,26 @@ impl Counters {
                 events.push(Event { at, what: What::Totals { cgroup, totals: now } });
             }
         }
+        self.latencies(at, events);
         self.losses(at, undecodable, events);
+    }
+
+    /// Empty unless the probe was asked for.
+    fn latencies(&mut self, at: Time, events: &mut Vec<Event>) {
+        for (cgroup, LatencyValue(value)) in self.latencies.iter().filter_map(Result::ok) {
+            if self.told_latencies.insert(cgroup, value.total_ns) != Some(value.total_ns) {
+                let latency = FaultLatency { buckets: value.buckets.to_vec(), total_ns: value.total_ns };
+                events.push(Event { at, what: What::FaultLatency { cgroup, latency } });
+            }
+        }
     }
 
     /// The last totals of a cgroup that is gone; frees its entry.
     pub fn take_totals(&mut self, cgroup: CgroupId) -> Option<Totals> {
         // Already gone is what is wanted.
         let _ = self.containers.remove(&cgroup);
+        let _ = self.latencies.remove(&cgroup);
+        self.told_latencies.remove(&cgroup);
         let value = self.cgroups.get(&cgroup, 0).ok()?.0;
         let totals = total_of(&value, self.in_slots().get(&cgroup).copied().unwrap_or(0));
         let _ = self.cgroups.remove(&cgroup);
@@ -103,7 +126,7 @@ impl Counters {
     /// Faults still in the per-CPU slots.
     fn in_slots(&self) -> HashMap<CgroupId, u64> {
         let mut faults = HashMap::new();
-        if let Ok(slots) = self.slots.get(&0, 0) {
+        if let Ok(slots) = self.slots.get(&abi::slot::FAULT, 0) {
             for SlotValue(slot) in slots.iter() {
                 *faults.entry(slot.cgroup).or_default() += slot.faults;
             }

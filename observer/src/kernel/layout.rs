@@ -1,6 +1,9 @@
 //! The running kernel's types -> the offsets the programs need. Reads BTF, decides nothing.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use btf_rs::{Btf, BtfType, Type};
 use observer_ebpf::{
@@ -21,6 +24,7 @@ pub struct NoTypes {
 pub struct Layout {
     offsets: Vec<Option<u32>>,
     tracepoints: HashMap<&'static str, Option<Vec<Arg>>>,
+    functions: HashSet<&'static str>,
     types_current_task: bool,
 }
 
@@ -47,13 +51,22 @@ impl Layout {
         let why = |why: String| NoTypes { path: path.display().to_string(), why };
         let btf = Btf::from_file(path).map_err(|error| why(error.to_string()))?;
         let offsets = Field::ALL.iter().map(|field| offset(&btf, field.source())).collect();
-        let mut tracepoints = HashMap::new();
+        let (mut tracepoints, mut functions) = (HashMap::new(), HashSet::new());
         for attachment in probes::ALL.iter().flat_map(|p| p.hooks).flat_map(|hook| hook.attachments) {
-            let Point::TpBtf { name, .. } = attachment.point;
-            tracepoints.entry(name).or_insert_with(|| tracepoint(&btf, name));
+            match attachment.point {
+                Point::TpBtf { name, .. } => {
+                    tracepoints.entry(name).or_insert_with(|| tracepoint(&btf, name));
+                }
+                Point::Fentry { function } | Point::Fexit { function } => {
+                    let types = btf.resolve_types_by_name(function).unwrap_or_default();
+                    if types.iter().any(|ty| matches!(ty, Type::Func(_))) {
+                        functions.insert(function);
+                    }
+                }
+            }
         }
         let types_current_task = enumerated(&btf, "bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some();
-        Ok(Self { offsets, tracepoints, types_current_task })
+        Ok(Self { offsets, tracepoints, functions, types_current_task })
     }
 
     /// Whether this kernel has the helper `bpf_get_current_task_btf` (v5.11).
@@ -64,6 +77,11 @@ impl Layout {
     /// `None`: this kernel does not have the field.
     pub fn offset(&self, field: Field) -> Option<u32> {
         self.offsets.get(field as usize).copied().flatten()
+    }
+
+    /// Whether this kernel has the function, not inlined.
+    pub fn function(&self, name: &str) -> bool {
+        self.functions.contains(name)
     }
 
     /// The tracepoint's arguments; `None`: this kernel does not have it.
@@ -77,6 +95,7 @@ impl Layout {
         Self {
             offsets: Field::ALL.iter().map(|field| (!missing.contains(field)).then_some(8)).collect(),
             tracepoints: tracepoints.iter().map(|(name, args)| (*name, Some(args.clone()))).collect(),
+            functions: ["oom_kill_process", "handle_mm_fault"].into(),
             types_current_task: true,
         }
     }

@@ -2,10 +2,13 @@
 
 use observer_ebpf::{
     field::Field,
-    probe::{Hook, Point, Probe},
+    probe::{Hook, Intent, Point, Probe},
 };
 
-use crate::kernel::support::Support;
+use crate::{
+    config::ProbeChoice,
+    kernel::support::{Lockdown, Support},
+};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {
@@ -19,11 +22,17 @@ pub enum Plan {
         missing: String,
     },
     Disabled,
+    /// It costs more than a default may, and nobody asked for it.
+    NotAsked,
 }
 
-pub fn plan(probe: &Probe, support: &Support, disabled: &[String]) -> Plan {
-    if disabled.iter().any(|name| name == probe.name) {
+pub fn plan(probe: &Probe, support: &Support, choice: &ProbeChoice) -> Plan {
+    let named = |names: &[String]| names.iter().any(|name| name == probe.name);
+    if named(&choice.disabled) {
         return Plan::Disabled;
+    }
+    if probe.intent == Intent::OnRequest && !named(&choice.enabled) {
+        return Plan::NotAsked;
     }
     if let Some(missing) = support.cannot_load() {
         return Plan::Unsupported { missing };
@@ -59,6 +68,13 @@ fn lacks(hook: &Hook, support: &Support) -> Option<String> {
             }
             _ => None,
         },
+        Point::Fentry { function } | Point::Fexit { function } => match support.lockdown {
+            Lockdown::Integrity | Lockdown::Confidentiality => {
+                Some("trampolines on functions, which lockdown refuses".to_owned())
+            }
+            _ if !layout.function(function) => Some(format!("function {function}")),
+            _ => None,
+        },
     })
 }
 
@@ -72,19 +88,25 @@ fn describe(field: &Field) -> String {
 
 /// The hook's name for people: `tp_btf page_fault_user`.
 pub fn name(hook: &Hook) -> String {
-    let points: Vec<&str> = hook
-        .attachments
-        .iter()
-        .map(|attachment| match attachment.point {
-            Point::TpBtf { name, .. } => name,
-        })
-        .collect();
-    format!("tp_btf {}", points.join(", "))
+    let mut text = String::new();
+    let mut last = "";
+    for attachment in hook.attachments {
+        let (kind, target) = (attachment.point.kind(), attachment.point.target());
+        let separator = if text.is_empty() { "" } else { ", " };
+        text += separator;
+        if kind != last {
+            text += kind;
+            text += " ";
+        }
+        text += target;
+        last = kind;
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
-    use observer_ebpf::probes::{self, oom_kill, page_fault};
+    use observer_ebpf::probes::{self, fault_latency, oom_kill, page_fault};
 
     use super::*;
     use crate::kernel::layout::{Arg, Layout};
@@ -95,10 +117,16 @@ mod tests {
             .iter()
             .flat_map(|probe| probe.hooks)
             .flat_map(|hook| hook.attachments)
-            .map(|attachment| match attachment.point {
-                Point::TpBtf { name, .. } => (name, task()),
+            .filter_map(|attachment| match attachment.point {
+                Point::TpBtf { name, .. } => Some((name, task())),
+                Point::Fentry { .. } | Point::Fexit { .. } => None,
             })
             .collect()
+    }
+
+    fn all() -> ProbeChoice {
+        let on_request = probes::ALL.iter().filter(|probe| probe.intent == Intent::OnRequest);
+        ProbeChoice { enabled: on_request.map(|probe| probe.name.to_owned()).collect(), disabled: Vec::new() }
     }
 
     #[test]
@@ -106,7 +134,7 @@ mod tests {
         let support = Support::made_up(Layout::complete_but(&[], &all_tracepoints()));
         for probe in probes::ALL {
             assert_eq!(
-                plan(probe, &support, &[]),
+                plan(probe, &support, &all()),
                 Plan::Attach { hook: 0, passed_over: None },
                 "{}",
                 probe.name
@@ -118,7 +146,7 @@ mod tests {
     fn a_pid_argument_selects_the_older_hook_and_says_why() {
         let layout = Layout::complete_but(&[], &[("mark_victim", vec![Arg::Integer])]);
         let Plan::Attach { hook: 1, passed_over: Some(why) } =
-            plan(&oom_kill::PROBE, &Support::made_up(layout), &[])
+            plan(&oom_kill::PROBE, &Support::made_up(layout), &ProbeChoice::default())
         else {
             panic!("the hook for a pid was not chosen")
         };
@@ -128,7 +156,9 @@ mod tests {
     #[test]
     fn a_missing_field_is_named() {
         let layout = Layout::complete_but(&[Field::CssSerial], &all_tracepoints());
-        let Plan::Unsupported { missing } = plan(&page_fault::PROBE, &Support::made_up(layout), &[]) else {
+        let Plan::Unsupported { missing } =
+            plan(&page_fault::PROBE, &Support::made_up(layout), &ProbeChoice::default())
+        else {
             panic!("supported without a field it needs")
         };
         assert!(missing.contains("cgroup_subsys_state.serial_nr"), "{missing}");
@@ -137,7 +167,9 @@ mod tests {
     #[test]
     fn a_missing_tracepoint_is_named() {
         let layout = Layout::complete_but(&[], &[]);
-        let Plan::Unsupported { missing } = plan(&page_fault::PROBE, &Support::made_up(layout), &[]) else {
+        let Plan::Unsupported { missing } =
+            plan(&page_fault::PROBE, &Support::made_up(layout), &ProbeChoice::default())
+        else {
             panic!("supported without its tracepoint")
         };
         assert!(missing.contains("page_fault_user"), "{missing}");
@@ -146,6 +178,26 @@ mod tests {
     #[test]
     fn a_disabled_probe_is_not_attached() {
         let support = Support::made_up(Layout::complete_but(&[], &all_tracepoints()));
-        assert_eq!(plan(&page_fault::PROBE, &support, &["page_fault".into()]), Plan::Disabled);
+        assert_eq!(
+            plan(&page_fault::PROBE, &support, &ProbeChoice { disabled: vec!["page_fault".into()], ..all() }),
+            Plan::Disabled
+        );
+    }
+
+    #[test]
+    fn what_costs_more_is_attached_only_when_asked_for() {
+        let support = Support::made_up(Layout::complete_but(&[], &all_tracepoints()));
+        assert_eq!(plan(&fault_latency::PROBE, &support, &ProbeChoice::default()), Plan::NotAsked);
+    }
+
+    #[test]
+    fn lockdown_refuses_trampolines_and_nothing_else() {
+        let mut support = Support::made_up(Layout::complete_but(&[], &all_tracepoints()));
+        support.lockdown = Lockdown::Integrity;
+        for probe in probes::ALL {
+            let trampolines = ["oom_scope", "fault_latency"].contains(&probe.name);
+            let attaches = matches!(plan(probe, &support, &all()), Plan::Attach { .. });
+            assert_eq!(attaches, !trampolines, "{}", probe.name);
+        }
     }
 }

@@ -10,7 +10,7 @@ use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use observer_ebpf::abi::{self, kind};
 
 use crate::{
-    event::{Event, ExitStatus, Limit, OomKill, OomLevel, What},
+    event::{Event, ExitStatus, Limit, OomKill, OomLevel, What, Whose},
     time::Time,
 };
 
@@ -117,6 +117,11 @@ fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
         asker_pid: kill.header.pid,
         asker_comm: text(&kill.asker_comm),
         asker_cgroup: kill.asker_cgroup,
+        whose: match kill.limit_cgroup {
+            abi::UNKNOWN => None,
+            0 => Some(Whose::Node),
+            cgroup => Some(Whose::Group(cgroup)),
+        },
         levels: levels.map(|level| oom_level(level, page_size)).collect(),
     }
 }

@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 
-use prometheus::{CounterVec, GaugeVec, Registry};
+use prometheus::{CounterVec, GaugeVec, HistogramVec, Registry};
 
 use super::family::{Declaration, Kind};
 use crate::{
     event::{CgroupId, Limit},
-    finding::{Container, Finding, OomScope, StalledBy, State, What},
+    finding::{Container, Finding, LimitEvent, OomScope, StalledBy, State, What},
     identity::Labels,
 };
 
 const LABELS: &[&str] = &["namespace", "pod", "container", "workload", "workload_type"];
 const WITH_STATE: &[&str] = &["namespace", "pod", "container", "workload", "workload_type", "state"];
 const WITH_SCOPE: &[&str] = &["namespace", "pod", "container", "workload", "workload_type", "scope"];
+const WITH_EVENT: &[&str] = &["namespace", "pod", "container", "workload", "workload_type", "event"];
 const WITH_REASON: &[&str] = &["namespace", "pod", "container", "workload", "workload_type", "reason"];
 
 const fn gauge(name: &'static str, help: &'static str) -> Declaration {
@@ -95,12 +96,48 @@ static OOM_KILLS: Declaration = counter(
     WITH_SCOPE,
     "Processes of the container killed for want of memory, by whose limit it was: container, parent, ancestor, node, unknown.",
 );
+static HIGH: Declaration = gauge(
+    "observer_container_memory_high_bytes",
+    "memory.high, above which the kernel slows the container down; absent without one and on cgroup v1.",
+);
+static SWAP: Declaration = gauge(
+    "observer_container_memory_swap_bytes",
+    "Memory of the container swapped out: a start-up that swaps shows its peak here too.",
+);
+static EVENTS: Declaration = counter(
+    "observer_container_memory_events_total",
+    WITH_EVENT,
+    "memory.events by its own names: low, high (throttled), max (limit hit), oom, oom_kill, oom_group_kill; cgroup v1 has max and oom_kill.",
+);
+static WAITING: Declaration = counter(
+    "observer_container_pressure_memory_waiting_seconds_total",
+    LABELS,
+    "Time at least one task of the container was stalled on memory (PSI some; cgroup v2).",
+);
+static STALLED: Declaration = counter(
+    "observer_container_pressure_memory_stalled_seconds_total",
+    LABELS,
+    "Time all its tasks were stalled on memory (PSI full; cgroup v2).",
+);
+/// 2 us to 65 ms, powers of two: what the probe counts in.
+const FAULT_SECONDS: &[f64] = &[
+    2e-6, 4e-6, 8e-6, 16e-6, 32e-6, 64e-6, 128e-6, 256e-6, 512e-6, 1.024e-3, 2.048e-3, 4.096e-3, 8.192e-3,
+    16.384e-3, 32.768e-3,
+];
+static FAULT_LATENCY: Declaration = Declaration {
+    name: "observer_container_page_fault_seconds",
+    kind: Kind::Histogram(FAULT_SECONDS),
+    labels: LABELS,
+    help: "How long page faults took, of one in 64; only with --enable-probe fault_latency. The sum is made of bucket bounds.",
+};
 
 pub static ALL: &[&Declaration] = &[
     &USAGE,
     &WORKING_SET,
     &ANON,
     &LIMIT,
+    &HIGH,
+    &SWAP,
     &PEAK,
     &STARTUP_PEAK,
     &STARTUP_PEAK_AT,
@@ -115,6 +152,10 @@ pub static ALL: &[&Declaration] = &[
     &STALLS,
     &STALL_SECONDS,
     &OOM_KILLS,
+    &EVENTS,
+    &WAITING,
+    &STALLED,
+    &FAULT_LATENCY,
 ];
 
 pub struct Families {
@@ -122,6 +163,8 @@ pub struct Families {
     working_set: GaugeVec,
     anon: GaugeVec,
     limit: GaugeVec,
+    high: GaugeVec,
+    swap: GaugeVec,
     peak: GaugeVec,
     startup_peak: GaugeVec,
     startup_peak_at: GaugeVec,
@@ -136,6 +179,10 @@ pub struct Families {
     stalls: CounterVec,
     stall_seconds: CounterVec,
     oom_kills: CounterVec,
+    events: CounterVec,
+    waiting: CounterVec,
+    stalled: CounterVec,
+    fault_latency: HistogramVec,
     /// Whose series these are now: a restarted container takes them over, and the old one's end must not remove them.
     holders: HashMap<Labels, CgroupId>,
 }
@@ -147,6 +194,8 @@ impl Families {
             working_set: WORKING_SET.gauges(registry),
             anon: ANON.gauges(registry),
             limit: LIMIT.gauges(registry),
+            high: HIGH.gauges(registry),
+            swap: SWAP.gauges(registry),
             peak: PEAK.gauges(registry),
             startup_peak: STARTUP_PEAK.gauges(registry),
             startup_peak_at: STARTUP_PEAK_AT.gauges(registry),
@@ -161,6 +210,10 @@ impl Families {
             stalls: STALLS.counters(registry),
             stall_seconds: STALL_SECONDS.counters(registry),
             oom_kills: OOM_KILLS.counters(registry),
+            events: EVENTS.counters(registry),
+            waiting: WAITING.counters(registry),
+            stalled: STALLED.counters(registry),
+            fault_latency: FAULT_LATENCY.histograms(registry),
             holders: HashMap::new(),
         }
     }
@@ -181,9 +234,14 @@ impl Families {
                 if let Some(anon) = measured.anon {
                     set(&self.anon, container, anon as f64);
                 }
-                match measured.limit {
-                    Some(Limit::Bytes(limit)) => set(&self.limit, container, limit as f64),
-                    _ => remove(&self.limit, container),
+                if let Some(swap) = measured.swap {
+                    set(&self.swap, container, swap as f64);
+                }
+                for (family, limit) in [(&self.limit, measured.limit), (&self.high, measured.high)] {
+                    match limit {
+                        Some(Limit::Bytes(limit)) => set(family, container, limit as f64),
+                        _ => remove(family, container),
+                    }
                 }
             }
             What::StartupPeak(peak) => {
@@ -211,6 +269,21 @@ impl Families {
             What::MajorFaulted { container, faults } => {
                 self.major_faults.with_label_values(&values(container)).inc_by(*faults as f64);
             }
+            What::FaultsTimed { container, buckets } => {
+                let family = self.fault_latency.with_label_values(&values(container));
+                for (index, count) in buckets.iter().enumerate() {
+                    // The library takes single observations; a bucket's faults are observed at its middle.
+                    let seconds = 1.5e-6 * f64::from(1u32 << index.min(31));
+                    (0..*count).for_each(|_| family.observe(seconds));
+                }
+            }
+            What::LimitMet { container, event, times } => {
+                self.events.with_label_values(&with(container, event.name())).inc_by(*times as f64);
+            }
+            What::Pressed { container, waiting_seconds, stalled_seconds } => {
+                self.waiting.with_label_values(&values(container)).inc_by(*waiting_seconds);
+                self.stalled.with_label_values(&values(container)).inc_by(*stalled_seconds);
+            }
             What::Stalled { container, by, stalls, seconds } => {
                 self.stalls.with_label_values(&with(container, by.name())).inc_by(*stalls as f64);
                 self.stall_seconds.with_label_values(&with(container, by.name())).inc_by(*seconds);
@@ -236,12 +309,14 @@ impl Families {
         self.oom_kills.with_label_values(&with(container, OomScope::Container.name()));
     }
 
-    fn of_the_instance(&self) -> [&GaugeVec; 12] {
+    fn of_the_instance(&self) -> [&GaugeVec; 14] {
         [
             &self.usage,
             &self.working_set,
             &self.anon,
             &self.limit,
+            &self.high,
+            &self.swap,
             &self.peak,
             &self.startup_peak,
             &self.startup_peak_at,
@@ -265,8 +340,12 @@ impl Families {
         for state in State::ALL {
             let _ = self.state.remove_label_values(&with(container, state.name()));
         }
-        for family in [&self.faults, &self.major_faults] {
+        for family in [&self.faults, &self.major_faults, &self.waiting, &self.stalled] {
             let _ = family.remove_label_values(&values(container));
+        }
+        let _ = self.fault_latency.remove_label_values(&values(container));
+        for event in LimitEvent::ALL {
+            let _ = self.events.remove_label_values(&with(container, event.name()));
         }
         for by in [StalledBy::Limit, StalledBy::Node] {
             let _ = self.stalls.remove_label_values(&with(container, by.name()));

@@ -15,6 +15,7 @@ use crate::{
 const LABELS: &[&str] = &["namespace", "workload", "workload_type"];
 const WITH_CAUSE: &[&str] = &["namespace", "workload", "workload_type", "cause"];
 const WITH_SCOPE: &[&str] = &["namespace", "workload", "workload_type", "scope"];
+const WITH_EVENT: &[&str] = &["namespace", "workload", "workload_type", "event"];
 const WITH_PHASE: &[&str] = &["namespace", "workload", "workload_type", "phase"];
 
 /// From an eager native program (well under a second) to a JVM with a cache to fill (minutes); the upper end is the
@@ -64,6 +65,12 @@ static OOM_PHASES: Declaration = Declaration {
     labels: WITH_PHASE,
     help: "The same kills by when they struck: startup (no verdict yet) or steady.",
 };
+static EVENTS: Declaration = Declaration {
+    name: "observer_workload_memory_events_total",
+    kind: Kind::Counter,
+    labels: WITH_EVENT,
+    help: "memory.events of all its containers, living and dead, by the kernel's names: low, high, max, oom, oom_kill, oom_group_kill.",
+};
 static PEAK: Declaration = Declaration {
     name: "observer_workload_memory_peak_bytes",
     kind: Kind::Gauge,
@@ -96,6 +103,7 @@ pub static ALL: &[&Declaration] = &[
     &STALL_SECONDS,
     &OOM_KILLS,
     &OOM_PHASES,
+    &EVENTS,
     &PEAK,
     &TIME_TO_STABLE,
     &OVERSHOOT,
@@ -109,6 +117,7 @@ pub struct Families {
     stall_seconds: CounterVec,
     oom_kills: CounterVec,
     oom_phases: CounterVec,
+    events: CounterVec,
     peak: GaugeVec,
     time_to_stable: HistogramVec,
     overshoot: HistogramVec,
@@ -125,6 +134,7 @@ impl Families {
             stall_seconds: STALL_SECONDS.counters(registry),
             oom_kills: OOM_KILLS.counters(registry),
             oom_phases: OOM_PHASES.counters(registry),
+            events: EVENTS.counters(registry),
             peak: PEAK.gauges(registry),
             time_to_stable: TIME_TO_STABLE.histograms(registry),
             overshoot: OVERSHOOT.histograms(registry),
@@ -148,6 +158,12 @@ impl Families {
             }
             What::Stalled { container, seconds, .. } => {
                 self.stall_seconds.with_label_values(&values(container)).inc_by(*seconds);
+            }
+            What::LimitMet { container, event, times } => {
+                let [namespace, workload, workload_type] = values(container);
+                self.events
+                    .with_label_values(&[namespace, workload, workload_type, event.name()])
+                    .inc_by(*times as f64);
             }
             What::Measured(measured) => self.raise_peak(&measured.container, measured.peak),
             What::OomKilled(killed) => {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use observer_ebpf::probe::Intent;
 use observer_tests::daemon::{Daemon, sum};
 use rustix::process::Signal;
 
@@ -192,7 +193,8 @@ fn unprivileged(stage: &Stage) -> Result<()> {
     let metrics = metrics?;
     ensure!(ready.is_err(), "it says it is ready");
     let unsupported = sum(&metrics, "observer_probe_status", &["status=\"unsupported\""]);
-    ensure!(unsupported == Some(5.0), "{unsupported:?} probes are unsupported");
+    let asked = observer_ebpf::probes::ALL.iter().filter(|probe| probe.intent != Intent::OnRequest).count();
+    ensure!(unsupported == Some(asked as f64), "{unsupported:?} probes are unsupported");
     let available = sum(&metrics, "observer_node_memory_available_bytes", &[]);
     ensure!(available.is_some_and(|bytes| bytes > 0.0), "the node is not measured");
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -201,10 +203,8 @@ fn unprivileged(stage: &Stage) -> Result<()> {
 }
 
 fn disabled(stage: &Stage) -> Result<()> {
-    let args: Vec<&str> = ["cgroup_life", "process", "oom_kill", "reclaim", "page_fault"]
-        .iter()
-        .flat_map(|probe| ["--disable-probe", probe])
-        .collect();
+    let args: Vec<&str> =
+        observer_ebpf::probes::ALL.iter().flat_map(|probe| ["--disable-probe", probe.name]).collect();
     let daemon = Daemon::start(&stage.observer, &stage.directory, &args)?;
     sleep(Duration::from_secs(1));
     ensure!(daemon.get("/readyz").is_err(), "ready without its required probes");

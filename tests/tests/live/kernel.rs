@@ -12,7 +12,7 @@ use observer_tests::{daemon::Daemon, group::Group};
 
 use crate::{
     Case,
-    Needs::{Disposable, Probes, V2},
+    Needs::{Disposable, Pressure, Probes, Trampolines, V2},
     Stage,
 };
 
@@ -32,6 +32,12 @@ pub const CASES: &[Case] = &[
         run: child_killed,
     },
     Case { name: "reclaim_counts_stalls_at_a_limit", needs: Probes, run: reclaim },
+    Case { name: "page_cache_joins_the_curve_without_a_fault", needs: Probes, run: cache_curve },
+    Case { name: "oom_scope_names_the_group_whose_limit_it_was", needs: Trampolines, run: scope },
+    Case { name: "fault_latency_is_a_histogram_when_asked_for", needs: Trampolines, run: latency },
+    Case { name: "memory_events_tell_every_limit_met", needs: Probes, run: limit_met },
+    Case { name: "oom_kill_while_memory_high_throttles_says_both", needs: V2, run: throttled },
+    Case { name: "pressure_of_a_group_is_told", needs: Pressure, run: pressure },
     Case { name: "a_group_inside_a_unit_is_counted_as_the_unit", needs: Probes, run: nested },
     Case { name: "what_ran_before_the_observer_is_measured_but_not_started", needs: Probes, run: seeded },
     Case {
@@ -244,6 +250,93 @@ fn reclaim(stage: &Stage) -> Result<()> {
     daemon.wait_metric("observer_container_reclaim_stall_seconds_total", &with, SOON, |s| {
         s > 0.0 && s < 60.0
     })?;
+    Ok(())
+}
+
+/// A file twice as large as a step, read: usage moves and nothing faults.
+fn cache_curve(stage: &Stage) -> Result<()> {
+    let recording = stage.directory.join("cache.jsonl");
+    let daemon = daemon(stage, &["--record", &recording.display().to_string()])?;
+    let group = group(stage, "reads")?;
+    let file = stage.directory.join("read.bin");
+    let output = format!("of={}", file.display());
+    wait(group.spawn("/bin/dd".as_ref(), &["if=/dev/zero", &output, "bs=1M", "count=64"])?)?;
+    ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
+    fs::remove_file(&file)?;
+    let id = std::os::unix::fs::MetadataExt::ino(&fs::metadata(group.directory())?);
+    let points = fs::read_to_string(&recording)?
+        .lines()
+        .filter(|line| line.contains("\"usage\":{") && line.contains(&format!("\"cgroup\":{id},")))
+        .count();
+    // A step is 1 MiB here; half of them, in case what writes back is charged late.
+    ensure!(points >= 32, "{points} points were pushed for 64 MiB of page cache");
+    Ok(())
+}
+
+/// The kernel itself names the group, not only its counts.
+fn scope(stage: &Stage) -> Result<()> {
+    let recording = stage.directory.join("scope.jsonl");
+    let daemon = daemon(stage, &["--record", &recording.display().to_string()])?;
+    let parent = group(stage, "asked")?;
+    parent.limit(48 * MIB)?;
+    let child = group(stage, "asked/one")?;
+    oom(stage, &daemon, &child, "spike --peak 100 --steady 10 --ramp 0.5", "parent")?;
+    ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
+    let id = std::os::unix::fs::MetadataExt::ino(&fs::metadata(parent.directory())?);
+    let expected = format!("\"whose\":{{\"group\":{id}}}");
+    let text = fs::read_to_string(&recording)?;
+    let kill = text.lines().find(|line| line.contains("\"oom_kill\":{\"victim_pid\"")).unwrap_or_default();
+    ensure!(kill.contains(&expected), "{expected} not in: {kill}");
+    Ok(())
+}
+
+fn latency(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &["--enable-probe", "fault_latency"])?;
+    let group = group(stage, "timed")?;
+    wait(run(stage, &group, "fault --size 64 --rounds 8")?)?;
+    let name = "observer_container_page_fault_seconds_count";
+    // 131,072 faults, one in 64 timed: 2,048, give or take chance.
+    let timed = daemon.wait_metric(name, &[&own(&group)], SOON, |count| count > 1000.0)?;
+    ensure!(timed < 4000.0, "{timed} faults were timed");
+    Ok(())
+}
+
+fn limit_met(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "met")?;
+    group.limit(32 * MIB)?;
+    let mut main = run(stage, &group, "child --size 100 --seconds 30")?;
+    let name = "observer_container_memory_events_total";
+    let within = 4 * SOON; // an old group's files are read every 15 s
+    daemon.wait_metric(name, &[&own(&group), "event=\"max\""], within, |times| times >= 1.0)?;
+    daemon.wait_metric(name, &[&own(&group), "event=\"oom_kill\""], within, |times| times == 1.0)?;
+    drop(group);
+    main.wait()?;
+    Ok(())
+}
+
+fn throttled(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "slow")?;
+    group.throttle(24 * MIB)?;
+    group.limit(40 * MIB)?;
+    // Throttling sleeps up to two seconds at each return to user space, so the way from one to the other is short.
+    oom(stage, &daemon, &group, "spike --peak 64 --steady 10 --ramp 0.1", "container")?;
+    let workload = format!("workload=\"{}\"", group.path());
+    let name = "observer_workload_memory_events_total";
+    daemon.wait_metric(name, &[&workload, "event=\"high\""], 4 * SOON, |times| times >= 1.0)?;
+    Ok(())
+}
+
+fn pressure(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "pressed")?;
+    group.throttle(16 * MIB)?;
+    let mut main = run(stage, &group, "spike --peak 24 --steady 20 --ramp 0.5 --seconds 30")?;
+    let name = "observer_container_pressure_memory_waiting_seconds_total";
+    daemon.wait_metric(name, &[&own(&group)], 4 * SOON, |seconds| seconds > 0.0)?;
+    drop(group);
+    main.wait()?;
     Ok(())
 }
 

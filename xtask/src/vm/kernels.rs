@@ -47,21 +47,13 @@ pub fn fetch(kernel: &Kernel) -> Result<PathBuf> {
     let package =
         candidates.last().with_context(|| format!("no package {}*{}", kernel.package.0, kernel.package.1))?;
     lists.run("apt-get", &["download", "-qq", package])?;
-    let deb = find(&directory, |name| name.ends_with(".deb")).context("apt-get downloaded nothing")?;
+    let deb = downloaded(&directory).context("apt-get downloaded nothing")?;
     let unpacked = directory.join("unpacked");
     shell::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
-    let image = ["boot", "usr/lib"]
-        .iter()
-        .find_map(|place| find(&unpacked.join(place), |n| n.starts_with("vmlinuz")));
-    let image = match image {
-        Some(image) => image,
-        None => shell::output(Command::new("find").arg(&unpacked).args(["-name", "vmlinuz*", "-type", "f"]))?
-            .lines()
-            .next()
-            .map(PathBuf::from)
-            .with_context(|| format!("{package} holds no vmlinuz"))?,
-    };
-    fs::copy(&image, &vmlinuz).with_context(|| format!("cannot copy {}", image.display()))?;
+    let images =
+        shell::output(Command::new("find").arg(&unpacked).args(["-name", "vmlinuz*", "-type", "f"]))?;
+    let image = images.lines().next().with_context(|| format!("{package} holds no vmlinuz"))?;
+    fs::copy(image, &vmlinuz).with_context(|| format!("cannot copy {image}"))?;
     fs::remove_dir_all(&unpacked)?;
     fs::remove_file(deb)?;
     Ok(vmlinuz)
@@ -72,12 +64,9 @@ fn version(name: &str) -> Vec<u32> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
-fn find(directory: &Path, wanted: impl Fn(&str) -> bool) -> Option<PathBuf> {
+fn downloaded(directory: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(directory).ok()?;
-    entries
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| wanted(&name.to_string_lossy())))
+    entries.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "deb"))
 }
 
 /// Package lists of their own.

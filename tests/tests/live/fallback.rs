@@ -1,0 +1,199 @@
+//! Each probe taken away alone: what it feeds is still right from what stands in, and the status says what was lost.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use observer_tests::{daemon::Daemon, group::Group};
+
+use crate::{
+    Case,
+    Needs::{Pressure, Probes},
+    Stage,
+};
+
+pub const CASES: &[Case] = &[
+    Case { name: "without_page_fault_faults_and_peak_come_from_files", needs: Probes, run: page_fault },
+    Case { name: "without_page_cache_the_peak_is_still_right", needs: Probes, run: page_cache },
+    Case { name: "without_oom_kill_kills_are_counted_from_files", needs: Probes, run: oom_kill },
+    Case { name: "without_oom_scope_the_counts_say_whose_limit_it_was", needs: Probes, run: oom_scope },
+    Case { name: "without_cgroup_life_a_walk_finds_who_lives", needs: Probes, run: cgroup_life },
+    Case { name: "without_process_a_start_counts_from_the_first_process", needs: Probes, run: process },
+    Case { name: "without_reclaim_pressure_stands_in", needs: Pressure, run: reclaim },
+    Case {
+        name: "a_kernel_without_the_tracepoint_falls_back_and_names_it",
+        needs: Probes,
+        run: no_tracepoint,
+    },
+    Case { name: "a_kernel_without_the_field_falls_back_and_names_it", needs: Probes, run: no_field },
+];
+
+const SOON: Duration = Duration::from_secs(20);
+const MIB: u64 = 1 << 20;
+
+/// Why trampolines cannot be attached on this host, if so: tried, since lockdown may be on without anybody telling.
+pub fn trampolines_refused(stage: &Stage) -> Option<String> {
+    let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[]).ok()?;
+    daemon.ready(SOON).ok()?;
+    let attached = daemon.metric("observer_probe_status", &["probe=\"oom_scope\"", "status=\"attached\""]);
+    let refused = attached.ok().flatten() != Some(1.0);
+    refused.then(|| "this kernel refuses hooks on functions (lockdown)".to_owned())
+}
+
+/// A daemon without one probe, whose status says so and what is lost.
+fn without(stage: &Stage, probe: &str) -> Result<Daemon> {
+    let daemon = Daemon::start(&stage.observer, &stage.directory, &["--disable-probe", probe])?;
+    degraded(&daemon, probe, "disabled", "lost")?;
+    Ok(daemon)
+}
+
+fn degraded(daemon: &Daemon, probe: &str, status: &str, said: &str) -> Result<()> {
+    let with = [format!("probe=\"{probe}\""), format!("status=\"{status}\"")];
+    let with: Vec<&str> = with.iter().map(String::as_str).collect();
+    let began = Instant::now();
+    // The server answers before the probes are attached.
+    while daemon.get("/api/probes").map_or(true, |answer| answer == "[]") {
+        ensure!(began.elapsed() < SOON, "no probes are told: {}", daemon.log_text());
+    }
+    daemon.wait_metric("observer_probe_status", &with, SOON, |value| value == 1.0)?;
+    let probes: serde_json::Value = serde_json::from_str(&daemon.get("/api/probes")?)?;
+    let told = probes
+        .as_array()
+        .and_then(|all| all.iter().find(|told| told["probe"] == probe))
+        .context("not in /api/probes")?
+        .to_string();
+    ensure!(told.contains(said), "{said:?} not in {told}");
+    Ok(())
+}
+
+fn group(stage: &Stage, name: &str) -> Result<Group> {
+    stage.tree()?.group(&format!("observer-test-{}/{name}", std::process::id()))
+}
+
+fn own(group: &Group) -> String {
+    format!("container=\"{}\"", group.path())
+}
+
+fn run(stage: &Stage, group: &Group, args: &str) -> Result<std::process::Child> {
+    group.spawn(&stage.workload, &args.split(' ').collect::<Vec<_>>())
+}
+
+fn ends(group: Group, mut child: std::process::Child) -> Result<()> {
+    drop(group); // kills what is in it
+    child.wait()?;
+    Ok(())
+}
+
+fn faults_from_files(stage: &Stage, daemon: &Daemon) -> Result<()> {
+    let group = group(stage, "by-files")?;
+    let child = run(stage, &group, "spike --peak 100 --steady 20 --ramp 0.3 --hold 0.5 --seconds 60")?;
+    daemon.wait_metric("observer_container_page_faults_total", &[&own(&group)], SOON, |v| v > 25_600.0)?;
+    // Before memory.peak (v5.19) nobody but a probe knows the peak between two reads.
+    let least = group.peak().map_or(0.0, |peak| peak as f64 * 0.98);
+    daemon.wait_metric("observer_container_memory_peak_bytes", &[&own(&group)], SOON, |v| v >= least)?;
+    ends(group, child)
+}
+
+fn page_fault(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "page_fault")?;
+    ensure!(daemon.get("/readyz").is_err(), "ready without a required probe");
+    faults_from_files(stage, &daemon)
+}
+
+fn page_cache(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "page_cache")?;
+    let group = group(stage, "cached")?;
+    let file = stage.directory.join("cached.bin");
+    let script = format!("dd if=/dev/zero of={} bs=1M count=64 2>/dev/null; sleep 60", file.display());
+    let child = group.spawn("/bin/sh".as_ref(), &["-c", &script])?;
+    daemon.wait_metric("observer_container_memory_usage_bytes", &[&own(&group)], SOON, |v| v > 60e6)?;
+    let peak = |v: f64| v > 64.0 * MIB as f64;
+    daemon.wait_metric("observer_container_memory_peak_bytes", &[&own(&group)], SOON, peak)?;
+    ends(group, child)?;
+    fs::remove_file(file)?;
+    Ok(())
+}
+
+fn oom_kill(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "oom_kill")?;
+    let group = group(stage, "unnamed")?;
+    group.limit(48 * MIB)?;
+    let child = run(stage, &group, "child --size 200 --seconds 60")?;
+    let with = [own(&group), "scope=\"unknown\"".to_owned()];
+    let with: Vec<&str> = with.iter().map(String::as_str).collect();
+    daemon.wait_metric("observer_container_oom_kills_total", &with, SOON, |v| v == 1.0)?;
+    ends(group, child)
+}
+
+fn oom_scope(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "oom_scope")?;
+    let parent = group(stage, "counted")?;
+    parent.limit(48 * MIB)?;
+    let group = group(stage, "counted/one")?;
+    let child = run(stage, &group, "child --size 200 --seconds 60")?;
+    let with = [own(&group), "scope=\"parent\"".to_owned()];
+    let with: Vec<&str> = with.iter().map(String::as_str).collect();
+    daemon.wait_metric("observer_container_oom_kills_total", &with, SOON, |v| v == 1.0)?;
+    ends(group, child)
+}
+
+fn cgroup_life(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "cgroup_life")?;
+    let group = group(stage, "walked")?;
+    let mut child = run(stage, &group, "spike --peak 30 --steady 20 --ramp 0.2 --seconds 4")?;
+    let workload = format!("workload=\"{}\"", group.path());
+    daemon.wait_metric("observer_workload_containers", &[&workload], SOON, |v| v == 1.0)?;
+    child.wait()?;
+    daemon.wait_metric("observer_workload_containers", &[&workload], SOON, |v| v == 0.0)?;
+    Ok(())
+}
+
+fn process(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "process")?;
+    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
+    let group = group(stage, "joined")?;
+    let child = run(stage, &group, "spike --peak 30 --steady 20 --ramp 0.2 --seconds 60")?;
+    let name = "observer_container_start_time_seconds";
+    let started = daemon.wait_metric(name, &[&own(&group)], SOON, |v| v > 0.0)?;
+    let late = f64::from(observer_tests::daemon::patience());
+    ensure!((started - before).abs() < late, "started at {started}, it was after {before}");
+    ends(group, child)
+}
+
+fn reclaim(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "reclaim")?;
+    let group = group(stage, "pressed-too")?;
+    group.throttle(16 * MIB)?;
+    let child = run(stage, &group, "spike --peak 24 --steady 20 --ramp 0.5 --seconds 60")?;
+    let name = "observer_container_pressure_memory_waiting_seconds_total";
+    daemon.wait_metric(name, &[&own(&group)], SOON, |v| v > 0.0)?;
+    ends(group, child)
+}
+
+/// A daemon to which the kernel's types are shown with one name changed, as on a kernel that does not have it.
+fn renamed(stage: &Stage, from: &str, to: &str) -> Result<Daemon> {
+    assert_eq!(from.len(), to.len(), "the types stay as they are");
+    let mut types = fs::read("/sys/kernel/btf/vmlinux")?;
+    let whole = |name: &str| [b"\0", name.as_bytes(), b"\0"].concat();
+    let (old, new) = (whole(from), whole(to));
+    let at = types.windows(old.len()).position(|window| window == old).context("the name is not in BTF")?;
+    types[at..at + new.len()].copy_from_slice(&new);
+    let sys = stage.directory.join(format!("sys-{to}"));
+    fs::create_dir_all(sys.join("kernel/btf"))?;
+    fs::write(sys.join("kernel/btf/vmlinux"), types)?;
+    Daemon::start(&stage.observer, &stage.directory, &["--sys-root", &sys.display().to_string()])
+}
+
+fn no_tracepoint(stage: &Stage) -> Result<()> {
+    let daemon = renamed(stage, "btf_trace_page_fault_user", "btf_trace_page_fault_none")?;
+    degraded(&daemon, "page_fault", "unsupported", "tracepoint page_fault_user")?;
+    faults_from_files(stage, &daemon)
+}
+
+fn no_field(stage: &Stage) -> Result<()> {
+    let daemon = renamed(stage, "serial_nr", "serial_no")?;
+    degraded(&daemon, "page_fault", "unsupported", "cgroup_subsys_state.serial_nr")?;
+    faults_from_files(stage, &daemon)
+}
