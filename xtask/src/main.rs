@@ -2,6 +2,7 @@
 
 mod bench;
 mod build_ebpf;
+mod cluster;
 mod demo;
 mod docs;
 mod record;
@@ -9,6 +10,7 @@ mod run;
 mod setup;
 mod shell;
 mod stage;
+mod statics;
 mod test;
 mod vm;
 
@@ -36,6 +38,8 @@ enum Task {
     Setup,
     /// Boot real kernels in virtual machines and run the live tests in them
     Vm(vm::Options),
+    /// A real Kubernetes on this machine: start it, test against it, stop it
+    Cluster(cluster::Options),
     /// Measure: what a page fault pays, how true a spike is seen
     Bench(bench::Options),
     /// Record the replay cases anew on this machine, into tests/cases/
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::bench(&options),
         Task::Record(options) => record::record(&options),
         Task::Vm(options) => vm::vm(&options),
+        Task::Cluster(options) => cluster::cluster(&options),
         Task::Docs => docs::docs(),
     };
     match done {

@@ -65,6 +65,17 @@ enum Behaviour {
         #[arg(long)]
         rounds: u32,
     },
+    /// Hold a pod's namespaces open: what the pause image does
+    Pause,
+    /// Exit with a code after so many seconds, holding so many MiB
+    Exit {
+        #[arg(long, default_value_t = 0)]
+        code: u8,
+        #[arg(long, default_value_t = 8)]
+        size: u64,
+        #[arg(long, default_value_t = 1.0)]
+        after: f64,
+    },
     /// Fork a child that takes memory until it is killed; live on
     Child {
         #[arg(long)]
@@ -173,6 +184,15 @@ fn main() {
             sleep(Duration::from_secs_f64(left()));
         }
         Behaviour::Fault { size, rounds } => fault(size, rounds),
+        Behaviour::Pause => loop {
+            sleep(Duration::from_secs(3600));
+        },
+        Behaviour::Exit { code, size, after } => {
+            let mut arena = Arena::new(size);
+            arena.set(size * MIB);
+            sleep(Duration::from_secs_f64(after));
+            std::process::exit(i32::from(code));
+        }
         Behaviour::Child { size } => {
             let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
             let args =

@@ -9,12 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use super::cache;
-use crate::shell;
+use crate::{shell, statics};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Tests that measure time, or need what the image does not have.
 const SKIP: [&str; 3] = ["ready_within", "promtool", "real_prometheus"];
 
@@ -25,7 +23,9 @@ pub fn build() -> Result<PathBuf> {
     for directory in ["bin", "usr/bin", "proc", "sys/fs/cgroup", "dev", "tmp", "etc"] {
         fs::create_dir_all(root.join(directory)).context("cannot make the image's folders")?;
     }
-    for (name, from) in binaries()? {
+    let mut binaries = statics::build(&["observer", "workload"])?;
+    binaries.push(statics::live_tests()?);
+    for (name, from) in binaries {
         fs::copy(&from, root.join("bin").join(name))
             .with_context(|| format!("cannot copy {}", from.display()))?;
     }
@@ -66,40 +66,6 @@ echo OBSERVER-VM end
 poweroff -f
 "
     )
-}
-
-/// Name in the image, and where it was built.
-fn binaries() -> Result<Vec<(String, PathBuf)>> {
-    eprintln!("building static binaries for the machines");
-    let target = shell::root().join("target/static");
-    let build = |args: &[&str]| {
-        let mut cargo = shell::cargo();
-        cargo
-            .args(args)
-            .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
-            .arg("--target-dir")
-            .arg(&target);
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols -C opt-level=1");
-        cargo.stdin(Stdio::null()).stderr(Stdio::inherit());
-        let output = cargo.output().context("cannot start cargo")?;
-        if !output.status.success() {
-            bail!("the static binaries do not build");
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let mut messages = build(&["build", "--package", "observer", "--package", "observer-tests", "--bins"])?;
-    messages += &build(&["test", "--no-run", "--package", "observer-tests", "--test", "live"])?;
-    let mut found = Vec::new();
-    for line in messages.lines() {
-        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
-        let name = message["target"]["name"].as_str().unwrap_or_default();
-        if let Some(path) = message["executable"].as_str()
-            && ["observer", "workload", "live"].contains(&name)
-        {
-            found.push((name.to_owned(), PathBuf::from(path)));
-        }
-    }
-    Ok(found)
 }
 
 fn pack(root: &Path) -> Result<PathBuf> {

@@ -1,0 +1,131 @@
+//! A real Kubernetes on this machine: control plane, kubelet and containerd as plain processes, without a container engine
+//! and without a download site. Nothing leaves the machine: everything speaks over one bridge of its own.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+mod binaries;
+mod causes;
+mod control;
+mod image;
+mod scenes;
+
+#[derive(clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Build what is missing (minutes at the first time), start the cluster, say how to talk to it
+    Up,
+    /// Start containers for every reason there is, and compare what the observer says with the truth
+    Test(causes::Options),
+    /// Stop the cluster and remove what it made
+    Down,
+    /// kubectl, talking to the cluster
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+pub fn cluster(options: &Options) -> Result<()> {
+    match &options.what {
+        What::Up => {
+            let cluster = control::up()?;
+            println!(
+                "the cluster is up: cargo xtask cluster kubectl get pods -A; KUBECONFIG={}",
+                cluster.kubeconfig().display()
+            );
+            Ok(())
+        }
+        What::Test(options) => {
+            let was_up = Cluster::running().is_some();
+            let cluster = control::up()?;
+            let done = causes::test(&cluster, options);
+            if !was_up {
+                control::down()?;
+            }
+            done.map(|_| ())
+        }
+        What::Down => control::down(),
+        What::Kubectl { args } => {
+            let cluster = Cluster::running().context("the cluster is not up: cargo xtask cluster up")?;
+            shell::run(cluster.kubectl_command().args(args))
+        }
+    }
+}
+
+/// Where a cluster lives: a short path, because of the kubelet's sockets (108 characters at the most).
+const HOME: &str = "/run/observer-cluster";
+pub const NODE: &str = "node-1";
+pub const VERSION: &str = "1.36.3";
+/// The API server listens on the service address of `kubernetes`, which this host holds on the cluster's own bridge: pods
+/// reach it as they do anywhere, and no proxy is needed.
+const API: &str = "10.96.0.1";
+
+pub struct Cluster {
+    home: PathBuf,
+    binaries: PathBuf,
+}
+
+impl Cluster {
+    fn new() -> Result<Self> {
+        Ok(Self { home: PathBuf::from(HOME), binaries: binaries::directory()? })
+    }
+
+    pub fn running() -> Option<Self> {
+        let cluster = Self::new().ok()?;
+        cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok().then_some(cluster)
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.home.join("admin.kubeconfig")
+    }
+
+    pub fn kubectl_command(&self) -> Command {
+        let mut kubectl = Command::new(self.binaries.join("kubectl"));
+        kubectl.arg("--kubeconfig").arg(self.kubeconfig());
+        kubectl
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        shell::output(self.kubectl_command().args(args))
+    }
+
+    /// Applies a manifest.
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        let file = self.home.join("apply.yaml");
+        fs::write(&file, manifest)?;
+        self.kubectl(&["apply", "-f", &file.display().to_string()])
+            .map(|_| ())
+            .with_context(|| format!("while applying\n{manifest}"))
+    }
+
+    /// Asks again until it is so.
+    pub fn wait(&self, what: &str, within: Duration, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let last = match is_so() {
+                Ok(true) => return Ok(()),
+                Ok(false) => String::new(),
+                Err(error) => format!(": {error:#}"),
+            };
+            if began.elapsed() > within {
+                bail!("{what}: not within {} s{last}", within.as_secs());
+            }
+            sleep(Duration::from_millis(300));
+        }
+    }
+}

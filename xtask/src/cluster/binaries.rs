@@ -1,0 +1,84 @@
+//! Kubernetes from its Go modules: built once, kept in the user's cache.
+
+use std::{fs, path::PathBuf, process::Command, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::VERSION;
+use crate::shell;
+
+const COMMANDS: [&str; 5] =
+    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"];
+
+/// Where they are, or will be.
+pub fn directory() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(cache.join(format!("memory-observer/kubernetes-{VERSION}")))
+}
+
+/// Builds what is not there yet.
+pub fn build() -> Result<PathBuf> {
+    let directory = directory()?;
+    let missing: Vec<&str> =
+        COMMANDS.into_iter().filter(|command| !directory.join(command).is_file()).collect();
+    if missing.is_empty() {
+        return Ok(directory);
+    }
+    ensure!(
+        shell::find("go").is_some(),
+        "Kubernetes is built from its Go modules, and there is no go; install Go 1.26 or newer"
+    );
+    let module = directory.join("module");
+    fs::create_dir_all(&module).with_context(|| format!("cannot make {}", module.display()))?;
+    fs::write(module.join("go.mod"), go_mod(&module)?)?;
+    let go = || {
+        let mut go = Command::new("go");
+        go.current_dir(&module).env("CGO_ENABLED", "0");
+        go
+    };
+    shell::output(go().args(["mod", "tidy"]))?;
+    for command in missing {
+        eprintln!("building {command} (up to five minutes the first time)");
+        let began = Instant::now();
+        let flags = format!(
+            "-s -w -X k8s.io/component-base/version.gitVersion=v{VERSION} -X k8s.io/client-go/pkg/version.gitVersion=v{VERSION}"
+        );
+        let package = format!("k8s.io/kubernetes/cmd/{command}");
+        shell::output(
+            go().args(["build", "-trimpath", "-ldflags", &flags, "-o"])
+                .arg(directory.join(command))
+                .arg(package),
+        )?;
+        eprintln!("   {} s", began.elapsed().as_secs());
+    }
+    Ok(directory)
+}
+
+/// Kubernetes replaces its staging modules by paths inside its own tree; outside of it each is a module of its own.
+fn go_mod(module: &std::path::Path) -> Result<String> {
+    let base = "module cluster\n\ngo 1.26\n";
+    fs::write(module.join("go.mod"), base)?;
+    let mut download = Command::new("go");
+    download.current_dir(module).args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{VERSION}")]);
+    let downloaded: Value = serde_json::from_str(&shell::output(&mut download)?)?;
+    let theirs = downloaded["GoMod"].as_str().context("go did not say where go.mod is")?;
+    let theirs = fs::read_to_string(theirs)?;
+    let mut text = String::from(base);
+    for command in COMMANDS {
+        text += &format!("tool k8s.io/kubernetes/cmd/{command}\n");
+    }
+    text += &format!("require k8s.io/kubernetes v{VERSION}\n");
+    let staging = VERSION.replacen('1', "0", 1);
+    for line in theirs.lines() {
+        if let Some((name, _)) =
+            line.trim().trim_start_matches("replace ").split_once(" => ./staging/src/k8s.io/")
+        {
+            text += &format!("replace {name} => {name} v{staging}\n");
+        }
+    }
+    Ok(text)
+}
