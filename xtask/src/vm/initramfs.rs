@@ -20,7 +20,7 @@ const SKIP: [&str; 3] = ["ready_within", "promtool", "real_prometheus"];
 pub fn build() -> Result<PathBuf> {
     let root = cache().join("root");
     let _ = fs::remove_dir_all(&root); // absent at the first time
-    for directory in ["bin", "usr/bin", "proc", "sys/fs/cgroup", "dev", "tmp", "etc"] {
+    for directory in ["bin", "usr/bin", "proc", "sys/fs/cgroup", "dev", "tmp", "files", "etc"] {
         fs::create_dir_all(root.join(directory)).context("cannot make the image's folders")?;
     }
     let mut binaries = statics::build(&["observer", "workload"])?;
@@ -52,6 +52,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
+mount -t ramfs files /files
 mount -t securityfs security /sys/kernel/security 2>/dev/null
 mount -t cgroup2 cgroup /sys/fs/cgroup
 ip link set lo up
@@ -61,7 +62,7 @@ observer check > /tmp/check
 cat /tmp/check
 grep -E '^  (ok|--) ' /tmp/check | sed 's/^/OBSERVER-VM probe /'
 # Emulated: everything takes many times as long.
-TEST_PATIENCE=6 TEST_MAY_EXHAUST=1 live $only --color never{skip} 2>&1
+TEST_PATIENCE=6 TEST_MAY_EXHAUST=1 TEST_FILES=/files live $only --color never{skip} 2>&1
 echo OBSERVER-VM end
 poweroff -f
 "
