@@ -19,13 +19,16 @@ use tokio::{
 use crate::{
     board::Board,
     cgroup::sampler::{self, Sampler},
-    config::{Config, Roots},
+    clock,
+    config::{self, Config, Roots},
     event::{CgroupVersion, Event, Host, Outcome, What},
     finding::What::Learned,
     journal,
     kernel::{Kernel, support::Support},
+    kubernetes,
     metrics::Metrics,
     node,
+    objects::ApiState,
     pipeline::Pipeline,
     record::{CannotRecord, Recorder},
     server::{self, Shared},
@@ -65,7 +68,7 @@ pub enum CannotRun {
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub async fn run(config: Config) -> Result<(), CannotRun> {
-    let began = node::now();
+    let began = clock::now();
     let signals = Signals::new().map_err(CannotRun::Signals)?;
     let listener = server::bind(config.listen).await?;
     let recorder = config.record.as_deref().map(Recorder::create).transpose()?;
@@ -77,6 +80,10 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     tracing::info!("serving http://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
     let host = HostTask::open(&config, began)?;
     let (events, received) = mpsc::channel(CHANNEL);
+    let cluster = config
+        .kubernetes
+        .clone()
+        .map(|settings| tokio::spawn(watch_cluster(settings, events.clone())));
     let state =
         config.state.clone().map(|path| Saver { path, changed: false, next: Instant::now() + EVERY_SAVE });
     let core = Core { pipeline: Pipeline::default(), metrics, shared, recorder, state, began };
@@ -86,6 +93,10 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         let _ = stop.send(true); // nobody left to tell is fine
     });
     host.run(events, stopped).await;
+    if let Some(cluster) = cluster {
+        cluster.abort(); // it holds nothing but connections
+        let _ = cluster.await; // its end, and with it the end of the events
+    }
 
     let metrics = core.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     if let Some(path) = &config.metrics_at_exit {
@@ -95,6 +106,19 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         Ok(result) => result.map_err(CannotRun::Server),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// The pods of this node and, as configured, what happened to their workloads. Without the API the rest goes on.
+async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>) {
+    let client = match kubernetes::client(settings.kubeconfig.as_ref()).await {
+        Ok(client) => client,
+        Err(error) => {
+            let away = What::Api(ApiState::Away { why: error.to_string() });
+            let _ = events.send(Event { at: clock::now(), what: away }).await; // stopping already
+            return;
+        }
+    };
+    kubernetes::watch(client, settings.node, events).await;
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CannotRun> {
@@ -143,10 +167,11 @@ impl HostTask {
             observer_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: support.kernel,
             cgroup: hierarchy.version,
-            wall_offset_ns: node::wall_offset_ns(),
+            wall_offset_ns: clock::wall_offset_ns(),
             page_size: support.page_size,
             cpus: support.cpus,
             memory_total,
+            booted: node::booted(&config.roots.proc),
             retention_ns: config.retention.as_nanos() as u64,
         };
         if hierarchy.version == CgroupVersion::V1 {
@@ -156,6 +181,11 @@ impl HostTask {
             .iter()
             .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, Outcome::Attached { .. }));
         let mut pending = vec![Event { at: began, what: What::Host(host) }];
+        if let Some(kubernetes) = &config.kubernetes {
+            // Before any container is known: those of pods wait for the API.
+            let watching = ApiState::Watching { node: kubernetes.node.clone() };
+            pending.push(Event { at: began, what: What::Api(watching) });
+        }
         if let Some(path) = &config.state {
             match state::restore(path, began) {
                 Ok(histories) => pending.extend(histories),
@@ -179,7 +209,7 @@ impl HostTask {
             if self.send(&out).await.is_err() {
                 return; // the core is gone
             }
-            let pause = if self.sampler.is_moving(node::now()) { sampler::FAST } else { sampler::SLOW };
+            let pause = if self.sampler.is_moving(clock::now()) { sampler::FAST } else { sampler::SLOW };
             let kernel = self.kernel.as_ref();
             tokio::select! {
                 () = &mut stop => break,
@@ -200,7 +230,7 @@ impl HostTask {
         }
         let mut marks: Vec<_> =
             self.pending[from..].iter().filter_map(|event| self.sampler.learn(event)).collect();
-        let now = node::now();
+        let now = clock::now();
         marks.extend(self.sampler.walk_if_due(now, &mut self.pending));
         self.sampler.sample(now, &mut self.pending);
         if let Some(kernel) = &mut self.kernel {

@@ -15,9 +15,10 @@ use crate::{
     time::Time,
 };
 
-/// Events held for cgroups not yet known, in all. A mkdir record overtaken by others is a few records late; a whole
-/// batch lost with a full ring is found again by the next walk of the tree.
-const HELD: usize = 4096;
+/// Events held for cgroups not yet known, or whose pod is not, in all. A mkdir record overtaken by others is a few records
+/// late; a whole batch lost with a full ring is found again by the next walk of the tree; a pod's status is a second late,
+/// in which thirty starting containers that are read every 20 ms make some 1,500 events.
+const HELD: usize = 8192;
 /// Longer than any walk of the tree takes to come round.
 const HOLD: Duration = Duration::from_secs(30);
 
@@ -80,6 +81,12 @@ impl Index {
             Some(_) => Known::Group,
             None => Known::No,
         }
+    }
+
+    /// A container's own group and all inside it.
+    pub fn members(&self, container: CgroupId) -> Vec<CgroupId> {
+        let inside = self.cgroups.iter().filter(|(_, entry)| entry.owner == Some(container));
+        inside.map(|(cgroup, _)| *cgroup).collect()
     }
 
     pub fn container(&self, cgroup: CgroupId) -> Option<CgroupId> {

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Serialize;
 
 use crate::{
+    cause::Decision,
     curve::Curve,
     event::{CgroupId, Outcome, ProbeStatus},
-    finding::{Container, Finding, NodeMeasured, State, What},
+    finding::{Container, Finding, NodeMeasured, OomLinked, ScaleEvent, ScaleEventEnded, State, What},
     journal,
     stability::HORIZON_SECONDS,
     time::Time,
@@ -17,6 +18,7 @@ use crate::{
 const SPANS: usize = 240;
 /// Findings kept for the page.
 const NEWS: usize = 100;
+const SCALE_EVENTS: usize = 50;
 
 #[derive(Debug, Default, Serialize)]
 pub struct Board {
@@ -24,6 +26,8 @@ pub struct Board {
     pub node: Option<NodeMeasured>,
     pub containers: BTreeMap<CgroupId, Card>,
     pub news: VecDeque<News>,
+    /// The last scale events whose pods came here, and what they did.
+    pub scale_events: VecDeque<Scaling>,
     /// The tree has been walked: everything that was there is known.
     pub seeded: bool,
 }
@@ -39,11 +43,22 @@ pub struct News {
 }
 
 #[derive(Debug, Serialize)]
+pub struct Scaling {
+    pub event: ScaleEvent,
+    /// Absent while it is under way.
+    pub ended: Option<ScaleEventEnded>,
+    /// OOM kills it had a part in.
+    pub oom_kills: Vec<OomLinked>,
+}
+
+#[derive(Debug, Serialize)]
 pub struct Card {
     #[serde(flatten)]
     pub container: Container,
     pub state: State,
     pub started: Option<Time>,
+    /// Why it started, once that is known.
+    pub decision: Option<Decision>,
     pub usage: u64,
     pub working_set: u64,
     pub limit: Option<u64>,
@@ -66,6 +81,30 @@ impl Board {
             What::Probe(status) => self.probes.push(status.clone()),
             What::Seen { container } => self.open(container, State::Running, None),
             What::Started(started) => self.open(&started.container, State::Starting, Some(at)),
+            What::Caused(caused) => self.with(&caused.container, |card| {
+                card.decision = Some(caused.decision.clone());
+            }),
+            What::Identified { container, .. } => {
+                self.with(container, |card| card.container = container.clone())
+            }
+            What::ScaleEventBegan(event) => {
+                if self.scale_events.len() == SCALE_EVENTS {
+                    self.scale_events.pop_front();
+                }
+                let scaling = Scaling { event: event.clone(), ended: None, oom_kills: Vec::new() };
+                self.scale_events.push_back(scaling);
+            }
+            What::OomLinked(linked) => {
+                if let Some(scaling) = self.scaling(&linked.scale_event) {
+                    scaling.oom_kills.push(linked.clone());
+                }
+            }
+            What::ScaleEventEnded(ended) => {
+                if let Some(scaling) = self.scaling(&ended.event) {
+                    scaling.event = ended.event.clone();
+                    scaling.ended = Some(ended.clone());
+                }
+            }
             What::Point { container, usage } => self.with(container, |card| {
                 card.usage = *usage;
                 let seconds = card.started.map(|started| at.seconds_since(started));
@@ -126,11 +165,21 @@ impl Board {
         if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
     }
 
+    fn scaling(&mut self, event: &ScaleEvent) -> Option<&mut Scaling> {
+        let same = |of: &ScaleEvent| {
+            of.unix_seconds == event.unix_seconds
+                && of.workload == event.workload
+                && of.namespace == event.namespace
+        };
+        self.scale_events.iter_mut().rev().find(|scaling| same(&scaling.event))
+    }
+
     fn open(&mut self, container: &Container, state: State, started: Option<Time>) {
         let card = Card {
             container: container.clone(),
             state,
             started,
+            decision: None,
             usage: 0,
             working_set: 0,
             limit: None,

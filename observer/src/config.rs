@@ -24,7 +24,37 @@ pub struct Config {
     pub metrics_at_exit: Option<PathBuf>,
     /// Where the workloads' histories are kept over restarts; nowhere if absent.
     pub state: Option<PathBuf>,
+    /// Absent outside Kubernetes.
+    pub kubernetes: Option<Kubernetes>,
     pub roots: Roots,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kubernetes {
+    /// Name of this host's Node object.
+    pub node: String,
+    /// `None`: the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    pub ledger: Ledger,
+}
+
+/// Who is asked what happened to workloads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ledger {
+    Nobody,
+    /// The ledger of the cluster.
+    At(LedgerAddress),
+    /// This process watches the cluster itself: for clusters of a few nodes.
+    Embedded,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LedgerAddress {
+    pub url: String,
+    /// PEM of the certificate authority it is trusted by.
+    pub ca: PathBuf,
+    /// The projected service-account token, read anew when it changes.
+    pub token: PathBuf,
 }
 
 /// Which probes the user wants beside, or without, those attached by default.
@@ -93,6 +123,31 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<PathBuf>,
+    /// Name of this host's Node object: containers are told by pod, and why they started [env: OBSERVER_NODE_NAME]
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// How to reach the Kubernetes API, instead of the pod's service account
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The cluster's `observer ledger`, which knows who scaled what and when: makes causes sure
+    #[arg(long, value_name = "URL", help_heading = "Kubernetes")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<String>,
+    /// PEM file with the certificate authority of the ledger
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger_ca: Option<PathBuf>,
+    /// Service-account token for the ledger (audience observer-ledger)
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger_token: Option<PathBuf>,
+    /// Watch the cluster's workloads from this very process instead of asking a ledger: every such agent costs the API
+    /// server a watch of all Deployments, ReplicaSets, StatefulSets and autoscalers; for a few nodes
+    #[arg(long, help_heading = "Kubernetes")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub embed_ledger: bool,
     #[command(flatten)]
     #[serde(flatten)]
     pub roots: RootFlags,
@@ -131,7 +186,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 18] = [
     "listen",
     "log_format",
     "log_level",
@@ -141,6 +196,12 @@ const KEYS: [&str; 12] = [
     "record",
     "metrics_at_exit",
     "state",
+    "node_name",
+    "kubeconfig",
+    "ledger",
+    "ledger_ca",
+    "ledger_token",
+    "embed_ledger",
     "proc_root",
     "sys_root",
     "cgroup_root",
@@ -178,6 +239,7 @@ impl Config {
             record: read.value("record", None),
             metrics_at_exit: read.value("metrics_at_exit", None),
             state: read.value("state", None),
+            kubernetes: read.kubernetes(),
             roots: Roots {
                 proc: read.value("proc_root", PathBuf::from("/proc")),
                 sys: read.value("sys_root", PathBuf::from("/sys")),
@@ -225,6 +287,40 @@ impl Reader<'_> {
             None => format!(" ({})", metadata.name),
         });
         source.unwrap_or_default()
+    }
+
+    fn kubernetes(&mut self) -> Option<Kubernetes> {
+        let node = self.value("node_name", None::<String>).filter(|node| !node.is_empty());
+        let kubeconfig = self.value("kubeconfig", None::<PathBuf>);
+        let (url, ca, token) = (
+            self.value("ledger", None::<String>),
+            self.value("ledger_ca", None::<PathBuf>),
+            self.value("ledger_token", None::<PathBuf>),
+        );
+        let embedded = self.value("embed_ledger", false);
+        if node.is_none() && (kubeconfig.is_some() || url.is_some() || embedded) {
+            self.problems
+                .push("node_name: is not set, and kubeconfig, ledger and embed_ledger need it".into());
+        }
+        if url.is_some() && embedded {
+            self.problems.push("embed_ledger: and ledger: one of the two".into());
+        }
+        let ledger = match (url, ca, token) {
+            (None, ..) if embedded => Ledger::Embedded,
+            (None, ..) => Ledger::Nobody,
+            (Some(url), Some(ca), Some(token)) => {
+                if !url.starts_with("https://") {
+                    self.problems.push(format!("ledger: {url:?} is not an https:// address"));
+                }
+                Ledger::At(LedgerAddress { url, ca, token })
+            }
+            (Some(_), ca, _) => {
+                let missing = if ca.is_none() { "ledger_ca" } else { "ledger_token" };
+                self.problems.push(format!("{missing}: is not set, and ledger needs it"));
+                Ledger::Nobody
+            }
+        };
+        Some(Kubernetes { node: node?, kubeconfig, ledger })
     }
 
     fn value<T: for<'de> Deserialize<'de>>(&mut self, key: &str, default: T) -> T {
@@ -300,6 +396,16 @@ mod tests {
         for part in ["5 problems", "nowhere", "soon", "xml", "pagefault", "limit"] {
             assert!(error.contains(part), "{part} not in:\n{error}");
         }
+    }
+
+    #[test]
+    fn a_ledger_needs_its_certificate_and_a_node() {
+        let error = load("ledger = 'http://x'\nembed_ledger = true").unwrap_err();
+        for part in ["node_name", "ledger_ca", "one of the two"] {
+            assert!(error.contains(part), "{part} not in:\n{error}");
+        }
+        let config = load("node_name = 'n1'\nembed_ledger = true").unwrap();
+        assert_eq!(config.kubernetes.map(|kubernetes| kubernetes.ledger), Some(Ledger::Embedded));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     history::{Past, Workload},
+    objects::{ApiState, Owner, Pod, Record, Uid},
     time::Time,
 };
 
@@ -98,6 +99,17 @@ pub enum What {
         watermark: u64,
     },
     OomKill(OomKill),
+    /// The Kubernetes API began to answer, stopped, or refuses something.
+    Api(ApiState),
+    /// A pod of this node as it is now.
+    Pod(Box<Pod>),
+    PodGone {
+        uid: Uid,
+    },
+    /// What the metadata of a pod's owner told.
+    Owner(Box<Owner>),
+    /// What the ledger knows of a workload.
+    Record(Box<Record>),
     Node(NodeReading),
     Observer(ObserverReading),
     /// Something was dropped; `count` is the total since start.
@@ -120,6 +132,9 @@ pub struct Host {
     pub page_size: u64,
     pub cpus: u64,
     pub memory_total: u64,
+    /// Unix time of the boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<f64>,
     /// How long the series of an ended container stay.
     pub retention_ns: u64,
 }

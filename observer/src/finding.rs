@@ -7,13 +7,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    cause::Cause,
+    cause::{Cause, Decision},
     event::{
         CgroupId, ExitStatus, Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus,
     },
     forecast::Forecast,
     history::{Summary, Workload},
     identity::Labels,
+    objects::{ApiState, By},
     time::Time,
 };
 
@@ -42,6 +43,18 @@ pub enum What {
         container: Container,
     },
     Started(Started),
+    /// Why it started, once that is sure enough; again when better evidence came.
+    Caused(Caused),
+    /// The API told late whose container this is: what was said of `before` is of `container`.
+    Identified {
+        container: Container,
+        before: Arc<Labels>,
+    },
+    /// How the Kubernetes API answers.
+    Api(ApiState),
+    ScaleEventBegan(ScaleEvent),
+    ScaleEventEnded(ScaleEventEnded),
+    OomLinked(OomLinked),
     /// A point of the usage curve.
     Point {
         container: Container,
@@ -214,6 +227,79 @@ pub struct Started {
     /// The command of the entry point; absent where exec was not seen.
     pub command: Option<String>,
     pub cause: Cause,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Caused {
+    pub container: Container,
+    pub started: Time,
+    pub decision: Decision,
+    /// What had been told before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Decision>,
+}
+
+/// Somebody changed how many replicas a workload has, and pods of it came to this node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScaleEvent {
+    pub namespace: String,
+    pub workload: String,
+    pub workload_type: String,
+    /// When, on the API server's clock.
+    pub unix_seconds: f64,
+    /// Absent: only the outcome was seen.
+    pub from: Option<u64>,
+    pub to: u64,
+    pub by: By,
+}
+
+/// What it did to this node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScaleEventEnded {
+    #[serde(flatten)]
+    pub event: ScaleEvent,
+    /// Containers of it started here.
+    pub pods: u64,
+    /// Most of them starting at one time.
+    pub starting_max: u64,
+    pub peak_sum: u64,
+    /// Sum of what each took beyond its steady level, of those that got stable.
+    pub overshoot_sum: u64,
+    /// Kills among its own containers.
+    pub oom_kills: u64,
+    /// Kills of others while its containers were starting.
+    pub bystander_kills: u64,
+    pub stall_seconds: f64,
+    /// From its first start until every container had a verdict; absent if one has none within the horizon.
+    pub settled_seconds: Option<f64>,
+}
+
+/// An OOM kill, and a scale event that had a part in it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OomLinked {
+    /// The victim's.
+    pub container: Container,
+    pub killed: Time,
+    pub role: OomRole,
+    pub scale_event: ScaleEvent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OomRole {
+    /// It made the victim.
+    Victim,
+    /// Its containers were starting on the node when somebody was killed.
+    UnderWay,
+}
+
+impl OomRole {
+    pub fn name(self) -> &'static str {
+        match self {
+            OomRole::Victim => "victim",
+            OomRole::UnderWay => "under_way",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

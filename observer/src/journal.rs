@@ -3,7 +3,8 @@
 use crate::{
     cause::Cause,
     event::{ExitStatus, Limit, Outcome, ProbeStatus},
-    finding::{Container, Ended, Finding, OomKilled, OomScope, What},
+    finding::{Caused, Container, Ended, Finding, OomKilled, OomRole, OomScope, ScaleEvent, What},
+    objects::ApiState,
     units::{Bytes, Seconds},
 };
 
@@ -12,7 +13,10 @@ pub fn log(finding: &Finding) {
     match &finding.what {
         What::Probe(status) => probe(status),
         What::OomKilled(killed) => tracing::warn!("{}", oom_killed(killed)),
-        What::StampedeBegan(_) | What::ShortAhead(_) => {
+        What::StampedeBegan(_)
+        | What::ShortAhead(_)
+        | What::OomLinked(_)
+        | What::Api(ApiState::Away { .. } | ApiState::Forbidden { .. }) => {
             if let Some(line) = line(finding) {
                 tracing::warn!("{line}");
             }
@@ -47,17 +51,66 @@ pub fn line(finding: &Finding) -> Option<String> {
         What::Started(started) => {
             let name = name(&started.container);
             let why = match started.cause {
-                Cause::First => "",
                 Cause::RestartAfterOomKill => " again after an OOM kill",
                 Cause::RestartAfterFailure => " again after a failure",
                 Cause::RestartAfterCompletion => " again after it had completed",
                 Cause::RestartUnknown => " again",
+                // Told when it is known: see `Caused`.
+                _ => "",
             };
             match &started.command {
                 Some(command) => format!("{name}: started{why} ({command})"),
                 None => format!("{name}: started{why} (a process moved in, no exec seen)"),
             }
         }
+        What::Caused(Caused { container, decision, before, .. }) if !decision.evidence.is_empty() => {
+            let instead = before.as_ref().map_or(String::new(), |before| {
+                format!(" (had been taken for {}, {:.2})", before.cause.name(), before.confidence)
+            });
+            format!(
+                "{}: it started because of {} ({:.2}): {}{instead}",
+                name(container),
+                decision.cause.name(),
+                decision.confidence,
+                decision.evidence.join("; "),
+            )
+        }
+        What::Identified { container, before } => {
+            format!("{}: that is who {}/{} is", name(container), before.pod, before.container)
+        }
+        What::Api(state) => match state {
+            ApiState::Watching { node } => format!("watching the pods of node {node}"),
+            ApiState::Synced => "every pod of this node is known".to_owned(),
+            ApiState::Away { why } => format!(
+                "the Kubernetes API does not answer: {why}; containers are measured, who they are and why they started waits"
+            ),
+            ApiState::Forbidden { what, lost } => format!("the Kubernetes API forbids {what}; {lost}"),
+        },
+        What::ScaleEventBegan(event) => format!("{}: pods of it come to this node", scale_event(event)),
+        What::ScaleEventEnded(ended) => format!(
+            "{}: over on this node, {} container(s), up to {} starting at once, peaks {} together, {} of it overshoot, stalled {}, {} OOM kill(s) of its own and {} of others{}",
+            scale_event(&ended.event),
+            ended.pods,
+            ended.starting_max,
+            Bytes(ended.peak_sum),
+            Bytes(ended.overshoot_sum),
+            Seconds(ended.stall_seconds),
+            ended.oom_kills,
+            ended.bystander_kills,
+            match ended.settled_seconds {
+                Some(seconds) => format!(", all settled after {}", Seconds(seconds)),
+                None => ", not all settled".to_owned(),
+            },
+        ),
+        What::OomLinked(linked) => format!(
+            "{}: the OOM kill was {} {}",
+            name(&linked.container),
+            match linked.role {
+                OomRole::Victim => "of a container made by",
+                OomRole::UnderWay => "while start-ups were under way of",
+            },
+            scale_event(&linked.scale_event),
+        ),
         What::StartupPeak(peak) => {
             let limit = match peak.limit {
                 Some(Limit::Bytes(limit)) if limit > 0 => {
@@ -166,6 +219,21 @@ fn oom_killed(killed: &OomKilled) -> String {
         None => String::new(),
     };
     format!("{who}: OOM kill of {victim}{when}: {whose}, it held {}{asker}", Bytes(killed.usage))
+}
+
+/// `deployment shop/web scaled from 2 to 4 by hpa web (cpu above target)`.
+fn scale_event(event: &ScaleEvent) -> String {
+    let from = event.from.map_or(String::new(), |from| format!("from {from} "));
+    let reason = if event.by.reason.is_empty() { String::new() } else { format!(" ({})", event.by.reason) };
+    format!(
+        "{} {}/{} scaled {from}to {} by {} {}{reason}",
+        event.workload_type,
+        event.namespace,
+        event.workload,
+        event.to,
+        event.by.kind.name(),
+        event.by.name,
+    )
 }
 
 fn ended(ended: &Ended) -> String {

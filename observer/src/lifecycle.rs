@@ -6,13 +6,14 @@
 //! again) -> *ended*. The start-up clock begins at the exec of the entry point: the runtime's own init works in the same
 //! cgroup before that, and its memory (runc: about 10 MB) is not the container's.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     cause::Cause,
     event::{ExitStatus, Limit, MemoryReading},
     finding::{Container, Ended, Finding, Measured, Stable, Started, StartupPeak, State, What},
     history::{Outcome, Past},
+    identity::Labels,
     stability::{HORIZON_SECONDS, Verdict},
     startup::{Sample, Startup},
     time::Time,
@@ -102,6 +103,18 @@ impl Life {
 
     pub fn container(&self) -> &Container {
         &self.container
+    }
+
+    /// Another name; returns the one before.
+    pub fn rename(&mut self, labels: Arc<Labels>) -> Arc<Labels> {
+        std::mem::replace(&mut self.container.labels, labels)
+    }
+
+    /// Why it started has become known.
+    pub fn caused(&mut self, cause: Cause) {
+        if self.is_live() {
+            self.cause = cause;
+        }
     }
 
     pub fn state(&self) -> Option<State> {

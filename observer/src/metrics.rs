@@ -12,13 +12,14 @@ mod family;
 mod history;
 mod node;
 mod observer;
+mod scale;
 mod workload;
 
 pub use family::{Declaration, Kind};
 
 /// Every family, for docs/metrics.md and the tests.
 pub fn declarations() -> Vec<&'static Declaration> {
-    [container::ALL, workload::ALL, history::ALL, node::ALL, observer::ALL].concat()
+    [container::ALL, workload::ALL, history::ALL, scale::ALL, node::ALL, observer::ALL].concat()
 }
 
 pub struct Metrics {
@@ -26,6 +27,7 @@ pub struct Metrics {
     container: container::Families,
     workload: workload::Families,
     history: history::Families,
+    scale: scale::Families,
     node: node::Families,
     observer: observer::Families,
 }
@@ -37,6 +39,7 @@ impl Default for Metrics {
             container: container::Families::new(&registry),
             workload: workload::Families::new(&registry),
             history: history::Families::new(&registry),
+            scale: scale::Families::new(&registry),
             node: node::Families::new(&registry),
             observer: observer::Families::new(&registry),
             registry,
@@ -49,6 +52,7 @@ impl Metrics {
         self.container.apply(finding);
         self.workload.apply(finding);
         self.history.apply(finding);
+        self.scale.apply(finding);
         self.node.apply(finding);
         self.observer.apply(finding);
     }

@@ -3,30 +3,21 @@
 use std::{fs, io, path::Path};
 
 use procfs::{FromBufRead, Meminfo, MemoryPressure, VmStat};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use crate::{
+    clock::nanos,
     event::{NodeReading, ObserverReading, Pressure},
-    time::Time,
 };
-
-/// Now, on the clock of every event.
-pub fn now() -> Time {
-    Time::from_nanos(nanos(ClockId::Monotonic))
-}
-
-/// Wall clock minus monotonic clock.
-pub fn wall_offset_ns() -> i64 {
-    (nanos(ClockId::Realtime) as i128 - nanos(ClockId::Monotonic) as i128) as i64
-}
-
-fn nanos(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
 
 pub fn memory_total(proc: &Path) -> io::Result<u64> {
     Ok(meminfo(proc)?.mem_total)
+}
+
+/// Unix time of the host's boot (`btime` of /proc/stat).
+pub fn booted(proc: &Path) -> Option<f64> {
+    let text = fs::read_to_string(proc.join("stat")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
 }
 
 pub fn reading(proc: &Path) -> io::Result<NodeReading> {

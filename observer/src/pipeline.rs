@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +12,7 @@ use crate::{
     cause::Ends,
     event::{
         CgroupId, Event, Host, MemoryEvents, MemoryReading, MemoryStat, NodeReading, Outcome, Pressure,
-        Totals, What as Happened,
+        Totals, What as Happened, Whose,
     },
     finding::{
         Container, Finding, LimitEvent, NodeMeasured, OomKilled, OomScope, ShortAhead, StalledBy,
@@ -21,12 +20,13 @@ use crate::{
     },
     forecast::{self, Starting},
     history::{Histories, Outcome as Remembered, Workload},
-    identity,
     lifecycle::Life,
     oom::{self, Baselines},
     stampede::{self, Member, Stampede},
     time::Time,
 };
+
+mod cluster;
 
 /// The kubelet evicts pods when less than this is available (KubeletConfiguration, evictionHard memory.available).
 const EVICTION_RESERVE: u64 = 100 << 20;
@@ -46,6 +46,7 @@ pub struct Pipeline {
     histories: Histories,
     ends: Ends,
     stampede: stampede::Watch,
+    cluster: cluster::Cluster,
     /// MemAvailable, once it was read.
     available: Option<u64>,
     /// Read and not told yet.
@@ -82,6 +83,7 @@ impl Pipeline {
         let mut out = Vec::new();
         self.take(event, &mut out);
         self.learn_from(&mut out);
+        self.follow(event.at, &mut out);
         out
     }
 
@@ -97,9 +99,31 @@ impl Pipeline {
 
     fn take(&mut self, event: &Event, out: &mut Vec<Finding>) {
         let at = event.at;
+        if let Some((cgroup, path)) = place(event) {
+            self.learn(at, cgroup, path, out);
+        }
+        // Who died names a victim the kernel named by pid only, and that before anybody waits.
+        if let Happened::Exit { cgroup, pid, comm, .. } = &event.what
+            && let Some((kill, height)) = self.unnamed.resolve(*pid, *cgroup, comm)
+        {
+            self.oom_kill(at, kill, height, out);
+        }
+        if let Some(cgroup) = subject(event)
+            && self.waits(cgroup, event, out)
+        {
+            if let Happened::CgroupRemoved { .. } = event.what
+                && self.dormant_removed(cgroup)
+            {
+                self.removed(at, cgroup, out);
+            }
+            return;
+        }
         match &event.what {
             Happened::Host(host) => {
                 self.host = Some(host.clone());
+                if let Some(booted) = host.booted {
+                    self.cluster.booted(booted);
+                }
                 out.push(Finding { at, what: What::Host(host.clone()) });
             }
             Happened::Probe(status) => {
@@ -116,26 +140,23 @@ impl Pipeline {
                 self.histories.restore(workload.clone(), startups.clone());
                 self.tell_history(at, workload, out);
             }
-            Happened::CgroupSeeded { cgroup, path, populated } => {
-                self.learn(*cgroup, path, out);
+            Happened::CgroupSeeded { cgroup, populated, .. } => {
                 if *populated && let Some(life) = self.owner_of(*cgroup) {
                     life.seen_running(at, out);
                 }
             }
-            Happened::CgroupMade { cgroup, path } => {
+            Happened::CgroupMade { cgroup, .. } => {
                 self.baselines.made(*cgroup);
                 // All that a new group's files count happened under our eyes.
                 self.files.entry(*cgroup).or_insert_with(FileCounters::zero);
-                self.learn(*cgroup, path, out);
             }
-            Happened::CgroupAttached { cgroup, path, .. } => {
-                self.learn(*cgroup, path, out);
+            Happened::CgroupAttached { cgroup, .. } => {
                 let (exec_will_come, wall_ns) = (self.process_probe, self.wall_ns());
                 if let Some(life) = self.owner_of(*cgroup) {
                     life.joined(at, exec_will_come, wall_ns, out);
                 }
             }
-            Happened::CgroupPopulated { cgroup, path } => self.learn(*cgroup, path, out),
+            Happened::CgroupPopulated { .. } => {}
             Happened::CgroupEmptied { cgroup, watermark, .. } => {
                 if let Some(life) = self.lives.get_mut(cgroup) {
                     life.emptied(at, Some(*watermark), out);
@@ -169,10 +190,7 @@ impl Pipeline {
                     life.executed(at, comm, *watermark, wall_ns, out);
                 }
             }
-            Happened::Exit { cgroup, pid, comm, status, .. } => {
-                if let Some((kill, height)) = self.unnamed.resolve(*pid, *cgroup, comm) {
-                    self.oom_kill(at, kill, height, out);
-                }
+            Happened::Exit { cgroup, status, .. } => {
                 if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
                     life.exited(*status);
                 }
@@ -183,6 +201,11 @@ impl Pipeline {
                     self.oom_kill(at, kill, height, out);
                 }
             }
+            Happened::Api(state) => self.api(at, state, out),
+            Happened::Pod(pod) => self.pod(at, pod, out),
+            Happened::PodGone { uid } => self.pod_gone(at, uid),
+            Happened::Owner(owner) => self.owner_told(at, owner, out),
+            Happened::Record(record) => self.record(record),
             Happened::Node(reading) => {
                 self.available = Some(reading.available);
                 self.reading = Some(reading.clone()); // told with the tick that follows it
@@ -202,18 +225,14 @@ impl Pipeline {
     }
 
     /// Learns a cgroup, and works off what was held for it.
-    fn learn(&mut self, cgroup: CgroupId, path: &str, out: &mut Vec<Finding>) {
+    fn learn(&mut self, at: Time, cgroup: CgroupId, path: &str, out: &mut Vec<Finding>) {
         if !self.index.learn(cgroup, path) {
             return;
         }
-        if self.index.container(cgroup) == Some(cgroup)
-            && let Some(owner) = identity::owner(path)
-        {
-            let container = Container { cgroup, labels: Arc::new(identity::labels(&owner)) };
-            let cause = self.ends.cause(&container);
-            self.lives.insert(cgroup, Life::new(container, cause));
+        if self.index.container(cgroup) == Some(cgroup) {
+            self.open_or_wait(at, cgroup, path, out);
         }
-        for event in self.index.release(|held| cgroup_of(held) == Some(cgroup)) {
+        for event in self.index.release(|held| subject(held) == Some(cgroup)) {
             self.take(&event, out);
         }
     }
@@ -363,6 +382,15 @@ impl Pipeline {
         height: oom::Height,
         out: &mut Vec<Finding>,
     ) {
+        if let Some(victim) = kill.victim_cgroup {
+            // The counts are told from those before only now.
+            let whose = height.and_then(|height| kill.levels.get(height));
+            let whose = whose.map_or(Whose::Node, |level| Whose::Group(level.cgroup));
+            let what = Happened::OomKill(crate::event::OomKill { whose: Some(whose), ..kill.clone() });
+            if self.waits(victim, &Event { at, what }, out) {
+                return;
+            }
+        }
         let owner = kill.victim_cgroup.and_then(|cgroup| self.index.container(cgroup));
         let verdict = oom::judge(&kill, height, owner, |cgroup| self.index.container(cgroup));
         let asker = self
@@ -534,24 +562,43 @@ impl Pipeline {
         for (kill, height) in self.unnamed.expire(now) {
             self.oom_kill(now, kill, height, out);
         }
+        self.tick_cluster(now, out);
         self.node(now, out);
     }
 }
 
 fn unattributed(at: Time, event: &Event, out: &mut Vec<Finding>) {
-    if let Some(cgroup) = cgroup_of(event) {
+    if let Some(cgroup) = subject(event) {
         out.push(Finding { at, what: What::Unattributed { cgroup } });
     }
 }
 
-/// The cgroup an event that may be held is about.
-fn cgroup_of(event: &Event) -> Option<CgroupId> {
+/// Where an event that tells a path happened.
+fn place(event: &Event) -> Option<(CgroupId, &str)> {
     match &event.what {
-        Happened::Usage { cgroup, .. }
+        Happened::CgroupSeeded { cgroup, path, .. }
+        | Happened::CgroupMade { cgroup, path }
+        | Happened::CgroupAttached { cgroup, path, .. }
+        | Happened::CgroupPopulated { cgroup, path } => Some((*cgroup, path)),
+        _ => None,
+    }
+}
+
+/// The cgroup an event that may be held is about.
+fn subject(event: &Event) -> Option<CgroupId> {
+    match &event.what {
+        Happened::CgroupSeeded { cgroup, .. }
+        | Happened::CgroupAttached { cgroup, .. }
+        | Happened::CgroupEmptied { cgroup, .. }
+        | Happened::CgroupRemoved { cgroup }
+        | Happened::Usage { cgroup, .. }
+        | Happened::Memory { cgroup, .. }
         | Happened::Totals { cgroup, .. }
         | Happened::FaultLatency { cgroup, .. }
         | Happened::Exec { cgroup, .. }
         | Happened::Exit { cgroup, .. } => Some(*cgroup),
+        // Only once it is settled whose limit it was.
+        Happened::OomKill(kill) => kill.whose.and(kill.victim_cgroup),
         _ => None,
     }
 }

@@ -56,6 +56,7 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/api/probes", get(async |State(shared): State<Shared>| Json(shared.board().probes.clone())))
         .route("/api/state", get(state))
+        .route("/api/scale-events", get(scale_events))
         .with_state(shared);
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
@@ -79,6 +80,14 @@ async fn state(State(shared): State<Shared>) -> impl IntoResponse {
     let json = serde_json::to_string(&*shared.board());
     match json {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn scale_events(State(shared): State<Shared>) -> impl IntoResponse {
+    let json = serde_json::to_value(&shared.board().scale_events);
+    match json {
+        Ok(json) => Json(json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -1,10 +1,10 @@
 //! Per container. Series stay for the retention after its end, then go; what must outlive it is per workload.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use prometheus::{CounterVec, GaugeVec, HistogramVec, Registry};
 
-use super::family::{Declaration, Kind};
+use super::family::{Declaration, Kind, carry};
 use crate::{
     event::{CgroupId, Limit},
     finding::{Container, Finding, LimitEvent, OomScope, StalledBy, State, What},
@@ -294,6 +294,7 @@ impl Families {
                     series.inc_by(killed.kills as f64);
                 }
             }
+            What::Identified { container, before } => self.rename(container, before),
             What::Forgotten { container } => self.forget(container),
             _ => {}
         }
@@ -307,6 +308,38 @@ impl Families {
         }
         self.faults.with_label_values(&values(container));
         self.oom_kills.with_label_values(&with(container, OomScope::Container.name()));
+    }
+
+    /// The next look sets the gauges; what was counted moves along.
+    fn rename(&mut self, container: &Container, before: &Arc<Labels>) {
+        let old = Container { cgroup: container.cgroup, labels: Arc::clone(before) };
+        for family in [&self.faults, &self.major_faults, &self.waiting, &self.stalled] {
+            carry(family, &values(&old), &values(container));
+        }
+        for scope in OomScope::ALL {
+            carry(&self.oom_kills, &with(&old, scope.name()), &with(container, scope.name()));
+        }
+        for by in [StalledBy::Limit, StalledBy::Node] {
+            carry(&self.stalls, &with(&old, by.name()), &with(container, by.name()));
+            carry(&self.stall_seconds, &with(&old, by.name()), &with(container, by.name()));
+        }
+        for event in LimitEvent::ALL {
+            carry(&self.events, &with(&old, event.name()), &with(container, event.name()));
+        }
+        for family in self.of_the_instance() {
+            if let Ok(series) = family.get_metric_with_label_values(&values(&old)) {
+                let value = series.get();
+                if value != 0.0 {
+                    set(family, container, value);
+                }
+            }
+        }
+        for state in State::ALL {
+            let value = self.state.with_label_values(&with(&old, state.name())).get();
+            self.state.with_label_values(&with(container, state.name())).set(value);
+        }
+        self.forget(&old);
+        self.holders.insert((*container.labels).clone(), container.cgroup);
     }
 
     fn of_the_instance(&self) -> [&GaugeVec; 14] {

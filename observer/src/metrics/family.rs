@@ -61,3 +61,12 @@ impl Declaration {
         family
     }
 }
+
+/// Moves what was counted under one set of labels to another. A series that was never made moves nothing.
+pub fn carry(family: &CounterVec, from: &[&str], to: &[&str]) {
+    let counted = family.with_label_values(from).get();
+    let _ = family.remove_label_values(from);
+    if counted > 0.0 {
+        family.with_label_values(to).inc_by(counted);
+    }
+}

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use prometheus::{CounterVec, GaugeVec, HistogramVec, Registry};
 
-use super::family::{Declaration, Kind};
+use super::family::{Declaration, Kind, carry};
 use crate::{
     cause::Cause,
     event::Limit,
-    finding::{Container, Finding, OomScope, StartupPeak, State, What},
+    finding::{Caused, Container, Finding, LimitEvent, OomScope, StartupPeak, State, What},
     identity::Labels,
 };
 
@@ -39,7 +39,13 @@ static STARTS: Declaration = Declaration {
     name: "observer_workload_starts_total",
     kind: Kind::Counter,
     labels: WITH_CAUSE,
-    help: "Container starts seen, by cause: first, restart_after_oom_kill, restart_after_failure, restart_after_completion, restart_unknown.",
+    help: "Container starts seen, by cause (docs/causes.md), counted once the cause is sure or will not become surer.",
+};
+static REVISED: Declaration = Declaration {
+    name: "observer_workload_cause_revisions_total",
+    kind: Kind::Counter,
+    labels: LABELS,
+    help: "Starts whose cause was counted, and turned out to be another when better evidence came.",
 };
 static FAULTS: Declaration = Declaration {
     name: "observer_workload_page_faults_total",
@@ -99,6 +105,7 @@ static OVERSHOOT: Declaration = Declaration {
 pub static ALL: &[&Declaration] = &[
     &CONTAINERS,
     &STARTS,
+    &REVISED,
     &FAULTS,
     &STALL_SECONDS,
     &OOM_KILLS,
@@ -113,6 +120,7 @@ pub static ALL: &[&Declaration] = &[
 pub struct Families {
     containers: GaugeVec,
     starts: CounterVec,
+    revised: CounterVec,
     faults: CounterVec,
     stall_seconds: CounterVec,
     oom_kills: CounterVec,
@@ -130,6 +138,7 @@ impl Families {
         Self {
             containers: CONTAINERS.gauges(registry),
             starts: STARTS.counters(registry),
+            revised: REVISED.counters(registry),
             faults: FAULTS.counters(registry),
             stall_seconds: STALL_SECONDS.counters(registry),
             oom_kills: OOM_KILLS.counters(registry),
@@ -146,10 +155,15 @@ impl Families {
     pub fn apply(&mut self, finding: &Finding) {
         match &finding.what {
             What::Seen { container } => self.appear(container),
-            What::Started(started) => {
-                self.appear(&started.container);
-                self.starts.with_label_values(&caused(&started.container, started.cause)).inc();
-            }
+            What::Started(started) => self.appear(&started.container),
+            What::Caused(Caused { container, decision, before, .. }) => match before {
+                None => self.starts.with_label_values(&caused(container, decision.cause)).inc(),
+                Some(before) if before.cause != decision.cause => {
+                    self.revised.with_label_values(&values(container)).inc();
+                }
+                Some(_) => {}
+            },
+            What::Identified { container, before } => self.carry(container, before),
             What::State { container, to: State::Ended, .. } => {
                 self.containers.with_label_values(&values(container)).dec();
             }
@@ -200,12 +214,48 @@ impl Families {
     fn appear(&self, container: &Container) {
         let [namespace, workload, workload_type] = values(container);
         self.containers.with_label_values(&values(container)).inc();
-        for cause in Cause::ALL {
+        for cause in [Cause::First, Cause::RestartAfterOomKill] {
             self.starts.with_label_values(&caused(container, cause));
         }
         for scope in [OomScope::Container, OomScope::Node] {
             self.oom_kills.with_label_values(&[namespace, workload, workload_type, scope.name()]);
         }
+    }
+
+    /// What was counted under a pod's uid, for want of a name, is the workload's.
+    fn carry(&mut self, container: &Container, before: &Labels) {
+        let [namespace, workload, workload_type] = values(container);
+        let (old, new) = ([&*before.namespace, &before.workload, &before.workload_type], values(container));
+        for family in [&self.faults, &self.stall_seconds, &self.revised] {
+            carry(family, &old, &new);
+        }
+        let with =
+            |last: &'static str| ([old[0], old[1], old[2], last], [namespace, workload, workload_type, last]);
+        for cause in Cause::ALL {
+            let (old, new) = with(cause.name());
+            carry(&self.starts, &old, &new);
+        }
+        for scope in OomScope::ALL {
+            let (old, new) = with(scope.name());
+            carry(&self.oom_kills, &old, &new);
+        }
+        for phase in ["startup", "steady"] {
+            let (old, new) = with(phase);
+            carry(&self.oom_phases, &old, &new);
+        }
+        for event in LimitEvent::ALL {
+            let (old, new) = with(event.name());
+            carry(&self.events, &old, &new);
+        }
+        let alive = self.containers.with_label_values(&old).get();
+        self.containers.with_label_values(&new).add(alive);
+        let _ = self.containers.remove_label_values(&old);
+        let peak = self.peaks.remove(&old.map(str::to_owned));
+        let _ = self.peak.remove_label_values(&old); // there is none if nothing was measured
+        if let Some(peak) = peak {
+            self.raise_peak(container, peak);
+        }
+        // Histograms stay where they were: a start-up told under a uid is told.
     }
 
     fn raise_peak(&mut self, container: &Container, peak: u64) {

@@ -1,0 +1,121 @@
+//! The starts whose cause may still become clearer. Pure.
+//!
+//! A decision is told when it is sure enough, or when nothing better came in time; evidence that comes later may better
+//! it, and says what it betters. It is never weakened.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use crate::{
+    cause::{
+        Cause, Decision,
+        decide::{Before, Facts, decide},
+    },
+    event::CgroupId,
+    finding::{Caused, Container, Ended},
+    objects::Uid,
+    pods::Pods,
+    time::Time,
+};
+
+/// Told at once from here on.
+const SURE: f64 = 0.9;
+/// Nothing can better it.
+const FINAL: f64 = 0.95;
+/// Longer than a status takes to arrive, and an owner to be looked up, on a busy cluster.
+const SETTLES: Duration = Duration::from_secs(10);
+/// Later evidence is about something else.
+const CLOSES: Duration = Duration::from_secs(600);
+/// Pods of which ends are kept.
+const ENDS: usize = 4096;
+
+#[derive(Debug, Default)]
+pub struct Causes {
+    open: BTreeMap<CgroupId, Start>,
+    /// Which container of which pod a group is.
+    members: HashMap<CgroupId, (Uid, String)>,
+    /// How the last container of a name in a pod ended.
+    ends: HashMap<(Uid, String), Cause>,
+    /// Unix time of the host's boot.
+    booted: Option<f64>,
+}
+
+#[derive(Debug)]
+struct Start {
+    container: Container,
+    pod: Uid,
+    id: String,
+    at: Time,
+    told: Option<Decision>,
+}
+
+impl Causes {
+    pub fn booted(&mut self, at: f64) {
+        self.booted = Some(at);
+    }
+
+    /// A container of a pod started. `pod`: uid or config hash, as its cgroup has it.
+    pub fn started(&mut self, at: Time, container: &Container, pod: &str, id: &str) {
+        let name = container.labels.container.clone();
+        self.members.insert(container.cgroup, (pod.to_owned(), name));
+        let start =
+            Start { container: container.clone(), pod: pod.to_owned(), id: id.to_owned(), at, told: None };
+        self.open.insert(container.cgroup, start);
+    }
+
+    pub fn ended(&mut self, ended: &Ended) {
+        if let Some(member) = self.members.remove(&ended.container.cgroup) {
+            if self.ends.len() >= ENDS {
+                self.ends.clear();
+            }
+            self.ends.insert(member, Cause::after(ended.status, ended.oom_killed));
+        }
+    }
+
+    /// Its labels changed.
+    pub fn relabelled(&mut self, container: &Container) {
+        if let Some(start) = self.open.get_mut(&container.cgroup) {
+            start.container = container.clone();
+        }
+    }
+
+    /// Starts not decided for good: whose owners are worth asking about.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Looks at every open start again. Returns what is to be told.
+    pub fn review(&mut self, now: Time, pods: &Pods) -> Vec<Caused> {
+        let mut told = Vec::new();
+        self.open.retain(|_, start| {
+            let pod = pods.get(&start.pod);
+            let key = (start.pod.clone(), start.container.labels.container.clone());
+            let facts = Facts {
+                pod,
+                container: pod.and_then(|pod| pod.container(&start.id)),
+                before: self.ends.get(&key).map(|cause| Before { cause: *cause, same_pod: true }),
+                owner: pod.and_then(|pod| pods.owner(pod)),
+                top: pod.and_then(|pod| pods.top(pod)),
+                looks: pod.and_then(|pod| pods.looks(pod)),
+                record: pod.and_then(|pod| pods.record_of(pod)),
+                booted: self.booted,
+            };
+            let Some(decision) = decide(&facts) else { return false };
+            let age = now.since(start.at);
+            let better = match &start.told {
+                None => decision.confidence >= SURE || age >= SETTLES,
+                Some(before) => decision.confidence > before.confidence,
+            };
+            if better {
+                let container = start.container.clone();
+                let before = start.told.replace(decision.clone());
+                told.push(Caused { container, started: start.at, decision, before });
+            }
+            let last = start.told.as_ref().map_or(0.0, |decision| decision.confidence);
+            last < FINAL && age < CLOSES
+        });
+        told
+    }
+}

@@ -1,0 +1,241 @@
+//! Containers of pods: their events wait until the API has told whose they are; then causes and scale events follow.
+//!
+//! A container starts some hundred milliseconds before its status tells its name. What the kernel says meanwhile is held
+//! and worked off in order, with its own times, so that nothing is ever reported under a name that is not its own. Only
+//! where the API stays silent are containers reported by uid and id, and renamed when it speaks again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{Pipeline, unattributed};
+use crate::{
+    cause::{Cause, Decision},
+    causes::Causes,
+    event::{CgroupId, Event, What as Happened},
+    finding::{Caused, Container, Finding, What},
+    identity::{self, Kind},
+    lifecycle::Life,
+    objects::{ApiState, Owner, Pod, Record},
+    pods::{Pods, Resolved},
+    scale::ScaleEvents,
+    time::Time,
+};
+
+/// A pod the API does not tell is reported by its uid from here on.
+const NO_POD: Duration = Duration::from_secs(30);
+/// A container its pod's status does not tell is the pod's sandbox: the kubelet writes statuses within seconds.
+const NO_CONTAINER: Duration = Duration::from_secs(15);
+/// Looking up the owner takes a request and at most two seconds of jitter.
+const NO_OWNER: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    watching: bool,
+    pods: Pods,
+    causes: Causes,
+    scale: ScaleEvents,
+    waiting: BTreeMap<CgroupId, Waiting>,
+    /// Reported containers of pods.
+    members: BTreeMap<CgroupId, Member>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    pod: String,
+    id: String,
+    since: Time,
+    /// Nothing is held for it any more: most likely the pod's sandbox.
+    dormant: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// Uid or config hash, as the path has it.
+    pod: String,
+    id: String,
+    /// Reported without the API's word.
+    provisional: bool,
+}
+
+impl Cluster {
+    pub fn booted(&mut self, at: f64) {
+        self.causes.booted(at);
+    }
+}
+
+impl Pipeline {
+    /// A new cgroup that is a container's own: reported at once, unless the API has to be heard first.
+    pub(super) fn open_or_wait(&mut self, at: Time, cgroup: CgroupId, path: &str, out: &mut Vec<Finding>) {
+        let Some(owner) = identity::owner(path) else { return };
+        let (true, Kind::Pod { uid, container_id, .. }) = (self.cluster.watching, &owner.kind) else {
+            let container = Container { cgroup, labels: Arc::new(identity::labels(&owner)) };
+            let cause = self.ends.cause(&container);
+            self.lives.insert(cgroup, Life::new(container, cause));
+            return;
+        };
+        let waiting = Waiting { pod: uid.clone(), id: (*container_id).to_owned(), since: at, dormant: false };
+        self.cluster.waiting.insert(cgroup, waiting);
+        self.identify(at, cgroup, out);
+    }
+
+    /// Whether the event is about a container that waits; then it is held, or dropped.
+    pub(super) fn waits(&mut self, cgroup: CgroupId, event: &Event, out: &mut Vec<Finding>) -> bool {
+        let Some(owner) = self.index.container(cgroup) else { return false };
+        let Some(waiting) = self.cluster.waiting.get(&owner) else { return false };
+        if !waiting.dormant
+            && let Some(crowded_out) = self.index.hold(event.clone())
+        {
+            unattributed(event.at, &crowded_out, out);
+        }
+        true
+    }
+
+    /// The group is gone; `true` if it was one nobody waits for any more.
+    pub(super) fn dormant_removed(&mut self, cgroup: CgroupId) -> bool {
+        let dormant = self.cluster.waiting.get(&cgroup).is_some_and(|waiting| waiting.dormant);
+        if dormant {
+            self.cluster.waiting.remove(&cgroup);
+        }
+        dormant
+    }
+
+    fn identify(&mut self, at: Time, cgroup: CgroupId, out: &mut Vec<Finding>) {
+        let Some(waiting) = self.cluster.waiting.get_mut(&cgroup) else { return };
+        let age = at.since(waiting.since);
+        let (labels, provisional) = match self.cluster.pods.resolve(&waiting.pod, &waiting.id) {
+            Resolved::Container(labels) => (labels, false),
+            Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, true),
+            Resolved::UnknownPod if age >= NO_POD => {
+                let entry = self.index.get(cgroup).map(|entry| entry.path.clone()).unwrap_or_default();
+                let Some(owner) = identity::owner(&entry) else { return };
+                (identity::labels(&owner), true)
+            }
+            Resolved::NoContainer if age >= NO_CONTAINER && !waiting.dormant => {
+                waiting.dormant = true;
+                let index = &mut self.index;
+                let owners: Vec<CgroupId> = index.members(cgroup);
+                let held = index.release(|held| super::subject(held).is_some_and(|s| owners.contains(&s)));
+                let removed = |held: &Event| held.what == Happened::CgroupRemoved { cgroup };
+                if held.iter().any(removed) {
+                    self.cluster.waiting.remove(&cgroup);
+                    self.removed(at, cgroup, out);
+                }
+                return;
+            }
+            _ => return,
+        };
+        let Some(Waiting { pod, id, .. }) = self.cluster.waiting.remove(&cgroup) else { return };
+        self.cluster.members.insert(cgroup, Member { pod, id, provisional });
+        let container = Container { cgroup, labels: Arc::new(labels) };
+        self.lives.insert(cgroup, Life::new(container, Cause::Unknown));
+        let owners = self.index.members(cgroup);
+        let held = self.index.release(|held| super::subject(held).is_some_and(|s| owners.contains(&s)));
+        for event in held {
+            self.take(&event, out);
+        }
+    }
+
+    /// Everybody who waits for this pod, or was reported without its word.
+    fn identify_of(&mut self, at: Time, is_of: impl Fn(&str) -> bool, out: &mut Vec<Finding>) {
+        let waiting = self.cluster.waiting.iter().filter(|(_, waiting)| is_of(&waiting.pod));
+        for cgroup in waiting.map(|(cgroup, _)| *cgroup).collect::<Vec<_>>() {
+            self.identify(at, cgroup, out);
+        }
+        for (cgroup, member) in &mut self.cluster.members {
+            if !member.provisional || !is_of(&member.pod) {
+                continue;
+            }
+            if let Resolved::Container(labels) = self.cluster.pods.resolve(&member.pod, &member.id) {
+                member.provisional = false;
+                let Some(life) = self.lives.get_mut(cgroup) else { continue };
+                let before = life.rename(Arc::new(labels));
+                let container = life.container().clone();
+                self.cluster.causes.relabelled(&container);
+                out.push(Finding { at, what: What::Identified { container, before } });
+            }
+        }
+    }
+
+    pub(super) fn api(&mut self, at: Time, state: &ApiState, out: &mut Vec<Finding>) {
+        if matches!(state, ApiState::Watching { .. }) {
+            self.cluster.watching = true;
+        }
+        out.push(Finding { at, what: What::Api(state.clone()) });
+    }
+
+    pub(super) fn pod(&mut self, at: Time, pod: &Pod, out: &mut Vec<Finding>) {
+        let now = at.unix_seconds(self.wall_ns());
+        self.cluster.pods.apply(pod.clone(), now);
+        let hash = pod.config_hash.as_deref();
+        self.identify_of(at, |key| key == pod.uid || Some(key) == hash, out);
+    }
+
+    pub(super) fn pod_gone(&mut self, at: Time, uid: &str) {
+        let now = at.unix_seconds(self.wall_ns());
+        self.cluster.pods.gone(uid, now);
+    }
+
+    pub(super) fn owner_told(&mut self, at: Time, owner: &Owner, out: &mut Vec<Finding>) {
+        self.cluster.pods.own(owner.clone());
+        self.identify_of(at, |_| true, out);
+    }
+
+    pub(super) fn record(&mut self, record: &Record) {
+        self.cluster.pods.record(record.clone());
+    }
+
+    pub(super) fn tick_cluster(&mut self, now: Time, out: &mut Vec<Finding>) {
+        let awake = self.cluster.waiting.iter().filter(|(_, waiting)| !waiting.dormant);
+        for cgroup in awake.map(|(cgroup, _)| *cgroup).collect::<Vec<_>>() {
+            self.identify(now, cgroup, out);
+        }
+        self.cluster.scale.tick(now, out);
+    }
+
+    /// Causes and scale events follow from what was found.
+    pub(super) fn follow(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let mut followed = 0;
+        loop {
+            while followed < out.len() {
+                let finding = out[followed].clone();
+                self.follow_one(&finding, out);
+                self.cluster.scale.apply(&finding, out);
+                followed += 1;
+            }
+            let caused = self.cluster.causes.review(at, &self.cluster.pods);
+            if caused.is_empty() {
+                return;
+            }
+            out.extend(caused.into_iter().map(|caused| Finding { at, what: What::Caused(caused) }));
+        }
+    }
+
+    fn follow_one(&mut self, finding: &Finding, out: &mut Vec<Finding>) {
+        match &finding.what {
+            What::Started(started) => {
+                let container = started.container.clone();
+                match self.cluster.members.get(&container.cgroup) {
+                    Some(member) => {
+                        self.cluster.causes.started(finding.at, &container, &member.pod, &member.id);
+                    }
+                    // What the node knows is all there is to know.
+                    None => {
+                        let decision =
+                            Decision { cause: started.cause, confidence: 1.0, ..Decision::default() };
+                        let caused = Caused { container, started: finding.at, decision, before: None };
+                        out.push(Finding { at: finding.at, what: What::Caused(caused) });
+                    }
+                }
+            }
+            What::Caused(caused) => {
+                if let Some(life) = self.lives.get_mut(&caused.container.cgroup) {
+                    life.caused(caused.decision.cause);
+                }
+            }
+            What::Ended(ended) => self.cluster.causes.ended(ended),
+            What::Forgotten { container } => {
+                self.cluster.members.remove(&container.cgroup);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The pods of this node, their owners, and what is remembered of both. Pure: fed with events, asked by the pipeline.
+//!
+//! It answers two questions: whose container is this id, and what was known when it started.
+
+use std::collections::HashMap;
+
+use crate::{
+    cause::decide::Looks,
+    identity::Labels,
+    objects::{Owner, Pod, PodContainer, Record, Reference, Uid},
+};
+
+/// Owners and records kept; a node has at most a few hundred pods. The one looked up longest ago goes first.
+const OWNERS: usize = 512;
+/// A pod that is gone may still be asked for: its last container's end, an OOM kill told late. Seconds.
+const GONE_KEPT: f64 = 600.0;
+/// Of each owner.
+const HASHES: usize = 4;
+const LOST: usize = 8;
+const NAMES: usize = 64;
+
+#[derive(Debug, Default)]
+pub struct Pods {
+    /// Keyed by uid; static pods by their config hash too, which is what their cgroups carry.
+    pods: HashMap<Uid, Known>,
+    by_hash: HashMap<String, Uid>,
+    owners: HashMap<Uid, Owner>,
+    looks: HashMap<Uid, Looks>,
+    /// By uid of the workload.
+    records: HashMap<Uid, Record>,
+}
+
+#[derive(Debug)]
+struct Known {
+    pod: Pod,
+    gone: Option<f64>,
+}
+
+/// What an id in a cgroup path is.
+#[derive(Debug, PartialEq)]
+pub enum Resolved {
+    Container(Labels),
+    /// The pod is known and its containers are not this: its sandbox, or a container its status does not tell yet.
+    NoContainer,
+    /// Its workload is the owner of its owner, who is not known yet; these labels name the owner.
+    OwnerPending(Labels),
+    UnknownPod,
+}
+
+impl Pods {
+    /// A new or changed pod. `now`: Unix seconds.
+    pub fn apply(&mut self, pod: Pod, now: f64) {
+        if let Some(controller) = &pod.controller {
+            let looks = self.looks.entry(controller.uid.clone()).or_default();
+            if !self.pods.contains_key(&pod.uid) {
+                remember(&mut looks.hashes, pod.revision_hash.clone(), HASHES);
+            }
+            let lost = || pod.disruption.clone().or(pod.deleting.then(|| "deleted".to_owned()));
+            if let Some(reason) = lost()
+                && !looks.lost.iter().any(|(name, ..)| *name == pod.name)
+            {
+                keep(&mut looks.lost, (pod.name.clone(), reason, now), LOST);
+            }
+        }
+        if let Some(hash) = &pod.config_hash {
+            self.by_hash.insert(hash.clone(), pod.uid.clone());
+        }
+        self.pods.insert(pod.uid.clone(), Known { pod, gone: None });
+    }
+
+    pub fn gone(&mut self, uid: &str, now: f64) {
+        if let Some(known) = self.pods.get_mut(uid) {
+            known.gone.get_or_insert(now);
+            if let Some(controller) = &known.pod.controller
+                && let Some(looks) = self.looks.get_mut(&controller.uid)
+            {
+                remember(&mut looks.names, Some(known.pod.name.clone()), NAMES);
+                looks.highest_ordinal = looks.highest_ordinal.max(known.pod.ordinal);
+            }
+        }
+        self.pods.retain(|_, known| known.gone.is_none_or(|gone| now - gone < GONE_KEPT));
+        self.by_hash.retain(|_, uid| self.pods.contains_key(uid));
+    }
+
+    /// Facts about a controller, at a look.
+    pub fn own(&mut self, owner: Owner) {
+        if self.owners.len() >= OWNERS && !self.owners.contains_key(&owner.uid) {
+            let oldest = self.owners.values().min_by(|a, b| a.looked.total_cmp(&b.looked));
+            if let Some(oldest) = oldest.map(|owner| owner.uid.clone()) {
+                self.owners.remove(&oldest);
+                self.looks.remove(&oldest);
+                self.records.remove(&oldest);
+            }
+        }
+        if let Some(before) = self.owners.get(&owner.uid)
+            && let Some(desired) = before.desired.filter(|_| before.desired != owner.desired)
+        {
+            self.looks.entry(owner.uid.clone()).or_default().desired_before = Some((desired, before.looked));
+        }
+        self.owners.insert(owner.uid.clone(), owner);
+    }
+
+    pub fn record(&mut self, record: Record) {
+        self.records.insert(record.workload.uid.clone(), record);
+    }
+
+    /// By uid or config hash.
+    pub fn get(&self, key: &str) -> Option<&Pod> {
+        let uid = self.by_hash.get(key).map_or(key, String::as_str);
+        self.pods.get(uid).map(|known| &known.pod)
+    }
+
+    /// Pods that are not gone.
+    pub fn live(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().filter(|known| known.gone.is_none()).map(|known| &known.pod)
+    }
+
+    pub fn resolve(&self, key: &str, container_id: &str) -> Resolved {
+        let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
+        let Some(container) = pod.container(container_id) else { return Resolved::NoContainer };
+        let labels = |(workload, workload_type): (String, String)| Labels {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            container: container.name.clone(),
+            workload,
+            workload_type,
+        };
+        match self.workload(pod) {
+            Ok(workload) => Resolved::Container(labels(workload)),
+            Err(owner) => Resolved::OwnerPending(labels(owner)),
+        }
+    }
+
+    /// Name and type of the top owner; `Err`: of the owner we know, who may have one.
+    fn workload(&self, pod: &Pod) -> Result<(String, String), (String, String)> {
+        if pod.config_hash.is_some() {
+            return Ok((pod.name.clone(), "staticpod".into()));
+        }
+        let Some(controller) = &pod.controller else { return Ok((pod.name.clone(), "pod".into())) };
+        let named = |reference: &Reference| (reference.name.clone(), reference.kind.to_lowercase());
+        if let Some(owner) = self.owners.get(&controller.uid) {
+            return Ok(named(owner.controller.as_ref().unwrap_or(controller)));
+        }
+        // The deployment controller names its ReplicaSets by appending the hash.
+        let hash = pod.revision_hash.as_deref().unwrap_or_default();
+        let stem = controller.name.strip_suffix(hash).and_then(|stem| stem.strip_suffix('-'));
+        match (controller.kind.as_str(), stem) {
+            ("ReplicaSet", Some(stem)) if !hash.is_empty() && !pod.by_rollout => {
+                Ok((stem.to_owned(), "deployment".into()))
+            }
+            ("ReplicaSet" | "Job", _) => Err(named(controller)),
+            _ => Ok(named(controller)),
+        }
+    }
+
+    pub fn owner(&self, pod: &Pod) -> Option<&Owner> {
+        self.owners.get(&pod.controller.as_ref()?.uid)
+    }
+
+    /// The owner's owner, if it has one that is known.
+    pub fn top(&self, pod: &Pod) -> Option<&Owner> {
+        self.owners.get(&self.owner(pod)?.controller.as_ref()?.uid)
+    }
+
+    pub fn looks(&self, pod: &Pod) -> Option<&Looks> {
+        self.looks.get(&pod.controller.as_ref()?.uid)
+    }
+
+    /// What the ledger told of the pod's workload.
+    pub fn record_of(&self, pod: &Pod) -> Option<&Record> {
+        let controller = pod.controller.as_ref()?;
+        let above = self.owner(pod).and_then(|owner| owner.controller.as_ref());
+        self.records.get(&above.unwrap_or(controller).uid).or_else(|| self.records.get(&controller.uid))
+    }
+
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// The container of this name in a pod's template.
+    pub fn spec<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodContainer> {
+        pod.containers.iter().find(|container| container.name == name)
+    }
+}
+
+/// Appends what is not there yet; the oldest goes when there are too many.
+fn remember(list: &mut Vec<String>, value: Option<String>, most: usize) {
+    if let Some(value) = value
+        && !list.contains(&value)
+    {
+        keep(list, value, most);
+    }
+}
+
+fn keep<T>(list: &mut Vec<T>, value: T, most: usize) {
+    if list.len() == most {
+        list.remove(0);
+    }
+    list.push(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(controller: Option<(&str, &str)>, hash: &str) -> Pod {
+        Pod {
+            uid: "u1".into(),
+            namespace: "shop".into(),
+            name: "web-abc-1".into(),
+            controller: controller.map(|(kind, name)| Reference {
+                kind: kind.into(),
+                name: name.into(),
+                uid: "o1".into(),
+                ..Reference::default()
+            }),
+            revision_hash: (!hash.is_empty()).then(|| hash.to_owned()),
+            containers: vec![PodContainer {
+                name: "app".into(),
+                id: Some("c1".into()),
+                ..PodContainer::default()
+            }],
+            ..Pod::default()
+        }
+    }
+
+    fn workload(pods: &Pods) -> String {
+        match pods.resolve("u1", "c1") {
+            Resolved::Container(labels) => format!("{} {}", labels.workload_type, labels.workload),
+            Resolved::OwnerPending(labels) => format!("pending {} {}", labels.workload_type, labels.workload),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_workload_is_the_top_owner() {
+        let table = [
+            (pod(None, ""), "pod web-abc-1"),
+            (pod(Some(("ReplicaSet", "web-abc")), "abc"), "deployment web"),
+            (pod(Some(("ReplicaSet", "alone")), ""), "pending replicaset alone"),
+            (pod(Some(("StatefulSet", "db")), "db-7"), "statefulset db"),
+            (pod(Some(("DaemonSet", "agent")), "7"), "daemonset agent"),
+            (pod(Some(("Job", "backup-28")), ""), "pending job backup-28"),
+            (Pod { config_hash: Some("h".into()), ..pod(Some(("Node", "n")), "") }, "staticpod web-abc-1"),
+        ];
+        for (pod, expected) in table {
+            let mut pods = Pods::default();
+            pods.apply(pod, 0.0);
+            assert_eq!(workload(&pods), expected);
+        }
+    }
+
+    #[test]
+    fn an_owner_that_was_looked_up_names_its_own_owner() {
+        let mut pods = Pods::default();
+        pods.apply(pod(Some(("Job", "backup-28")), ""), 0.0);
+        let above = Reference { kind: "CronJob".into(), name: "backup".into(), ..Reference::default() };
+        pods.own(Owner { uid: "o1".into(), controller: Some(above), ..Owner::default() });
+        assert_eq!(workload(&pods), "cronjob backup");
+    }
+
+    #[test]
+    fn a_static_pod_is_found_by_its_config_hash() {
+        let mut pods = Pods::default();
+        pods.apply(Pod { config_hash: Some("h".into()), ..pod(None, "") }, 0.0);
+        assert!(matches!(pods.resolve("h", "c1"), Resolved::Container(_)));
+        assert_eq!(pods.resolve("h", "pause"), Resolved::NoContainer);
+        assert_eq!(pods.resolve("other", "c1"), Resolved::UnknownPod);
+    }
+}
