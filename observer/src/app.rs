@@ -26,6 +26,7 @@ use crate::{
     journal,
     kernel::{Kernel, support::Support},
     kubernetes,
+    ledger::{self, ask},
     metrics::Metrics,
     node,
     objects::ApiState,
@@ -80,10 +81,8 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     tracing::info!("serving http://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
     let host = HostTask::open(&config, began)?;
     let (events, received) = mpsc::channel(CHANNEL);
-    let cluster = config
-        .kubernetes
-        .clone()
-        .map(|settings| tokio::spawn(watch_cluster(settings, events.clone())));
+    let cluster =
+        config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events.clone())));
     let state =
         config.state.clone().map(|path| Saver { path, changed: false, next: Instant::now() + EVERY_SAVE });
     let core = Core { pipeline: Pipeline::default(), metrics, shared, recorder, state, began };
@@ -118,7 +117,35 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
             return;
         }
     };
-    kubernetes::watch(client, settings.node, events).await;
+    let source = match &settings.ledger {
+        config::Ledger::Nobody => None,
+        config::Ledger::At(address) => match ask::Source::remote(address) {
+            Ok(source) => Some(source),
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        },
+        config::Ledger::Embedded => Some(ask::Source::Embedded(ledger::Shared::default())),
+    };
+    let book = match &source {
+        Some(ask::Source::Embedded(shared)) => Some(shared.clone()),
+        _ => None,
+    };
+    let cluster = client.clone();
+    let embedded = async {
+        if let Some(book) = book {
+            ledger::watch::all(cluster, book, || {}).await;
+        }
+    };
+    match source {
+        None => kubernetes::watch(client, settings.node, None, events).await,
+        Some(source) => {
+            let (came, coming) = mpsc::channel(1024);
+            let asking = ask::ask(source, coming, events.clone());
+            tokio::join!(kubernetes::watch(client, settings.node, Some(came), events), asking, embedded);
+        }
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CannotRun> {
@@ -183,7 +210,10 @@ impl HostTask {
         let mut pending = vec![Event { at: began, what: What::Host(host) }];
         if let Some(kubernetes) = &config.kubernetes {
             // Before any container is known: those of pods wait for the API.
-            let watching = ApiState::Watching { node: kubernetes.node.clone() };
+            let watching = ApiState::Watching {
+                node: kubernetes.node.clone(),
+                ledger: kubernetes.ledger != config::Ledger::Nobody,
+            };
             pending.push(Event { at: began, what: What::Api(watching) });
         }
         if let Some(path) = &config.state {

@@ -44,12 +44,16 @@ pub enum Cause {
     StaticPod,
     /// Nobody owns the pod.
     Standalone,
+    #[serde(rename = "daemonset")]
     DaemonSet,
     Job,
+    #[serde(rename = "cronjob")]
     CronJob,
     FirstDeploy,
     Rollout,
+    #[serde(rename = "scale_up_hpa")]
     ScaleUpByHpa,
+    #[serde(rename = "scale_up_keda")]
     ScaleUpByKeda,
     ScaleUpManual,
     ScaleUpUnknown,
@@ -208,4 +212,16 @@ impl Ends {
 fn name(container: &Container) -> (String, String, String) {
     let labels = &container.labels;
     (labels.namespace.clone(), labels.pod.clone(), labels.container.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_has_one_name_in_metrics_logs_and_findings() {
+        for cause in Cause::ALL {
+            assert_eq!(serde_json::to_value(cause).unwrap(), cause.name());
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::{
     },
     event::CgroupId,
     finding::{Caused, Container, Ended},
-    objects::Uid,
+    objects::{Reference, Uid},
     pods::Pods,
     time::Time,
 };
@@ -31,6 +31,11 @@ const CLOSES: Duration = Duration::from_secs(600);
 /// Pods of which ends are kept.
 const ENDS: usize = 4096;
 
+/// Whether the ledger has anything to say of it.
+fn scales(controller: &Reference) -> bool {
+    !matches!(controller.kind.as_str(), "DaemonSet" | "Job" | "Node")
+}
+
 #[derive(Debug, Default)]
 pub struct Causes {
     open: BTreeMap<CgroupId, Start>,
@@ -40,6 +45,8 @@ pub struct Causes {
     ends: HashMap<(Uid, String), Cause>,
     /// Unix time of the host's boot.
     booted: Option<f64>,
+    /// A ledger is asked: its answer is waited for.
+    ledger: bool,
 }
 
 #[derive(Debug)]
@@ -48,6 +55,8 @@ struct Start {
     pod: Uid,
     id: String,
     at: Time,
+    /// How the one before it ended, as it was when this one started.
+    before: Option<Before>,
     told: Option<Decision>,
 }
 
@@ -56,12 +65,18 @@ impl Causes {
         self.booted = Some(at);
     }
 
+    pub fn asks_ledger(&mut self, ledger: bool) {
+        self.ledger = ledger;
+    }
+
     /// A container of a pod started. `pod`: uid or config hash, as its cgroup has it.
     pub fn started(&mut self, at: Time, container: &Container, pod: &str, id: &str) {
         let name = container.labels.container.clone();
-        self.members.insert(container.cgroup, (pod.to_owned(), name));
-        let start =
-            Start { container: container.clone(), pod: pod.to_owned(), id: id.to_owned(), at, told: None };
+        let key = (pod.to_owned(), name);
+        let before = self.ends.get(&key).map(|cause| Before { cause: *cause, same_pod: true });
+        self.members.insert(container.cgroup, key);
+        let (pod, id) = (pod.to_owned(), id.to_owned());
+        let start = Start { container: container.clone(), pod, id, at, before, told: None };
         self.open.insert(container.cgroup, start);
     }
 
@@ -91,11 +106,10 @@ impl Causes {
         let mut told = Vec::new();
         self.open.retain(|_, start| {
             let pod = pods.get(&start.pod);
-            let key = (start.pod.clone(), start.container.labels.container.clone());
             let facts = Facts {
                 pod,
                 container: pod.and_then(|pod| pod.container(&start.id)),
-                before: self.ends.get(&key).map(|cause| Before { cause: *cause, same_pod: true }),
+                before: start.before,
                 owner: pod.and_then(|pod| pods.owner(pod)),
                 top: pod.and_then(|pod| pods.top(pod)),
                 looks: pod.and_then(|pod| pods.looks(pod)),
@@ -104,7 +118,14 @@ impl Causes {
             };
             let Some(decision) = decide(&facts) else { return false };
             let age = now.since(start.at);
+            // What one look concludes is not told while the one who knows is being asked.
+            let waits = self.ledger
+                && facts.record.is_none()
+                && age < SETTLES
+                && pod.and_then(|pod| pod.controller.as_ref()).is_some_and(scales)
+                && decision.origin.is_none();
             let better = match &start.told {
+                _ if waits => false,
                 None => decision.confidence >= SURE || age >= SETTLES,
                 Some(before) => decision.confidence > before.confidence,
             };

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Flags, RootFlags};
+use crate::{
+    config::{Flags, RootFlags},
+    ledger,
+};
 
 /// Watches containers start: peaks, overshoot, time to stable, every OOM kill with victim and scope, and what it means.
 ///
@@ -60,6 +63,20 @@ pub enum Command {
         /// The process ended (or was killed) with the last row
         #[arg(long)]
         ended: bool,
+    },
+    /// Watch who scales what in the whole cluster, and tell the agents: the optional companion of `run`
+    ///
+    /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets and a
+    /// few events, keeps two hours of changes, and answers agents by TLS. Without it causes are less sure.
+    Ledger(ledger::Options),
+    /// Print a Secret with a certificate for the ledger, for clusters where nobody issues them
+    LedgerSecret {
+        /// Namespace of the Secret
+        #[arg(long, default_value = "observer")]
+        namespace: String,
+        /// Names or addresses by which agents reach the ledger
+        #[arg(default_value = "observer-ledger.observer.svc")]
+        names: Vec<String>,
     },
     /// Print a generated document: metrics or probes
     #[command(hide = true)]

@@ -8,7 +8,7 @@ use observer_ebpf::{
     probes,
 };
 
-use crate::{kernel::attach, metrics};
+use crate::{kernel::attach, ledger, metrics};
 
 pub fn metrics_md() -> String {
     let mut md = String::from(
@@ -19,9 +19,9 @@ pub fn metrics_md() -> String {
          the retention (5 minutes unless configured), then go; workload series stay.\n",
     );
     let mut group = "";
-    for family in metrics::declarations() {
-        let of = family.name.split('_').nth(1).filter(|of| ["container", "workload", "node"].contains(of));
-        let of = of.unwrap_or("observer");
+    for family in metrics::declarations().into_iter().chain(ledger::metrics::ALL.iter().copied()) {
+        const GROUPS: [&str; 6] = ["container", "workload", "scale", "history", "node", "ledger"];
+        let of = family.name.split('_').nth(1).filter(|of| GROUPS.contains(of)).unwrap_or("observer");
         if of != group {
             group = of;
             let _ = write!(md, "\n## {group}\n\n| name | type | labels | meaning |\n|---|---|---|---|\n");
@@ -34,7 +34,7 @@ pub fn metrics_md() -> String {
             .collect();
         let common = match group {
             "container" => "container labels",
-            "workload" => "workload labels",
+            "workload" | "scale" | "history" => "workload labels",
             _ => "",
         };
         let labels = [common.to_owned(), own.join(", ")].into_iter().filter(|l| !l.is_empty());

@@ -79,7 +79,7 @@ pub fn line(finding: &Finding) -> Option<String> {
             format!("{}: that is who {}/{} is", name(container), before.pod, before.container)
         }
         What::Api(state) => match state {
-            ApiState::Watching { node } => format!("watching the pods of node {node}"),
+            ApiState::Watching { node, .. } => format!("watching the pods of node {node}"),
             ApiState::Synced => "every pod of this node is known".to_owned(),
             ApiState::Away { why } => format!(
                 "the Kubernetes API does not answer: {why}; containers are measured, who they are and why they started waits"

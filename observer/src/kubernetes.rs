@@ -7,6 +7,7 @@
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use futures::{StreamExt, TryStreamExt};
+use http::header::{HeaderValue, USER_AGENT};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
@@ -30,9 +31,6 @@ pub mod pod;
 
 /// Owner look-ups a second; a burst of 110 pods of 20 workloads is 40 of them.
 const BUDGET: u32 = 10;
-/// Owners are asked about again when a new pod of theirs comes later than this after the last look: a scale-up changes
-/// them, and ten pods of one scale-up need one look.
-const FRESH: Duration = Duration::from_secs(2);
 /// Most jitter before a look-up, so that the agents of a cluster do not ask all at once.
 const JITTER: Duration = Duration::from_secs(2);
 /// Looks at an owner that is not there yet, or cannot be had.
@@ -50,7 +48,7 @@ pub enum CannotConnect {
 
 /// A client from a kubeconfig file, or from the pod's service account.
 pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, CannotConnect> {
-    let config = match kubeconfig {
+    let mut config = match kubeconfig {
         Some(path) => {
             let bad = |why: String| CannotConnect::Kubeconfig { path: path.clone(), why };
             let file = Kubeconfig::read_from(path).map_err(|error| bad(error.to_string()))?;
@@ -61,13 +59,16 @@ pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, CannotConnec
         }
         None => kube::Config::incluster().map_err(|error| CannotConnect::InCluster(error.to_string()))?,
     };
+    // So that an operator finds these requests in the audit log.
+    let agent = HeaderValue::from_static(concat!("memory-observer/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
     Client::try_from(config).map_err(|error| CannotConnect::InCluster(error.to_string()))
 }
 
-/// Watches until the receiver is gone. Failures are events, never the end.
-pub async fn watch(client: Client, node: String, out: mpsc::Sender<Event>) {
+/// Watches until the receiver is gone. Failures are events, never the end. `came`: is told the owner of each new pod.
+pub async fn watch(client: Client, node: String, came: Option<mpsc::Sender<Uid>>, out: mpsc::Sender<Event>) {
     let (wanted, asked) = mpsc::channel(1024);
-    tokio::join!(pods(client.clone(), &node, &out, wanted), owners(client, asked, &out));
+    tokio::join!(pods(client.clone(), &node, &out, wanted, came), owners(client, asked, &out));
 }
 
 fn event(what: What) -> Event {
@@ -81,7 +82,13 @@ struct Wanted {
     asked: Instant,
 }
 
-async fn pods(client: Client, node: &str, out: &mpsc::Sender<Event>, wanted: mpsc::Sender<Wanted>) {
+async fn pods(
+    client: Client,
+    node: &str,
+    out: &mpsc::Sender<Event>,
+    wanted: mpsc::Sender<Wanted>,
+    came: Option<mpsc::Sender<Uid>>,
+) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
     let mut stream = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
     let mut known: HashMap<Uid, bool> = HashMap::new();
@@ -97,6 +104,9 @@ async fn pods(client: Client, node: &str, out: &mpsc::Sender<Event>, wanted: mps
                 if let Some(controller) = pod.controller.clone().filter(|_| new)
                     && owner::is_looked_up(&controller)
                 {
+                    if let Some(came) = &came {
+                        let _ = came.try_send(controller.uid.clone()); // asked about with the next pod of its
+                    }
                     // A full queue means more pods at once than a node holds; those stay without their owner's facts.
                     let _ = wanted.try_send(Wanted {
                         namespace: pod.namespace.clone(),
@@ -156,7 +166,8 @@ async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::
     while let Some(Wanted { namespace, controller, asked }) = wanted.recv().await {
         let now = Instant::now();
         looked.retain(|_, at| *at + Duration::from_secs(60) > now);
-        if looked.get(&controller.uid).is_some_and(|at| *at + FRESH > asked) {
+        // One look serves all pods of an owner that came before it; one made before a pod came knows nothing of it.
+        if looked.get(&controller.uid).is_some_and(|at| *at > asked) {
             continue;
         }
         // Alone it is asked for at once; in a crowd, spread: by the uid, which is as good as chance.

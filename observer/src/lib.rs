@@ -21,6 +21,7 @@ pub mod identity;
 pub mod journal;
 pub mod kernel;
 pub mod kubernetes;
+pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
 pub mod node;

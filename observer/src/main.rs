@@ -30,6 +30,10 @@ fn main() -> ExitCode {
         Command::Analyse { file, json, plot, limit, ended } => {
             analyse(&file, json, plot.as_deref(), analyse::Options { limit, ended })
         }
+        Command::Ledger(options) => ledger(options),
+        Command::LedgerSecret { namespace, names } => observer::ledger::secret::manifest(&namespace, &names)
+            .map_err(|error| (FAILED, format!("cannot make a certificate for {names:?}: {error}")))
+            .and_then(|secret| print(&secret)),
         Command::Docs { name: Document::Metrics } => print(&observer::docs::metrics_md()),
         Command::Docs { name: Document::Probes } => print(&observer::docs::probes_md()),
     };
@@ -48,19 +52,25 @@ type Done = Result<(), (u8, String)>;
 
 fn run(flags: &Flags) -> Done {
     let config = Config::load(flags).map_err(|problems| (BAD_INPUT, problems.to_string()))?;
-    log_to_stderr(&config);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| (FAILED, format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(app::run(config)).map_err(|error| (FAILED, error.to_string()))
+    log_to_stderr(config.log_format, &config.log_level);
+    runtime()?.block_on(app::run(config)).map_err(|error| (FAILED, error.to_string()))
 }
 
-fn log_to_stderr(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+fn ledger(options: observer::ledger::Options) -> Done {
+    log_to_stderr(LogFormat::Text, "info");
+    runtime()?.block_on(observer::ledger::run(options)).map_err(|error| (FAILED, error.to_string()))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, (u8, String)> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(|error| (FAILED, format!("cannot start the runtime: {error}")))
+}
+
+fn log_to_stderr(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = io::IsTerminal::is_terminal(&io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi);
-    match config.log_format {
+    match format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
     }

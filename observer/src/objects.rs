@@ -116,6 +116,12 @@ pub struct Owner {
     pub created: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<Reference>,
+    /// ReplicaSet: the label by which its pods are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// Of its spec: one more with every change of its replicas.
+    #[serde(default)]
+    pub generation: i64,
     /// `deployment.kubernetes.io/revision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
@@ -150,6 +156,9 @@ pub enum ApiState {
     /// Pods of this node are watched from now on.
     Watching {
         node: String,
+        /// A ledger is asked, so causes wait for its answer.
+        #[serde(default)]
+        ledger: bool,
     },
     /// Every pod of the node has been told.
     Synced,
@@ -170,6 +179,9 @@ pub struct Record {
     /// Everything that happened since is in `changes`.
     pub observed_since: f64,
     pub changes: Vec<Change>,
+    /// Uids of its ReplicaSets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<Uid>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub autoscalers: Vec<Autoscaler>,
 }
@@ -189,11 +201,10 @@ pub enum Changed {
         to: u64,
         by: By,
     },
-    /// A new revision was begun; `ended` once only its pods are left.
+    /// A new revision was begun; `stepped` when last some of its pods were asked for.
     RolledOut {
         revision: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        ended: Option<f64>,
+        stepped: f64,
     },
     /// One of its pods was taken away, and why.
     Disrupted {

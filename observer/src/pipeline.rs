@@ -205,7 +205,7 @@ impl Pipeline {
             Happened::Pod(pod) => self.pod(at, pod, out),
             Happened::PodGone { uid } => self.pod_gone(at, uid),
             Happened::Owner(owner) => self.owner_told(at, owner, out),
-            Happened::Record(record) => self.record(record),
+            Happened::Record(record) => self.record(at, record),
             Happened::Node(reading) => {
                 self.available = Some(reading.available);
                 self.reading = Some(reading.clone()); // told with the tick that follows it

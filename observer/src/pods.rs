@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    cause::decide::Looks,
+    cause::decide::{Look, Looks},
     identity::Labels,
     objects::{Owner, Pod, PodContainer, Record, Reference, Uid},
 };
@@ -27,12 +27,16 @@ pub struct Pods {
     owners: HashMap<Uid, Owner>,
     looks: HashMap<Uid, Looks>,
     /// By uid of the workload.
-    records: HashMap<Uid, Record>,
+    records: HashMap<Uid, (Record, f64)>,
+    /// ReplicaSet -> workload, as the ledger has it.
+    workload_of: HashMap<Uid, Uid>,
 }
 
 #[derive(Debug)]
 struct Known {
     pod: Pod,
+    /// First told, on this node's clock.
+    seen: f64,
     gone: Option<f64>,
 }
 
@@ -65,7 +69,8 @@ impl Pods {
         if let Some(hash) = &pod.config_hash {
             self.by_hash.insert(hash.clone(), pod.uid.clone());
         }
-        self.pods.insert(pod.uid.clone(), Known { pod, gone: None });
+        let seen = self.pods.get(&pod.uid).map_or(now, |known| known.seen);
+        self.pods.insert(pod.uid.clone(), Known { pod, seen, gone: None });
     }
 
     pub fn gone(&mut self, uid: &str, now: f64) {
@@ -89,19 +94,28 @@ impl Pods {
             if let Some(oldest) = oldest.map(|owner| owner.uid.clone()) {
                 self.owners.remove(&oldest);
                 self.looks.remove(&oldest);
-                self.records.remove(&oldest);
             }
         }
         if let Some(before) = self.owners.get(&owner.uid)
-            && let Some(desired) = before.desired.filter(|_| before.desired != owner.desired)
+            && before.generation != owner.generation
         {
-            self.looks.entry(owner.uid.clone()).or_default().desired_before = Some((desired, before.looked));
+            let look =
+                Look { desired: before.desired, revision: before.revision, generation: before.generation };
+            self.looks.entry(owner.uid.clone()).or_default().before = Some(look);
         }
         self.owners.insert(owner.uid.clone(), owner);
     }
 
-    pub fn record(&mut self, record: Record) {
-        self.records.insert(record.workload.uid.clone(), record);
+    /// `now`: Unix seconds of this node.
+    pub fn record(&mut self, record: Record, now: f64) {
+        if self.records.len() >= OWNERS && !self.records.contains_key(&record.workload.uid) {
+            self.records.clear(); // asked for again with the next pod
+            self.workload_of.clear();
+        }
+        for set in &record.sets {
+            self.workload_of.insert(set.clone(), record.workload.uid.clone());
+        }
+        self.records.insert(record.workload.uid.clone(), (record, now));
     }
 
     /// By uid or config hash.
@@ -153,8 +167,11 @@ impl Pods {
         }
     }
 
+    /// As it was when, or after, the pod was first told: an older look knows nothing of it.
     pub fn owner(&self, pod: &Pod) -> Option<&Owner> {
-        self.owners.get(&pod.controller.as_ref()?.uid)
+        let owner = self.owners.get(&pod.controller.as_ref()?.uid)?;
+        let seen = self.pods.get(&pod.uid)?.seen;
+        (owner.looked >= seen).then_some(owner)
     }
 
     /// The owner's owner, if it has one that is known.
@@ -166,15 +183,16 @@ impl Pods {
         self.looks.get(&pod.controller.as_ref()?.uid)
     }
 
-    /// What the ledger told of the pod's workload.
+    /// What the ledger told of the pod's workload since the pod came.
     pub fn record_of(&self, pod: &Pod) -> Option<&Record> {
-        let controller = pod.controller.as_ref()?;
-        let above = self.owner(pod).and_then(|owner| owner.controller.as_ref());
-        self.records.get(&above.unwrap_or(controller).uid).or_else(|| self.records.get(&controller.uid))
+        let uid = &pod.controller.as_ref()?.uid;
+        let (record, told) = self.records.get(self.workload_of.get(uid).unwrap_or(uid))?;
+        let seen = self.pods.get(&pod.uid)?.seen;
+        (*told >= seen).then_some(record)
     }
 
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        self.records.values()
+        self.records.values().map(|(record, _)| record)
     }
 
     /// The container of this name in a pod's template.

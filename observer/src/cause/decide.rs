@@ -48,8 +48,8 @@ pub struct Before {
 /// What an agent remembers of an owner it looked up before.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Looks {
-    /// Desired replicas at the look before the last, and when that was.
-    pub desired_before: Option<(u64, f64)>,
+    /// The look before the last that found something else.
+    pub before: Option<Look>,
     /// Revision hashes of its pods, the newest last.
     pub hashes: Vec<String>,
     /// Names of pods that were lost on this node, why, and when.
@@ -58,6 +58,13 @@ pub struct Looks {
     pub highest_ordinal: Option<u32>,
     /// Names of pods seen before.
     pub names: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    pub desired: Option<u64>,
+    pub revision: Option<u64>,
+    pub generation: i64,
 }
 
 /// `None`: nothing to say of this container (an ephemeral one is a person's).
@@ -181,9 +188,9 @@ fn by_record(record: &Record, pod: &Pod) -> Option<Decision> {
     let grew = newest(|what| matches!(what, Changed::Scaled { from, to, .. } if to > from));
     let rolled =
         newest(|what| matches!(what, Changed::RolledOut { .. })).filter(|change| match &change.what {
-            Changed::RolledOut { revision, ended } => {
-                let over = ended.is_some_and(|ended| made > ended + TRUNCATION);
-                !over && pod.revision_hash.as_ref().is_none_or(|hash| hash == revision)
+            Changed::RolledOut { revision, stepped } => {
+                let follows = made <= stepped + FOLLOWS_SECONDS + TRUNCATION;
+                follows && pod.revision_hash.as_ref().is_none_or(|hash| hash == revision)
             }
             _ => false,
         });
@@ -203,7 +210,8 @@ fn by_record(record: &Record, pod: &Pod) -> Option<Decision> {
         (Some(rolled), None) => Some(rollout(rolled, made, 0.95)),
         // Both at once: the pods of a rollout, more of them.
         (Some(rolled), Some(grew)) if rolled.at > grew.at => {
-            let sure = if made - grew.at > FOLLOWS_SECONDS { 0.95 } else { 0.6 };
+            // Its pods are of the new revision; only a change of both at once made more of them.
+            let sure = if rolled.at - grew.at > 2.0 * TRUNCATION { 0.95 } else { 0.6 };
             Some(rollout(rolled, made, sure))
         }
         (Some(_), Some(grew)) if made - grew.at <= FOLLOWS_SECONDS + TRUNCATION => {
@@ -262,9 +270,15 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         );
     }
     let age = made - owner.created;
-    let grew = facts.looks.and_then(|looks| looks.desired_before).and_then(|(before, at)| {
-        let now = owner.desired.filter(|now| *now > before)?;
-        Some((before, now, at))
+    let before = facts.looks.and_then(|looks| looks.before);
+    let revised = before.is_some_and(|before| before.revision < owner.revision);
+    let grew = before.filter(|_| !revised).and_then(|before| {
+        let (from, to) = (before.desired?, owner.desired?);
+        (to > from).then_some((from, to))
+    });
+    // More of its pods, and nobody scaled (see `ledger::book`).
+    let stepped = before.is_some_and(|before| {
+        !first && before.desired == owner.desired && before.generation < owner.generation
     });
     let wrote = owner.controller_wrote.map(|wrote| made - wrote);
     let follows = wrote.is_some_and(|since| (-TRUNCATION..=FOLLOWS_SECONDS).contains(&since));
@@ -295,7 +309,15 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         let decision = Decision::new(Cause::scale_up(who(&writer)), confidence * share, why).also(evidence);
         Decision { scaled: Some(scaled), ..decision }
     };
-    if let Some((before, now, _)) = grew
+    if follows && (revised || stepped) {
+        let what = if revised { "revision" } else { "own replicas" };
+        return Decision::new(
+            Cause::Rollout,
+            0.9,
+            format!("its ReplicaSet changed its {what} since the last look"),
+        );
+    }
+    if let Some((before, now)) = grew
         && follows
     {
         return scale_up(Some(before), 0.95, format!("desired replicas rose from {before} to {now}"));

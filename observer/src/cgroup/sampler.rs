@@ -50,6 +50,8 @@ struct Group {
     is_container: bool,
     /// Has or had processes of its own or below.
     lives: bool,
+    /// Something ended here: what its files count is read once more, while they are there.
+    last_words: bool,
     born: Option<Time>,
     moved: Option<Time>,
     read: Option<Time>,
@@ -80,7 +82,15 @@ impl Sampler {
             }
             What::CgroupEmptied { cgroup, .. } => {
                 if let Some(group) = self.groups.get_mut(cgroup) {
-                    group.lives = false;
+                    (group.lives, group.last_words) = (false, true);
+                }
+                None
+            }
+            What::OomKill(kill) => {
+                for level in &kill.levels {
+                    if let Some(group) = self.groups.get_mut(&level.cgroup) {
+                        group.last_words = true;
+                    }
                 }
                 None
             }
@@ -111,8 +121,16 @@ impl Sampler {
         }
         let owner = identity::owner(path);
         let is_container = owner.as_ref().is_some_and(|owner| owner.below == 0);
-        let group =
-            Group { path: path.to_owned(), is_container, lives, born, moved: None, read: None, usage: 0 };
+        let group = Group {
+            path: path.to_owned(),
+            is_container,
+            lives,
+            last_words: false,
+            born,
+            moved: None,
+            read: None,
+            usage: 0,
+        };
         self.groups.insert(cgroup, group);
         owner.map(|owner| (cgroup, owner.below))
     }
@@ -206,7 +224,8 @@ impl Sampler {
     /// Reads what is due.
     pub fn sample(&mut self, now: Time, events: &mut Vec<Event>) {
         for (&cgroup, group) in &mut self.groups {
-            if !(group.is_container && group.lives) {
+            let last_words = std::mem::take(&mut group.last_words);
+            if !group.is_container || !(group.lives || last_words) {
                 continue;
             }
             let moving = group.moved.is_some_and(|moved| now.since(moved) < MOVING);
@@ -216,7 +235,7 @@ impl Sampler {
                 (_, true) => EVERY_YOUNG,
                 _ => EVERY_OLD,
             };
-            let due = group.read.is_none_or(|read| now.since(read) >= every);
+            let due = last_words || group.read.is_none_or(|read| now.since(read) >= every);
             if !due && !moving {
                 continue;
             }

@@ -40,6 +40,10 @@ pub fn annotation<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     metadata.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
+pub fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(name).map(String::as_str)
+}
+
 /// Who last changed spec.replicas: ownership moves when the value does.
 pub fn replicas_set_by(metadata: &ObjectMeta) -> Option<Writer> {
     let owns = |fields: &serde_json::Value| fields.pointer("/f:spec/f:replicas").is_some();

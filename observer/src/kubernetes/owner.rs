@@ -19,6 +19,10 @@ pub fn parse(of: &ObjectMeta, kind: &str, looked: f64) -> Owner {
         name: of.name.clone().unwrap_or_default(),
         created: metadata::created(of),
         controller: metadata::controller(of),
+        hash: metadata::label(of, "pod-template-hash")
+            .or_else(|| metadata::label(of, "rollouts-pod-template-hash"))
+            .map(str::to_owned),
+        generation: of.generation.unwrap_or_default(),
         revision: number("deployment.kubernetes.io/revision")
             .or_else(|| number("rollout.argoproj.io/revision")),
         reused: metadata::annotation(of, "deployment.kubernetes.io/revision-history").is_some(),

@@ -156,8 +156,9 @@ impl Pipeline {
     }
 
     pub(super) fn api(&mut self, at: Time, state: &ApiState, out: &mut Vec<Finding>) {
-        if matches!(state, ApiState::Watching { .. }) {
+        if let ApiState::Watching { ledger, .. } = state {
             self.cluster.watching = true;
+            self.cluster.causes.asks_ledger(*ledger);
         }
         out.push(Finding { at, what: What::Api(state.clone()) });
     }
@@ -179,8 +180,9 @@ impl Pipeline {
         self.identify_of(at, |_| true, out);
     }
 
-    pub(super) fn record(&mut self, record: &Record) {
-        self.cluster.pods.record(record.clone());
+    pub(super) fn record(&mut self, at: Time, record: &Record) {
+        let now = at.unix_seconds(self.wall_ns());
+        self.cluster.pods.record(record.clone(), now);
     }
 
     pub(super) fn tick_cluster(&mut self, now: Time, out: &mut Vec<Finding>) {

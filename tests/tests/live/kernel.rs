@@ -362,7 +362,7 @@ fn nested(stage: &Stage) -> Result<()> {
 
 fn seeded(stage: &Stage) -> Result<()> {
     let group = group(stage, "early")?;
-    let child = run(stage, &group, "spike --peak 30 --steady 30 --ramp 0.1 --seconds 4")?;
+    let child = run(stage, &group, "spike --peak 30 --steady 30 --ramp 0.1 --seconds 60")?;
     sleep(Duration::from_millis(500));
     let daemon = daemon(stage, &[])?;
     let own = own(&group);
@@ -371,6 +371,7 @@ fn seeded(stage: &Stage) -> Result<()> {
     let workload = format!("workload=\"{}\"", group.path());
     let starts = daemon.metric("observer_workload_starts_total", &[&workload, "cause=\"first\""])?;
     ensure!(starts == Some(0.0), "no start was seen, but {starts:?} are told");
+    drop(group); // ends it
     wait(child)?;
     Ok(())
 }

@@ -1,1 +1,374 @@
+//! Scenes whose every container start has a known cause: each in a namespace of its own, step by step.
 
+use std::{
+    fs,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Cluster, HOME, control::IMAGE};
+
+/// In this namespace, containers that started in this time started because of this.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    pub namespace: String,
+    pub from: f64,
+    pub until: f64,
+    /// Any of these is right: what the API does not tell apart is not held against anybody.
+    pub causes: Vec<&'static str>,
+    /// How many the step made.
+    pub starts: usize,
+}
+
+pub struct Scene {
+    pub name: &'static str,
+    pub play: fn(&mut Stage) -> Result<()>,
+}
+
+pub const SCENES: &[Scene] = &[
+    Scene { name: "deploy", play: deploy },
+    Scene { name: "slow-rollout", play: slow_rollout },
+    Scene { name: "hpa", play: hpa },
+    Scene { name: "keda", play: keda },
+    Scene { name: "bot", play: bot },
+    Scene { name: "sts", play: stateful },
+    Scene { name: "singles", play: singles },
+    Scene { name: "jobs", play: jobs },
+    Scene { name: "restarts", play: restarts },
+];
+
+/// One scene being played.
+pub struct Stage<'a> {
+    cluster: &'a Cluster,
+    namespace: String,
+    pub truths: Vec<Truth>,
+}
+
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(cluster: &'a Cluster, scene: &Scene) -> Result<Self> {
+        let namespace = format!("scene-{}", scene.name);
+        cluster.kubectl(&["create", "namespace", &namespace])?;
+        let stage = Self { cluster, namespace, truths: Vec::new() };
+        cluster.wait("the service account", Duration::from_secs(30), || {
+            Ok(stage.kubectl(&["get", "serviceaccount", "default"]).is_ok())
+        })?;
+        Ok(stage)
+    }
+
+    fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.cluster.kubectl(&[&["-n", &self.namespace], args].concat())
+    }
+
+    fn apply(&self, manifest: &str) -> Result<()> {
+        let file = std::path::Path::new(HOME).join(format!("{}.yaml", self.namespace));
+        fs::write(&file, manifest)?;
+        self.kubectl(&["apply", "-f", &file.display().to_string()])
+            .map(|_| ())
+            .with_context(|| format!("while applying\n{manifest}"))
+    }
+
+    /// Does something that starts `starts` containers, waits until they run, and notes why.
+    fn step(
+        &mut self,
+        causes: &[&'static str],
+        starts: usize,
+        act: impl Fn(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let before = self.started()?;
+        let from = now();
+        act(self)?;
+        let what = format!("{}: {starts} start(s) because of {}", self.namespace, causes.join(" or "));
+        self.cluster.wait(&what, Duration::from_secs(150), || {
+            let new = self.started()?.into_iter().filter(|id| !before.contains(id)).count();
+            Ok(new >= starts && self.quiet()?)
+        })?;
+        // The next step's starts must not fall into this one's time.
+        std::thread::sleep(Duration::from_millis(500));
+        let truth =
+            Truth { namespace: self.namespace.clone(), from, until: now(), causes: causes.to_vec(), starts };
+        self.truths.push(truth);
+        Ok(())
+    }
+
+    /// Ids of all containers the statuses tell, living and the last dead of each.
+    fn started(&self) -> Result<Vec<String>> {
+        let path = "jsonpath={range .items[*].status.containerStatuses[*]}{.containerID}{\"\\n\"}{.lastState.terminated.containerID}{\"\\n\"}{end}";
+        let text = self.kubectl(&["get", "pods", "-o", path])?;
+        Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// No pod is pending or going.
+    fn quiet(&self) -> Result<bool> {
+        let path = "jsonpath={range .items[*]}{.status.phase}{.metadata.deletionTimestamp}{\"\\n\"}{end}";
+        let text = self.kubectl(&["get", "pods", "-o", path])?;
+        Ok(text.lines().all(|line| matches!(line, "Running" | "Succeeded" | "Failed")))
+    }
+
+    fn first_pod(&self) -> Result<String> {
+        let name = self.kubectl(&["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"])?;
+        ensure!(!name.is_empty(), "{} has no pod", self.namespace);
+        Ok(name)
+    }
+
+    fn evict(&self, pod: &str) -> Result<()> {
+        let file = std::path::Path::new(HOME).join(format!("{}-evict.json", self.namespace));
+        let namespace = &self.namespace;
+        fs::write(
+            &file,
+            format!(
+                r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}","namespace":"{namespace}"}}}}"#
+            ),
+        )?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+        self.kubectl(&["create", "--raw", &path, "-f", &file.display().to_string()]).map(|_| ())
+    }
+}
+
+/// A small start-up spike, so that there is something to see.
+const SPIKE: &str =
+    r#"["/workload","spike","--peak","24","--steady","12","--ramp","0.3","--hold","0.2","--seconds","900"]"#;
+
+fn container(command: &str, more: &str) -> String {
+    format!("{{name: main, image: \"{IMAGE}\", imagePullPolicy: Never, command: {command}{more}}}")
+}
+
+fn scalable(kind: &str, name: &str, replicas: u32, more_spec: &str, container_more: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: {name}}}}}\n{more_spec}  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      terminationGracePeriodSeconds: 0\n      automountServiceAccountToken: false\n      containers: [{}]\n",
+        container(SPIKE, container_more)
+    )
+}
+
+fn scale(to: u32) -> impl Fn(&Stage) -> Result<()> {
+    move |stage| stage.kubectl(&["scale", "deployment/web", &format!("--replicas={to}")]).map(|_| ())
+}
+
+/// Through the scale subresource, under somebody's name.
+fn scale_as(manager: &'static str, to: u32) -> impl Fn(&Stage) -> Result<()> {
+    move |stage| {
+        let patch = format!("{{\"spec\":{{\"replicas\":{to}}}}}");
+        let manager = format!("--field-manager={manager}");
+        stage
+            .kubectl(&[
+                "patch",
+                "deployment/web",
+                "--subresource=scale",
+                "--type=merge",
+                &manager,
+                "-p",
+                &patch,
+            ])
+            .map(|_| ())
+    }
+}
+
+fn new_revision(what: &'static str, value: &'static str) -> impl Fn(&Stage) -> Result<()> {
+    move |stage| stage.kubectl(&["set", "env", what, &format!("REVISION={value}")]).map(|_| ())
+}
+
+fn deploy(stage: &mut Stage) -> Result<()> {
+    stage.step(&["first_deploy"], 3, |stage| stage.apply(&scalable("Deployment", "web", 3, "", "")))?;
+    stage.step(&["scale_up_manual"], 5, scale(8))?;
+    stage.step(&["reschedule"], 1, |stage| {
+        let pod = stage.first_pod()?;
+        stage.kubectl(&["delete", "pod", &pod, "--wait=false"]).map(|_| ())
+    })?;
+    stage.step(&["reschedule"], 1, |stage| stage.evict(&stage.first_pod()?))?;
+    stage.step(&["rollout"], 8, new_revision("deployment/web", "2"))?;
+    stage.step(&["scale_up_manual"], 2, |stage| {
+        // The whole object, as people's tools write it.
+        stage.kubectl(&["patch", "deployment/web", "-p", "{\"spec\":{\"replicas\":10}}"]).map(|_| ())
+    })?;
+    // Back to a ReplicaSet that is older than everything else.
+    stage
+        .step(&["rollout"], 10, |stage| stage.kubectl(&["rollout", "undo", "deployment/web"]).map(|_| ()))?;
+    // Fewer first, so that the last write of the controller is younger than the loss.
+    scale(6)(stage)?;
+    std::thread::sleep(Duration::from_secs(8));
+    stage.step(&["reschedule"], 1, |stage| {
+        let pod = stage.first_pod()?;
+        stage.kubectl(&["delete", "pod", &pod, "--wait=false"]).map(|_| ())
+    })
+}
+
+/// One pod after the other, each ready only after seconds: the last come long after the rollout began.
+fn slow_rollout(stage: &mut Stage) -> Result<()> {
+    let strategy = "  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}\n";
+    let probe = ", readinessProbe: {exec: {command: [\"/workload\", \"exit\", \"--after\", \"0\", \"--size\", \"1\"]}, initialDelaySeconds: 3, periodSeconds: 1}";
+    stage.step(&["first_deploy"], 4, |stage| {
+        stage.apply(&scalable("Deployment", "web", 4, strategy, probe))
+    })?;
+    stage.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    stage.step(&["rollout"], 4, |stage| {
+        new_revision("deployment/web", "2")(stage)?;
+        stage.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]).map(|_| ())
+    })
+}
+
+/// A real HorizontalPodAutoscaler needs no metrics to keep its minimum: it scales, writes and tells as always.
+fn hpa(stage: &mut Stage) -> Result<()> {
+    stage.step(&["first_deploy"], 1, |stage| stage.apply(&scalable("Deployment", "web", 1, "", "")))?;
+    stage.apply(&autoscaler("web", ""))?;
+    for (to, starts) in [(4, 3), (8, 4)] {
+        stage.step(&["scale_up_hpa"], starts, move |stage| {
+            let patch = format!("{{\"spec\":{{\"minReplicas\":{to}}}}}");
+            stage.kubectl(&["patch", "hpa/web", "-p", &patch]).map(|_| ())
+        })?;
+    }
+    stage.step(&["reschedule"], 1, |stage| {
+        std::thread::sleep(Duration::from_secs(8));
+        let pod = stage.first_pod()?;
+        stage.kubectl(&["delete", "pod", &pod, "--wait=false"]).map(|_| ())
+    })?;
+    stage.step(&["rollout"], 8, new_revision("deployment/web", "2"))
+}
+
+fn autoscaler(name: &str, owner: &str) -> String {
+    format!(
+        "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: {name}\n{owner}spec:\n  minReplicas: 1\n  maxReplicas: 12\n  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}\n  metrics: [{{type: External, external: {{metric: {{name: queue_depth}}, target: {{type: AverageValue, averageValue: \"5\"}}}}}}]\n"
+    )
+}
+
+/// KEDA's operator cannot be had here; its objects and its writes can: a ScaledObject that owns an HPA, and the activation
+/// from nothing under its manager's name.
+fn keda(stage: &mut Stage) -> Result<()> {
+    stage.cluster.wait("the ScaledObject definition", Duration::from_secs(20), || {
+        Ok(stage.kubectl(&["get", "scaledobjects.keda.sh"]).is_ok())
+    })?;
+    stage.step(&["first_deploy"], 1, |stage| stage.apply(&scalable("Deployment", "web", 1, "", "")))?;
+    stage.apply(
+        "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: web}\nspec: {scaleTargetRef: {name: web}, triggers: [{type: rabbitmq}]}\n",
+    )?;
+    let uid = stage.kubectl(&["get", "scaledobject/web", "-o", "jsonpath={.metadata.uid}"])?;
+    let owner = format!(
+        "  ownerReferences: [{{apiVersion: keda.sh/v1alpha1, kind: ScaledObject, name: web, uid: {uid}, controller: true}}]\n"
+    );
+    stage.apply(&autoscaler("keda-hpa-web", &owner))?;
+    std::thread::sleep(Duration::from_secs(3));
+    stage.step(&["scale_up_keda"], 3, |stage| {
+        stage.kubectl(&["patch", "hpa/keda-hpa-web", "-p", "{\"spec\":{\"minReplicas\":4}}"]).map(|_| ())
+    })?;
+    stage.kubectl(&["delete", "hpa/keda-hpa-web"])?;
+    scale_as("keda", 0)(stage)?;
+    stage.cluster.wait("no pods", Duration::from_secs(60), || {
+        Ok(stage.kubectl(&["get", "pods", "-o", "name"])?.is_empty())
+    })?;
+    stage.step(&["scale_up_keda"], 1, scale_as("keda", 1))
+}
+
+fn bot(stage: &mut Stage) -> Result<()> {
+    stage.step(&["first_deploy"], 1, |stage| stage.apply(&scalable("Deployment", "web", 1, "", "")))?;
+    stage.step(&["scale_up_unknown"], 3, scale_as("my-autoscaler", 4))
+}
+
+fn stateful(stage: &mut Stage) -> Result<()> {
+    let spec = "  serviceName: db\n  podManagementPolicy: Parallel\n";
+    stage.step(&["first_deploy"], 2, |stage| stage.apply(&scalable("StatefulSet", "db", 2, spec, "")))?;
+    stage.step(&["scale_up_manual"], 2, |stage| {
+        stage.kubectl(&["scale", "statefulset/db", "--replicas=4"]).map(|_| ())
+    })?;
+    stage.step(&["reschedule"], 1, |stage| {
+        std::thread::sleep(Duration::from_secs(8));
+        stage.kubectl(&["delete", "pod", "db-1", "--wait=false"]).map(|_| ())
+    })?;
+    stage.step(&["rollout"], 4, |stage| {
+        new_revision("statefulset/db", "2")(stage)?;
+        stage.kubectl(&["rollout", "status", "statefulset/db", "--timeout=90s"]).map(|_| ())
+    })
+}
+
+fn pod(name: &str, policy: &str, command: &str, more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  terminationGracePeriodSeconds: 1\n  automountServiceAccountToken: false\n  containers: [{}]\n---\n",
+        container(command, more)
+    )
+}
+
+fn singles(stage: &mut Stage) -> Result<()> {
+    stage.step(&["standalone"], 4, |stage| {
+        stage.apply(&(1..=4).map(|n| pod(&format!("alone-{n}"), "Always", SPIKE, "")).collect::<String>())
+    })?;
+    let daemon = scalable("DaemonSet", "agent", 1, "", "").replace("  replicas: 1\n", "");
+    stage.step(&["daemonset"], 1, |stage| stage.apply(&daemon))?;
+    stage.step(&["daemonset"], 1, new_revision("daemonset/agent", "2"))?;
+    let manifest = std::path::Path::new(HOME).join("manifests/static.yaml");
+    let namespace = stage.namespace.clone();
+    stage.step(&["static_pod"], 1, |_| {
+        let text = pod("static", "Always", SPIKE, "")
+            .replace("{name: static}", &format!("{{name: static, namespace: {namespace}}}"));
+        fs::write(&manifest, text.trim_end_matches("---\n")).context("cannot write the static pod")
+    })?;
+    fs::remove_file(&manifest)?;
+    Ok(())
+}
+
+fn jobs(stage: &mut Stage) -> Result<()> {
+    let template = |command: &str| {
+        format!(
+            "{{spec: {{restartPolicy: Never, automountServiceAccountToken: false, containers: [{}]}}}}",
+            container(command, "")
+        )
+    };
+    let short = r#"["/workload","exit","--after","2"]"#;
+    stage.step(&["job"], 3, |stage| {
+        stage.apply(&format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: import}}\nspec: {{completions: 3, parallelism: 3, template: {}}}\n",
+            template(short)
+        ))
+    })?;
+    stage.step(&["cronjob"], 1, |stage| {
+        stage.apply(&format!(
+            "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: report}}\nspec: {{schedule: \"* * * * *\", jobTemplate: {{spec: {{template: {}}}}}}}\n",
+            template(short)
+        ))
+    })?;
+    stage.kubectl(&["delete", "cronjob/report"]).map(|_| ())
+}
+
+/// Each pod starts once, and again and again for its own reason: the first is told apart by its time.
+fn restarts(stage: &mut Stage) -> Result<()> {
+    let table: [(&str, &[&'static str], &str, &str); 4] = [
+        ("crash", &["restart_after_failure"], r#"["/workload","exit","--code","3","--after","3"]"#, ""),
+        ("done", &["restart_after_completion"], r#"["/workload","exit","--after","3"]"#, ""),
+        (
+            "oom",
+            &["restart_after_oom_kill"],
+            r#"["/workload","spike","--peak","400","--steady","10","--ramp","4"]"#,
+            ", resources: {limits: {memory: 256Mi}}",
+        ),
+        (
+            "probe",
+            &["restart_after_kill"],
+            SPIKE,
+            ", livenessProbe: {exec: {command: [\"/workload\", \"exit\", \"--code\", \"1\", \"--after\", \"0\", \"--size\", \"1\"]}, initialDelaySeconds: 4, periodSeconds: 1, failureThreshold: 1}",
+        ),
+    ];
+    for (name, causes, command, more) in table {
+        let namespace = stage.namespace.clone();
+        // Three starts: the first is the pod's, the others its restarts (the kubelet waits 10 s and 20 s between them).
+        stage.step(&["standalone"], 1, |stage| stage.apply(&pod(name, "Always", command, more)))?;
+        let restarted = |stage: &Stage| -> Result<u32> {
+            let count = stage.kubectl(&[
+                "get",
+                "pod",
+                name,
+                "-o",
+                "jsonpath={.status.containerStatuses[0].restartCount}",
+            ])?;
+            Ok(count.parse()?)
+        };
+        let from = now();
+        stage
+            .cluster
+            .wait(&format!("restarts of {name}"), Duration::from_secs(120), || Ok(restarted(stage)? >= 2))?;
+        std::thread::sleep(Duration::from_millis(700));
+        stage.truths.push(Truth { namespace, from, until: now(), causes: causes.to_vec(), starts: 2 });
+        stage.kubectl(&["delete", "pod", name, "--wait=true"])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The ledger: who scaled what, when, for the whole cluster. The same binary, as a small Deployment.
+//!
+//! Agents see only their own node; that a Deployment went from 2 to 4 because of a queue is nobody's business there. One
+//! process watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets and a few events, keeps two hours
+//! of changes, and answers agents by uid. Losing it makes causes less sure, and nothing else.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use kube::Client;
+
+use crate::kubernetes;
+
+pub mod ask;
+pub mod book;
+pub mod lease;
+pub mod metrics;
+pub mod secret;
+pub mod serve;
+pub mod watch;
+
+use book::Book;
+
+/// The book, shared between those who write it and those who read it; never held across an await.
+#[derive(Clone, Default)]
+pub struct Shared {
+    book: Arc<Mutex<Book>>,
+    pub metrics: metrics::Metrics,
+}
+
+impl Shared {
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        // A panic while it is held leaves a book that lacks a change: still the best there is.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CannotRun {
+    #[error(transparent)]
+    Connect(#[from] kubernetes::CannotConnect),
+    #[error(transparent)]
+    Serve(#[from] serve::CannotServe),
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Address on which agents ask, by TLS
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9845", env = "OBSERVER_LEDGER_LISTEN")]
+    pub listen: SocketAddr,
+    /// Address of /metrics, /healthz and /readyz, in the clear
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:9846",
+        env = "OBSERVER_LEDGER_METRICS_LISTEN"
+    )]
+    pub metrics_listen: SocketAddr,
+    /// Certificate chain (PEM)
+    #[arg(long, value_name = "FILE", env = "OBSERVER_LEDGER_CERT")]
+    pub cert: PathBuf,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", env = "OBSERVER_LEDGER_KEY")]
+    pub key: PathBuf,
+    /// Service accounts that may ask, as namespace:name; may be given again
+    #[arg(
+        long = "allow",
+        value_name = "NAMESPACE:NAME",
+        default_value = "observer:observer",
+        env = "OBSERVER_LEDGER_ALLOW",
+        value_delimiter = ','
+    )]
+    pub allowed: Vec<String>,
+    /// Namespace of the Lease by which one of several replicas is chosen; without it this one always watches
+    #[arg(long, value_name = "NAMESPACE", env = "OBSERVER_LEDGER_LEASE_NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// Name of this replica in the Lease
+    #[arg(long, value_name = "NAME", default_value = "observer-ledger", env = "OBSERVER_LEDGER_IDENTITY")]
+    pub identity: String,
+    /// How to reach the Kubernetes API, instead of the pod's service account
+    #[arg(long, value_name = "FILE", env = "OBSERVER_LEDGER_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Waits for its turn, watches and answers, until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> Result<(), CannotRun> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).map_err(CannotRun::Signals)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(CannotRun::Signals)?;
+    let client = kubernetes::client(options.kubeconfig.as_ref()).await?;
+    let shared = Shared::default();
+    tokio::select! {
+        done = work(&options, client, shared) => done,
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+    }
+}
+
+async fn work(options: &Options, client: Client, shared: Shared) -> Result<(), CannotRun> {
+    let ready = serve::Ready::default();
+    let server = serve::Server::new(options, client.clone(), shared.clone(), ready.clone())?;
+    let watching = async {
+        if let Some(namespace) = &options.lease_namespace {
+            tracing::info!("waiting for the lease {namespace}/{}", lease::NAME);
+            lease::acquire(&client, namespace, &options.identity).await;
+        }
+        tracing::info!("watching the cluster's workloads");
+        let renewed = async {
+            match &options.lease_namespace {
+                Some(namespace) => lease::keep(&client, namespace, &options.identity).await,
+                None => std::future::pending().await,
+            }
+        };
+        let synced = watch::all(client.clone(), shared.clone(), || ready.set());
+        tokio::select! {
+            () = renewed => tracing::warn!("the lease was lost to another replica; ending, to begin anew as the one that waits"),
+            () = synced => {}
+        }
+    };
+    tokio::select! {
+        served = server.run() => served.map_err(Into::into),
+        () = watching => Ok(()),
+    }
+}

@@ -1,0 +1,132 @@
+//! The ledger's own series: what happened in the cluster, and what watching it takes.
+
+use prometheus::{CounterVec, GaugeVec, Registry};
+
+use super::book::{News, Sizes};
+use crate::{
+    metrics::{Declaration, Kind},
+    objects::Changed,
+};
+
+static SCALINGS: Declaration = Declaration {
+    name: "observer_ledger_scale_events_total",
+    kind: Kind::Counter,
+    labels: &["namespace", "workload", "workload_type", "by", "direction"],
+    help: "Changes of a workload's replicas in the whole cluster, by who made them and direction (up, down).",
+};
+static ROLLOUTS: Declaration = Declaration {
+    name: "observer_ledger_rollouts_total",
+    kind: Kind::Counter,
+    labels: &["namespace", "workload", "workload_type"],
+    help: "New revisions begun, in the whole cluster.",
+};
+static OBJECTS: Declaration = Declaration {
+    name: "observer_ledger_objects_seen_total",
+    kind: Kind::Counter,
+    labels: &["kind"],
+    help: "Objects the API server sent, by kind: what the ledger's watches cost.",
+};
+static FAILURES: Declaration = Declaration {
+    name: "observer_ledger_watch_failures_total",
+    kind: Kind::Counter,
+    labels: &["kind"],
+    help: "Times a watch failed and was begun again.",
+};
+static ASKED: Declaration = Declaration {
+    name: "observer_ledger_requests_total",
+    kind: Kind::Counter,
+    labels: &["result"],
+    help: "Questions of agents: answered, refused (no right token), failed.",
+};
+static WORKLOADS: Declaration = Declaration {
+    name: "observer_ledger_workloads",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Workloads whose changes are kept.",
+};
+static CHANGES: Declaration = Declaration {
+    name: "observer_ledger_changes",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Changes kept, of two hours at the most.",
+};
+static REFUSED: Declaration = Declaration {
+    name: "observer_ledger_workloads_refused_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Objects of workloads that found no room in the book.",
+};
+
+pub static ALL: &[&Declaration] =
+    &[&SCALINGS, &ROLLOUTS, &OBJECTS, &FAILURES, &ASKED, &WORKLOADS, &CHANGES, &REFUSED];
+
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    scalings: CounterVec,
+    rollouts: CounterVec,
+    objects: CounterVec,
+    failures: CounterVec,
+    asked: CounterVec,
+    workloads: GaugeVec,
+    changes: GaugeVec,
+    refused: CounterVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        Self {
+            scalings: SCALINGS.counters(&registry),
+            rollouts: ROLLOUTS.counters(&registry),
+            objects: OBJECTS.counters(&registry),
+            failures: FAILURES.counters(&registry),
+            asked: ASKED.counters(&registry),
+            workloads: WORKLOADS.gauges(&registry),
+            changes: CHANGES.gauges(&registry),
+            refused: REFUSED.counters(&registry),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    pub fn seen(&self, kind: &str) {
+        self.objects.with_label_values(&[kind]).inc();
+    }
+
+    pub fn failed(&self, kind: &str) {
+        self.failures.with_label_values(&[kind]).inc();
+    }
+
+    pub fn asked(&self, result: &str) {
+        self.asked.with_label_values(&[result]).inc();
+    }
+
+    pub fn news(&self, news: &News) {
+        for (workload, namespace, change) in news {
+            let kind = workload.kind.to_lowercase();
+            let labels = [namespace.as_str(), &workload.name, &kind];
+            match &change.what {
+                Changed::Scaled { from, to, by } => {
+                    let direction = if to > from { "up" } else { "down" };
+                    let [namespace, name, kind] = labels;
+                    self.scalings
+                        .with_label_values(&[namespace, name, kind, by.kind.name(), direction])
+                        .inc();
+                }
+                Changed::RolledOut { .. } => self.rollouts.with_label_values(&labels).inc(),
+                Changed::Created | Changed::Disrupted { .. } => {}
+            }
+        }
+    }
+
+    pub fn render(&self, sizes: Sizes) -> String {
+        let none = &[] as &[&str];
+        self.workloads.with_label_values(none).set(sizes.workloads as f64);
+        self.changes.with_label_values(none).set(sizes.changes as f64);
+        let refused = self.refused.with_label_values(none);
+        refused.inc_by((sizes.refused as f64 - refused.get()).max(0.0));
+        crate::metrics::render(&self.registry)
+    }
+}
