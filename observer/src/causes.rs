@@ -11,11 +11,11 @@ use std::{
 use crate::{
     cause::{
         Cause, Decision,
-        decide::{Before, Facts, decide},
+        decide::{Before, Facts, Looks, decide},
     },
     event::CgroupId,
     finding::{Caused, Container, Ended},
-    objects::{Reference, Uid},
+    objects::{Owner, Pod, Reference, Uid},
     pods::Pods,
     time::Time,
 };
@@ -57,7 +57,30 @@ struct Start {
     at: Time,
     /// How the one before it ended, as it was when this one started.
     before: Option<Before>,
+    /// The pod's owners as they were at the first look after it came: later ones tell of later changes.
+    owners: Option<Owners>,
     told: Option<Decision>,
+}
+
+#[derive(Debug)]
+struct Owners {
+    owner: Owner,
+    top: Option<Owner>,
+    looks: Looks,
+}
+
+impl Owners {
+    /// `None`: not all of them have been looked up yet.
+    fn at_first_look(pods: &Pods, pod: &Pod) -> Option<Self> {
+        let owner = pods.owner(pod)?.clone();
+        let top = pods.top(pod).cloned();
+        let looked_up = owner.controller.as_ref().is_none_or(|above| !above.has_metadata());
+        (top.is_some() || looked_up).then(|| Self {
+            owner,
+            top,
+            looks: pods.looks(pod).cloned().unwrap_or_default(),
+        })
+    }
 }
 
 impl Causes {
@@ -76,8 +99,9 @@ impl Causes {
         let before = self.ends.get(&key).map(|cause| Before { cause: *cause, same_pod: true });
         self.members.insert(container.cgroup, key);
         let (pod, id) = (pod.to_owned(), id.to_owned());
-        let start = Start { container: container.clone(), pod, id, at, before, told: None };
-        self.open.insert(container.cgroup, start);
+        let container = container.clone();
+        let start = Start { container, pod, id, at, before, owners: None, told: None };
+        self.open.insert(start.container.cgroup, start);
     }
 
     pub fn ended(&mut self, ended: &Ended) {
@@ -106,13 +130,17 @@ impl Causes {
         let mut told = Vec::new();
         self.open.retain(|_, start| {
             let pod = pods.get(&start.pod);
+            if start.owners.is_none() {
+                start.owners = pod.and_then(|pod| Owners::at_first_look(pods, pod));
+            }
+            let owners = start.owners.as_ref();
             let facts = Facts {
                 pod,
                 container: pod.and_then(|pod| pod.container(&start.id)),
                 before: start.before,
-                owner: pod.and_then(|pod| pods.owner(pod)),
-                top: pod.and_then(|pod| pods.top(pod)),
-                looks: pod.and_then(|pod| pods.looks(pod)),
+                owner: owners.map(|owners| &owners.owner),
+                top: owners.and_then(|owners| owners.top.as_ref()),
+                looks: owners.map(|owners| &owners.looks),
                 record: pod.and_then(|pod| pods.record_of(pod)),
                 booted: self.booted,
             };
@@ -127,7 +155,12 @@ impl Causes {
             let better = match &start.told {
                 _ if waits => false,
                 None => decision.confidence >= SURE || age >= SETTLES,
-                Some(before) => decision.confidence > before.confidence,
+                // Of two that are as sure the later is taken: it knows what the first did, and more.
+                Some(before) => {
+                    let other = decision.cause != before.cause || decision.scaled != before.scaled;
+                    decision.confidence > before.confidence
+                        || (decision.confidence == before.confidence && other)
+                }
             };
             if better {
                 let container = start.container.clone();

@@ -102,7 +102,7 @@ async fn pods(
                 let Some(pod) = pod::parse(&pod) else { continue };
                 let new = known.insert(pod.uid.clone(), true).is_none();
                 if let Some(controller) = pod.controller.clone().filter(|_| new)
-                    && owner::is_looked_up(&controller)
+                    && controller.has_metadata()
                 {
                     if let Some(came) = &came {
                         let _ = came.try_send(controller.uid.clone()); // asked about with the next pod of its
@@ -182,7 +182,7 @@ async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::
             next = Instant::now() + Duration::from_secs(1) / BUDGET;
             match look(&client, &namespace, &reference).await {
                 Ok(Some(found)) => {
-                    above = found.controller.clone().filter(owner::is_looked_up);
+                    above = found.controller.clone().filter(Reference::has_metadata);
                     if out.send(event(What::Owner(Box::new(found)))).await.is_err() {
                         return;
                     }

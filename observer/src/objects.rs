@@ -51,6 +51,13 @@ pub struct Reference {
     pub uid: Uid,
 }
 
+impl Reference {
+    /// Whether its metadata tells anything of causes: of a DaemonSet or a mirror pod's node, the kind says all.
+    pub fn has_metadata(&self) -> bool {
+        matches!(self.kind.as_str(), "ReplicaSet" | "Deployment" | "StatefulSet" | "Job" | "Rollout")
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PodContainer {
     pub name: String,
@@ -222,6 +229,9 @@ pub struct By {
     /// The autoscaler's own words: metric or trigger.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Nobody said so: it is the one who could have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guessed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -270,6 +280,9 @@ pub fn is_controller_manager(manager: &str) -> bool {
 
 /// What a write to spec.replicas by this manager is.
 pub fn who(writer: &Writer) -> ByKind {
+    if writer.manager.is_empty() {
+        return ByKind::Unknown; // nobody is named: see docs/causes.md on scaling from zero
+    }
     match (writer.manager.as_str(), writer.scale) {
         (manager, true) if is_controller_manager(manager) => ByKind::Hpa,
         ("keda", true) => ByKind::Keda,

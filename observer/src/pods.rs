@@ -176,7 +176,9 @@ impl Pods {
 
     /// The owner's owner, if it has one that is known.
     pub fn top(&self, pod: &Pod) -> Option<&Owner> {
-        self.owners.get(&self.owner(pod)?.controller.as_ref()?.uid)
+        let top = self.owners.get(&self.owner(pod)?.controller.as_ref()?.uid)?;
+        let seen = self.pods.get(&pod.uid)?.seen;
+        (top.looked >= seen).then_some(top)
     }
 
     pub fn looks(&self, pod: &Pod) -> Option<&Looks> {

@@ -5,7 +5,7 @@
 
 use crate::{
     cause::{Cause, Decision, Scaled},
-    objects::{By, Change, Changed, Owner, Pod, PodContainer, Record, Role, Terminated, who},
+    objects::{By, ByKind, Change, Changed, Owner, Pod, PodContainer, Record, Role, Terminated, who},
 };
 
 /// A workload's first pods come with it; its first autoscaling comes later (the HPA waits for metrics).
@@ -246,6 +246,11 @@ fn scaled_up(change: &Change, made: f64, confidence: f64) -> Option<Decision> {
     let reason = if by.reason.is_empty() { String::new() } else { format!(": {}", by.reason) };
     let who = format!("by {} {}{reason}", by.kind.name(), by.name);
     let scaled = Scaled { at: change.at, from: Some(*from), to: *to, by: by.clone() };
+    let confidence = match by.kind {
+        _ if by.guessed => confidence * 0.85,
+        ByKind::Unknown if by.name.is_empty() => confidence * 0.7,
+        _ => confidence,
+    };
     let decision = Decision::new(
         Cause::scale_up(by.kind),
         confidence,
@@ -293,12 +298,12 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         );
     }
     let share = match who(&writer) {
-        crate::objects::ByKind::Unknown => 0.7,
-        crate::objects::ByKind::Manual => 0.95,
+        ByKind::Unknown => 0.7,
+        ByKind::Manual => 0.95,
         _ => 0.85,
     };
     let scale_up = |from: Option<u64>, confidence: f64, why: String| {
-        let by = By { kind: who(&writer), name: writer.manager.clone(), reason: String::new() };
+        let by = By { kind: who(&writer), name: writer.manager.clone(), ..By::default() };
         let at = owner.controller_wrote.unwrap_or(made);
         let scaled = Scaled { at, from, to: owner.desired.unwrap_or_default(), by };
         let evidence = format!(
@@ -309,6 +314,21 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         let decision = Decision::new(Cause::scale_up(who(&writer)), confidence * share, why).also(evidence);
         Decision { scaled: Some(scaled), ..decision }
     };
+    // Written again after the pod came: what was written when it came is covered.
+    if wrote.is_some_and(|since| since < -TRUNCATION) {
+        let evidence = "its ReplicaSet was written again since";
+        let scale = Cause::scale_up(who(&writer));
+        return if revised || stepped || (!first && age <= ROLLOUT_SECONDS) || owner.reused {
+            Decision::new(Cause::Rollout, 0.6, evidence).or(&[scale, Cause::Reschedule])
+        } else if let Some((from, to)) = grew {
+            let by = By { kind: who(&writer), name: writer.manager.clone(), ..By::default() };
+            let scaled = Scaled { at: made, from: Some(from), to, by };
+            let decision = Decision::new(scale, 0.6, evidence).or(&[Cause::Reschedule]);
+            Decision { scaled: Some(scaled), ..decision }
+        } else {
+            Decision::new(Cause::Reschedule, 0.5, evidence).or(&[scale])
+        };
+    }
     if follows && (revised || stepped) {
         let what = if revised { "revision" } else { "own replicas" };
         return Decision::new(
@@ -371,7 +391,7 @@ fn stateful(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         _ => false,
     };
     let cause = Cause::scale_up(who(&writer));
-    let by = By { kind: who(&writer), name: writer.manager, reason: String::new() };
+    let by = By { kind: who(&writer), name: writer.manager, ..By::default() };
     let scaled = Scaled { at: made, from: None, to: u64::from(pod.ordinal.unwrap_or_default()) + 1, by };
     let confidence = if beyond { 0.8 } else { 0.6 };
     let decision = Decision::new(cause, confidence, "no pod of its name was here before")
@@ -386,8 +406,237 @@ fn reschedule(facts: &Facts, pod: &Pod, evidence: &str) -> Decision {
     });
     match lost {
         Some((name, reason, _)) => {
-            Decision::new(Cause::Reschedule, 0.9, evidence).also(format!("{name} was lost before: {reason}"))
+            // A deletion alone may have been of a scale-down or a rollout.
+            let sure = if reason == "deleted" { 0.8 } else { 0.9 };
+            Decision::new(Cause::Reschedule, sure, evidence).also(format!("{name} was lost before: {reason}"))
         }
         None => Decision::new(Cause::Reschedule, 0.7, evidence).or(&[Cause::ScaleUpUnknown]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{Reference, Writer};
+
+    const MADE: f64 = 10_000.0;
+
+    fn pod(kind: &str) -> Pod {
+        Pod {
+            uid: "u".into(),
+            name: "web-7-x".into(),
+            created: MADE,
+            controller: (!kind.is_empty()).then(|| Reference {
+                kind: kind.into(),
+                name: "web-7".into(),
+                uid: "o".into(),
+                ..Reference::default()
+            }),
+            revision_hash: Some("7".into()),
+            ..Pod::default()
+        }
+    }
+
+    /// A ReplicaSet of revision 2 made long ago, written `wrote` seconds before the pod.
+    fn set(wrote: f64) -> Owner {
+        Owner {
+            kind: "ReplicaSet".into(),
+            created: MADE - 9000.0,
+            revision: Some(2),
+            desired: Some(4),
+            generation: 5,
+            controller_wrote: Some(MADE - wrote),
+            ..Owner::default()
+        }
+    }
+
+    fn deployment(age: f64, manager: &str, scale: bool) -> Owner {
+        Owner {
+            kind: "Deployment".into(),
+            name: "web".into(),
+            created: MADE - age,
+            replicas_set_by: Some(Writer { manager: manager.into(), scale }),
+            ..Owner::default()
+        }
+    }
+
+    fn record(changes: Vec<Change>) -> Record {
+        Record { observed_since: MADE - 5000.0, changes, ..Record::default() }
+    }
+
+    fn scaled(before: f64, from: u64, to: u64, kind: ByKind) -> Change {
+        let by = By { kind, name: "somebody".into(), ..By::default() };
+        Change { at: MADE - before, what: Changed::Scaled { from, to, by } }
+    }
+
+    fn rolled(before: f64, stepped: f64, revision: &str) -> Change {
+        let what = Changed::RolledOut { revision: revision.into(), stepped: MADE - stepped };
+        Change { at: MADE - before, what }
+    }
+
+    fn told(facts: Facts) -> String {
+        let decision = decide(&facts).unwrap();
+        format!("{} {:.2}", decision.cause.name(), decision.confidence)
+    }
+
+    #[test]
+    fn what_the_kind_of_owner_says_is_certain() {
+        let table = [
+            (pod(""), "standalone 1.00"),
+            (pod("DaemonSet"), "daemonset 1.00"),
+            (Pod { config_hash: Some("h".into()), ..pod("Node") }, "static_pod 1.00"),
+            (pod("Job"), "job 0.60"),
+        ];
+        for (pod, expected) in table {
+            assert_eq!(told(Facts { pod: Some(&pod), ..Facts::default() }), expected);
+        }
+    }
+
+    #[test]
+    fn with_the_ledger_the_history_decides() {
+        let created = |age: f64| Change { at: MADE - age, what: Changed::Created };
+        let lost = Change {
+            at: MADE - 3.0,
+            what: Changed::Disrupted { pod: "web-7-y".into(), reason: "Evicted".into() },
+        };
+        let table = [
+            ("made with it", vec![created(2.0)], "first_deploy 0.95"),
+            ("scaled just now", vec![created(900.0), scaled(1.0, 2, 4, ByKind::Hpa)], "scale_up_hpa 1.00"),
+            ("scaled down just now", vec![created(900.0), scaled(1.0, 4, 2, ByKind::Hpa)], "reschedule 0.95"),
+            ("a rollout", vec![created(900.0), rolled(1.0, 1.0, "7")], "rollout 0.95"),
+            ("late in a slow rollout", vec![created(900.0), rolled(300.0, 1.0, "7")], "rollout 0.95"),
+            ("long after a rollout", vec![created(900.0), rolled(300.0, 200.0, "7")], "reschedule 0.95"),
+            ("another revision's rollout", vec![created(900.0), rolled(1.0, 1.0, "8")], "reschedule 0.95"),
+            ("lost", vec![created(900.0), lost], "reschedule 0.95"),
+            (
+                "scaled, then rolled out",
+                vec![created(900.0), scaled(9.0, 2, 4, ByKind::Manual), rolled(1.0, 1.0, "7")],
+                "rollout 0.95",
+            ),
+            (
+                "scaled in a rollout",
+                vec![created(900.0), rolled(30.0, 2.0, "7"), scaled(1.0, 2, 4, ByKind::Manual)],
+                "scale_up_manual 0.60",
+            ),
+            (
+                "held back since the scale-up",
+                vec![created(900.0), scaled(100.0, 2, 4, ByKind::Hpa)],
+                "reschedule 0.75",
+            ),
+        ];
+        let pod = pod("ReplicaSet");
+        for (name, changes, expected) in table {
+            let record = record(changes);
+            let facts = Facts { pod: Some(&pod), record: Some(&record), ..Facts::default() };
+            assert_eq!(told(facts), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn one_look_is_never_sure_of_what_a_second_change_may_cover() {
+        let look = |desired, revision, generation| {
+            Some(Looks {
+                before: Some(Look { desired: Some(desired), revision: Some(revision), generation }),
+                ..Looks::default()
+            })
+        };
+        let new = |age: f64| Owner { created: MADE - age, ..set(0.0) };
+        let first = |age: f64| Owner { revision: Some(1), created: MADE - age, ..set(age) };
+        let kcm = "kube-controller-manager";
+        let table = [
+            ("just made", first(1.0), deployment(1.0, "kubectl", false), None, "first_deploy 0.95"),
+            ("made and scaled", first(20.0), deployment(20.0, kcm, true), look(2, 1, 4), "reschedule 0.70"),
+            ("a new set", new(1.0), deployment(900.0, "kubectl", false), None, "rollout 0.95"),
+            ("written just now", set(1.0), deployment(900.0, kcm, true), None, "scale_up_hpa 0.68"),
+            (
+                "seen to grow",
+                set(1.0),
+                deployment(900.0, "kubectl", true),
+                look(2, 2, 4),
+                "scale_up_manual 0.90",
+            ),
+            ("seen to be revised", set(1.0), deployment(900.0, kcm, true), look(2, 1, 4), "rollout 0.90"),
+            ("seen to step", set(1.0), deployment(900.0, kcm, true), look(4, 2, 4), "rollout 0.90"),
+            ("not written", set(60.0), deployment(900.0, kcm, true), None, "reschedule 0.70"),
+            (
+                "written again since",
+                set(-9.0),
+                deployment(900.0, kcm, true),
+                look(2, 2, 4),
+                "scale_up_hpa 0.60",
+            ),
+        ];
+        let pod = pod("ReplicaSet");
+        for (name, owner, top, looks, expected) in table {
+            let facts = Facts {
+                pod: Some(&pod),
+                owner: Some(&owner),
+                top: Some(&top),
+                looks: looks.as_ref(),
+                ..Facts::default()
+            };
+            assert_eq!(told(facts), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_restart_is_told_by_how_the_one_before_ended() {
+        let ended = |code: i32, reason: &str| {
+            Some(Terminated { code, reason: reason.into(), finished: Some(500.0), ..Terminated::default() })
+        };
+        let table = [
+            (ended(137, "OOMKilled"), false, "restart_after_oom_kill 0.95"),
+            (ended(137, "Error"), true, "restart_after_kill 0.90"),
+            (ended(137, "Error"), false, "restart_after_kill 0.70"),
+            (ended(1, "Error"), false, "restart_after_failure 0.95"),
+            (ended(0, "Completed"), false, "restart_after_completion 0.95"),
+            (ended(0, "Completed"), true, "restart_after_completion 0.70"),
+        ];
+        let pod = pod("");
+        for (last, liveness_probe, expected) in table {
+            let container = PodContainer { restarts: 1, last, liveness_probe, ..PodContainer::default() };
+            let facts = Facts { pod: Some(&pod), container: Some(&container), ..Facts::default() };
+            assert_eq!(told(facts), expected);
+        }
+        let container = PodContainer { restarts: 1, last: ended(0, "Completed"), ..PodContainer::default() };
+        let booted =
+            Facts { pod: Some(&pod), container: Some(&container), booted: Some(600.0), ..Facts::default() };
+        assert_eq!(told(booted), "restart_after_reboot 0.95");
+    }
+
+    proptest::proptest! {
+        /// Clocks may be anywhere, and objects may be absurd: there is always an answer, and its confidence is one.
+        #[test]
+        fn no_facts_are_too_absurd(
+            times in proptest::collection::vec(proptest::num::f64::ANY, 5),
+            numbers in proptest::collection::vec(proptest::num::u64::ANY, 4),
+            kind in "(ReplicaSet|StatefulSet|Job|Rollout|)",
+        ) {
+            let pod = Pod { created: times[0], ..pod(&kind) };
+            let owner = Owner {
+                created: times[1],
+                controller_wrote: Some(times[2]),
+                desired: Some(numbers[0]),
+                revision: Some(numbers[1]),
+                ..set(0.0)
+            };
+            let looks = Looks {
+                before: Some(Look { desired: Some(numbers[2]), revision: Some(numbers[3]), generation: 0 }),
+                lost: vec![("x".into(), "y".into(), times[3])],
+                ..Looks::default()
+            };
+            let record = record(vec![scaled(times[4], numbers[0], numbers[1], ByKind::Hpa), rolled(times[3], 0.0, "7")]);
+            for record in [None, Some(&record)] {
+                let facts = Facts {
+                    pod: Some(&pod),
+                    owner: Some(&owner),
+                    looks: Some(&looks),
+                    record,
+                    ..Facts::default()
+                };
+                let decision = decide(&facts).unwrap();
+                proptest::prop_assert!((0.0..=1.0).contains(&decision.confidence));
+            }
+        }
     }
 }

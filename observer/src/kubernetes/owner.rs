@@ -3,12 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::metadata;
-use crate::objects::{Owner, Reference};
-
-/// Whether anything is to be learned from it: of a DaemonSet or a mirror pod's node, the kind says all.
-pub fn is_looked_up(reference: &Reference) -> bool {
-    matches!(reference.kind.as_str(), "ReplicaSet" | "Deployment" | "StatefulSet" | "Job" | "Rollout")
-}
+use crate::objects::Owner;
 
 pub fn parse(of: &ObjectMeta, kind: &str, looked: f64) -> Owner {
     let number = |name: &str| metadata::annotation(of, name).and_then(|text| text.parse().ok());

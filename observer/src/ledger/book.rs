@@ -43,6 +43,7 @@ struct Workload {
 struct Set {
     workload: Uid,
     revision: Option<u64>,
+    desired: Option<u64>,
     generation: i64,
 }
 
@@ -88,7 +89,7 @@ impl Book {
     pub fn workload(&mut self, owner: &Owner, api_version: &str, now: f64) {
         let writer = owner.replicas_set_by.clone();
         let Some(workload) = self.open(owner, api_version, now) else { return };
-        workload.writer = writer.or(workload.writer.take());
+        workload.writer = writer;
         self.judge_again(&owner.uid.clone(), now);
     }
 
@@ -102,7 +103,7 @@ impl Book {
     ) -> News {
         let writer = owner.replicas_set_by.clone();
         let Some(workload) = self.open(owner, "apps/v1", now) else { return News::new() };
-        workload.writer = writer.or(workload.writer.take());
+        workload.writer = writer;
         // Seen at most a second after it was written, on this clock; the API's times are whole seconds.
         let at = (now - 1.0).floor();
         let before = workload.desired.replace(replicas);
@@ -142,18 +143,19 @@ impl Book {
         let mut changes = Vec::new();
         let known = known.unwrap_or_default();
         let begun = if set.reused || known.generation > 0 { at } else { set.created };
-        if set.revision.is_some_and(|revision| revision > 1)
-            && set.revision > known.revision
-            && now - begun < KEPT_SECONDS
-        {
+        let newer = set.revision > known.revision;
+        if newer && set.revision.is_some_and(|revision| revision > 1) && now - begun < KEPT_SECONDS {
             let rolled = Changed::RolledOut { revision: hash.clone(), stepped: at.max(begun) };
             changes.push(Change { at: begun, what: rolled });
         }
-        let scaled = match (set.desired, workload.desired) {
-            (Some(to), Some(from)) if to != from => Some((from, to)),
+        // An old ReplicaSet keeps the number of its days: only what changes on it counts, and once for the workload.
+        let scaled = match (set.desired, known.desired, workload.desired) {
+            (Some(to), Some(before), Some(from)) if !newer && to != before && to != from => Some((from, to)),
             _ => None,
         };
-        workload.desired = set.desired.or(workload.desired);
+        if newer || scaled.is_some() {
+            workload.desired = set.desired.or(workload.desired);
+        }
         match scaled {
             Some((from, to)) => {
                 changes.push(Change { at, what: Changed::Scaled { from, to, by: By::default() } });
@@ -162,7 +164,12 @@ impl Book {
             None if set.generation > known.generation => step_rollout(&mut workload.record, &hash, at),
             None => {}
         }
-        let entry = Set { workload: above.uid.clone(), revision: set.revision, generation: set.generation };
+        let entry = Set {
+            workload: above.uid.clone(),
+            revision: set.revision,
+            desired: set.desired,
+            generation: set.generation,
+        };
         self.sets.insert(set.uid.clone(), entry);
         self.add(&above.uid, changes, now)
     }
@@ -298,7 +305,7 @@ impl Book {
         let mut news = News::new();
         for mut change in changes {
             let by = match &change.what {
-                Changed::Scaled { to, .. } => Some(self.by(uid, change.at, *to)),
+                Changed::Scaled { from, to, .. } => Some(self.by(uid, change.at, *from, *to)),
                 _ => None,
             };
             if let (Changed::Scaled { by, .. }, Some(found)) = (&mut change.what, by) {
@@ -317,15 +324,15 @@ impl Book {
     fn judge_again(&mut self, uid: &str, now: f64) {
         let Some(workload) = self.workloads.get(uid) else { return };
         let recent = workload.record.changes.iter().enumerate().rev();
-        let recent: Vec<(usize, f64, u64)> = recent
+        let recent: Vec<(usize, f64, u64, u64)> = recent
             .take_while(|(_, change)| now - change.at < TELLS_SECONDS * 3.0)
             .filter_map(|(index, change)| match &change.what {
-                Changed::Scaled { to, .. } => Some((index, change.at, *to)),
+                Changed::Scaled { from, to, .. } => Some((index, change.at, *from, *to)),
                 _ => None,
             })
             .collect();
-        for (index, at, to) in recent {
-            let found = self.by(uid, at, to);
+        for (index, at, from, to) in recent {
+            let found = self.by(uid, at, from, to);
             if let Some(workload) = self.workloads.get_mut(uid)
                 && let Some(Change { what: Changed::Scaled { by, .. }, .. }) =
                     workload.record.changes.get_mut(index)
@@ -337,7 +344,7 @@ impl Book {
     }
 
     /// Who set the replicas of a workload to this many at this time.
-    fn by(&self, uid: &str, at: f64, to: u64) -> By {
+    fn by(&self, uid: &str, at: f64, from: u64, to: u64) -> By {
         let Some(workload) = self.workloads.get(uid) else { return By::default() };
         let record = &workload.record;
         let target = (record.workload.kind.as_str(), record.workload.name.as_str());
@@ -364,7 +371,15 @@ impl Book {
             && (kind == ByKind::Keda || told(scaler).is_some())
         {
             let reason = told(scaler).map(|told| told.reason.clone()).unwrap_or_default();
-            return By { kind: ByKind::Keda, name: scaler.autoscaler.name.clone(), reason };
+            return By { kind: ByKind::Keda, name: scaler.autoscaler.name.clone(), reason, guessed: false };
+        }
+        // Whoever scales to zero loses the field with the value, and its name with it (v1.36): from there nobody is named,
+        // and the one whose business it is to wake what sleeps is KEDA.
+        if let (Some(scaler), ByKind::Unknown, 0) = (keda, kind, from)
+            && writer.manager.is_empty()
+        {
+            let (kind, name) = (ByKind::Keda, scaler.autoscaler.name.clone());
+            return By { kind, name, reason: String::new(), guessed: true };
         }
         if let Some(scaler) = hpa {
             let said = told(scaler);
@@ -376,10 +391,10 @@ impl Book {
                     Some(object) => (ByKind::Keda, object.clone()),
                     None => (ByKind::Hpa, scaler.autoscaler.name.clone()),
                 };
-                return By { kind, name, reason };
+                return By { kind, name, reason, guessed: false };
             }
         }
-        By { kind, name: writer.manager, reason: String::new() }
+        By { kind, name: writer.manager, ..By::default() }
     }
 }
 

@@ -201,9 +201,7 @@ pub fn down() -> Result<()> {
         return Ok(());
     }
     eprintln!("stopping the cluster");
-    for name in ["kubelet"] {
-        stop(name, Duration::from_secs(10));
-    }
+    stop("kubelet", Duration::from_secs(10));
     kill_under("containerd-shim", HOME);
     for name in ["kube-scheduler", "kube-controller-manager", "kube-apiserver", "containerd", "etcd"] {
         stop(name, Duration::from_secs(10));

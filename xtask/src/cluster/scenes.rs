@@ -258,7 +258,17 @@ fn keda(stage: &mut Stage) -> Result<()> {
     stage.cluster.wait("no pods", Duration::from_secs(60), || {
         Ok(stage.kubectl(&["get", "pods", "-o", "name"])?.is_empty())
     })?;
-    stage.step(&["scale_up_keda"], 1, scale_as("keda", 1))
+    stage.step(&["scale_up_keda"], 1, |stage| {
+        scale_as("keda", 1)(stage)?;
+        // What the operator tells when it has.
+        let uid = stage.kubectl(&["get", "scaledobject/web", "-o", "jsonpath={.metadata.uid}"])?;
+        stage.apply(&format!(
+            "apiVersion: v1\nkind: Event\nmetadata: {{name: web.activated}}\ntype: Normal\nreason: KEDAScaleTargetActivated\naction: Activated\nreportingComponent: keda-operator\n\
+             message: \"Scaled apps/v1.Deployment web from 0 to 1, triggered by s0-rabbitmq\"\n\
+             involvedObject: {{apiVersion: keda.sh/v1alpha1, kind: ScaledObject, name: web, namespace: {}, uid: {uid}}}\n",
+            stage.namespace
+        ))
+    })
 }
 
 fn bot(stage: &mut Stage) -> Result<()> {
@@ -333,19 +343,19 @@ fn jobs(stage: &mut Stage) -> Result<()> {
 /// Each pod starts once, and again and again for its own reason: the first is told apart by its time.
 fn restarts(stage: &mut Stage) -> Result<()> {
     let table: [(&str, &[&'static str], &str, &str); 4] = [
-        ("crash", &["restart_after_failure"], r#"["/workload","exit","--code","3","--after","3"]"#, ""),
-        ("done", &["restart_after_completion"], r#"["/workload","exit","--after","3"]"#, ""),
+        ("crash", &["restart_after_failure"], r#"["/workload","exit","--code","3","--after","8"]"#, ""),
+        ("done", &["restart_after_completion"], r#"["/workload","exit","--after","8"]"#, ""),
         (
             "oom",
             &["restart_after_oom_kill"],
-            r#"["/workload","spike","--peak","400","--steady","10","--ramp","4"]"#,
+            r#"["/workload","spike","--peak","400","--steady","10","--ramp","12"]"#,
             ", resources: {limits: {memory: 256Mi}}",
         ),
         (
             "probe",
             &["restart_after_kill"],
             SPIKE,
-            ", livenessProbe: {exec: {command: [\"/workload\", \"exit\", \"--code\", \"1\", \"--after\", \"0\", \"--size\", \"1\"]}, initialDelaySeconds: 4, periodSeconds: 1, failureThreshold: 1}",
+            ", livenessProbe: {exec: {command: [\"/workload\", \"exit\", \"--code\", \"1\", \"--after\", \"0\", \"--size\", \"1\"]}, initialDelaySeconds: 8, periodSeconds: 1, failureThreshold: 1}",
         ),
     ];
     for (name, causes, command, more) in table {
