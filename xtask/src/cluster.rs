@@ -17,6 +17,7 @@ mod binaries;
 mod causes;
 mod control;
 mod image;
+mod outage;
 mod scenes;
 
 #[derive(clap::Args)]
@@ -53,7 +54,7 @@ pub fn cluster(options: &Options) -> Result<()> {
         What::Test(options) => {
             let was_up = Cluster::running().is_some();
             let cluster = control::up()?;
-            let done = causes::test(&cluster, options);
+            let done = test(&cluster, options);
             if !was_up {
                 control::down()?;
             }
@@ -65,6 +66,37 @@ pub fn cluster(options: &Options) -> Result<()> {
             shell::run(cluster.kubectl_command().args(args))
         }
     }
+}
+
+/// Every test against the cluster; how many passed.
+fn test(cluster: &Cluster, options: &causes::Options) -> Result<u32> {
+    shell::run(shell::cargo().args(["build", "--quiet", "--package", "observer"]))?;
+    Ok(causes::test(cluster, options)? + outage::test(cluster)?)
+}
+
+/// Why there can be no cluster on this machine, if so.
+pub fn missing() -> Option<&'static str> {
+    if !shell::is_root() {
+        return Some("a kubelet runs as root");
+    }
+    if shell::find("go").is_none()
+        && binaries::directory().is_ok_and(|found| !found.join("kubelet").is_file())
+    {
+        return Some("Kubernetes is built from its Go modules, and there is no go");
+    }
+    None
+}
+
+fn observer() -> PathBuf {
+    crate::run::target().join("debug/observer")
+}
+
+/// For `cargo xtask test`: starts a cluster, tests, and stops it again.
+pub fn test_all() -> Result<u32> {
+    let cluster = control::up()?;
+    let done = test(&cluster, &causes::Options::default());
+    control::down()?;
+    done
 }
 
 /// Where a cluster lives: a short path, because of the kubelet's sockets (108 characters at the most).

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, shell, vm};
+use crate::{build_ebpf, cluster, shell, vm};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -57,6 +57,11 @@ pub fn test(options: &Options) -> Result<()> {
     } else {
         tally.machines();
     }
+    if options.quick {
+        tally.skipped.push("Kubernetes: --quick".to_owned());
+    } else {
+        tally.cluster();
+    }
     tally.close(began)
 }
 
@@ -104,6 +109,18 @@ impl Tally {
                     self.skipped.extend(report.skipped.iter().map(named));
                 }
             }
+        }
+    }
+
+    /// Causes and outages on a real Kubernetes. Where one cannot be had, skipped with the reason.
+    fn cluster(&mut self) {
+        eprintln!("== Kubernetes");
+        if let Some(missing) = cluster::missing() {
+            return self.skipped.push(format!("Kubernetes: {missing}"));
+        }
+        match cluster::test_all() {
+            Ok(passed) => self.passed += passed,
+            Err(error) => self.fail("Kubernetes", &format!("{error:#}")),
         }
     }
 

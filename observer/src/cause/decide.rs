@@ -13,6 +13,8 @@ const DEPLOY_SECONDS: f64 = 60.0;
 /// From the write of desired replicas to the pods: the controllers act within a second, in batches; a slow API server
 /// makes it a few.
 const FOLLOWS_SECONDS: f64 = 5.0;
+/// So soon nothing else can have been lost and replaced: the first batches of a scale-up.
+const AT_ONCE_SECONDS: f64 = 2.0;
 /// Quota and admission may hold pods back for minutes; a pod that comes later than this is not said to be of the scale-up.
 const CATCH_UP_SECONDS: f64 = 900.0;
 /// The API writes whole seconds.
@@ -151,7 +153,7 @@ fn of_pod(facts: &Facts, pod: &Pod) -> Decision {
         _ => {}
     }
     if let Some(record) = facts.record
-        && let Some(decision) = by_record(record, pod)
+        && let Some(decision) = by_record(record, pod, facts.looks)
     {
         return decision;
     }
@@ -179,7 +181,7 @@ fn job(facts: &Facts, name: &str) -> Decision {
 }
 
 /// What the ledger saw happen to the workload. `None`: it had not watched long enough to tell.
-fn by_record(record: &Record, pod: &Pod) -> Option<Decision> {
+fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decision> {
     let made = pod.created;
     let until_made = |change: &&Change| change.at <= made + TRUNCATION;
     let newest = |wanted: fn(&Changed) -> bool| {
@@ -218,7 +220,18 @@ fn by_record(record: &Record, pod: &Pod) -> Option<Decision> {
             scaled_up(grew, made, 0.6).map(|decision| decision.or(&[Cause::Rollout]))
         }
         (Some(rolled), Some(_)) => Some(rollout(rolled, made, 0.85)),
-        (None, Some(grew)) if made - grew.at <= FOLLOWS_SECONDS + TRUNCATION => scaled_up(grew, made, 1.0),
+        (None, Some(grew)) if made - grew.at <= FOLLOWS_SECONDS + TRUNCATION => {
+            let at_once = made - grew.at <= AT_ONCE_SECONDS + TRUNCATION;
+            let lost = looks.and_then(|looks| lost_since(looks, grew.at, made)).filter(|_| !at_once);
+            match lost {
+                Some((name, reason)) => Some(
+                    Decision::new(Cause::Reschedule, 0.8, format!("{name} was lost since: {reason}"))
+                        .or(&[Cause::ScaleUpUnknown]),
+                ),
+                None if at_once => scaled_up(grew, made, 1.0),
+                None => scaled_up(grew, made, 0.85).map(|decision| decision.or(&[Cause::Reschedule])),
+            }
+        }
         (None, _) if record.observed_since + DEPLOY_SECONDS < made => {
             let evidence = "replicas and revision had not changed";
             let lost = record.changes.iter().rev().filter(until_made).find_map(|change| match &change.what {
@@ -235,6 +248,13 @@ fn by_record(record: &Record, pod: &Pod) -> Option<Decision> {
         }
         _ => None,
     }
+}
+
+/// A sibling that was lost between a scaling and this pod.
+fn lost_since(looks: &Looks, since: f64, made: f64) -> Option<(&str, &str)> {
+    let between = |at: f64| at >= since && at <= made + 2.0 * TRUNCATION;
+    let lost = looks.lost.iter().rev().find(|(_, _, at)| between(*at))?;
+    Some((&lost.0, &lost.1))
 }
 
 fn rollout(change: &Change, made: f64, confidence: f64) -> Decision {
@@ -265,7 +285,9 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
     let top = facts.top.unwrap_or(owner);
     let writer = top.replicas_set_by.clone().unwrap_or_default();
     let first = owner.revision.is_none_or(|revision| revision == 1);
-    if first && made - top.created <= DEPLOY_SECONDS && !writer.scale {
+    // Once its spec has changed it is no longer as it was deployed.
+    let untouched = facts.top.is_none_or(|top| top.generation <= 1);
+    if first && untouched && made - top.created <= DEPLOY_SECONDS && !writer.scale {
         let age = (made - top.created).max(0.0);
         // kubectl apply writes replicas without a trace of its own: a first deployment scaled at once looks the same.
         return Decision::new(
@@ -287,15 +309,12 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
     });
     let wrote = owner.controller_wrote.map(|wrote| made - wrote);
     let follows = wrote.is_some_and(|since| (-TRUNCATION..=FOLLOWS_SECONDS).contains(&since));
-    if !first && age <= FOLLOWS_SECONDS {
-        return Decision::new(
-            Cause::Rollout,
-            0.95,
-            format!(
-                "its ReplicaSet was made {age:.0} s before, revision {}",
-                owner.revision.unwrap_or_default()
-            ),
-        );
+    // A new ReplicaSet; scaled at once after, only what an earlier look remembers tells the two apart.
+    if !first && (age <= AT_ONCE_SECONDS || (age <= FOLLOWS_SECONDS && grew.is_none())) {
+        let revision = owner.revision.unwrap_or_default();
+        let sure = if age <= AT_ONCE_SECONDS { 0.95 } else { 0.85 };
+        let evidence = format!("its ReplicaSet was made {age:.0} s before, revision {revision}");
+        return Decision::new(Cause::Rollout, sure, evidence);
     }
     let share = match who(&writer) {
         ByKind::Unknown => 0.7,
@@ -336,6 +355,14 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
             0.9,
             format!("its ReplicaSet changed its {what} since the last look"),
         );
+    }
+    let wrote_at = owner.controller_wrote.unwrap_or(made);
+    if follows
+        && made - wrote_at > AT_ONCE_SECONDS + TRUNCATION
+        && let Some((name, reason)) = facts.looks.and_then(|looks| lost_since(looks, wrote_at, made))
+    {
+        return Decision::new(Cause::Reschedule, 0.7, format!("{name} was lost since: {reason}"))
+            .or(&[Cause::scale_up(who(&writer))]);
     }
     if let Some((before, now)) = grew
         && follows

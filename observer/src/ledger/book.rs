@@ -153,7 +153,9 @@ impl Book {
             (Some(to), Some(before), Some(from)) if !newer && to != before && to != from => Some((from, to)),
             _ => None,
         };
-        if newer || scaled.is_some() {
+        // A rollback takes an old one up again before it gives it today's number.
+        let brand_new = newer && known.generation == 0 && !set.reused;
+        if brand_new || scaled.is_some() || workload.desired.is_none() {
             workload.desired = set.desired.or(workload.desired);
         }
         match scaled {
@@ -527,6 +529,24 @@ mod tests {
         book.replica_set(&step(2, 3, 1240.0), 1240.0);
         book.replica_set(&step(3, 5, 1300.0), 1300.0);
         assert_eq!(story(&book), ["1000 created", "1200 rollout b until 1240", "1300 3->5 manual kubectl "]);
+    }
+
+    #[test]
+    fn a_rollback_scales_nobody_though_the_old_set_carries_an_old_number() {
+        let mut book = Book::default();
+        let old = |revision, desired, wrote| Owner {
+            generation: revision as i64,
+            created: 1000.0,
+            reused: revision > 1,
+            controller_wrote: Some(wrote),
+            ..set("a", revision, desired, 1000.0)
+        };
+        book.workload(&deployment("kubectl", false), "apps/v1", 1000.0);
+        book.replica_set(&old(1, 8, 1000.0), 1000.0);
+        book.replica_set(&set("b", 2, 10, 1100.0), 1100.0);
+        book.replica_set(&old(3, 8, 1200.0), 1200.0);
+        book.replica_set(&old(3, 10, 1201.0), 1201.0);
+        assert_eq!(story(&book), ["1000 created", "1100 rollout b until 1100", "1200 rollout a until 1200"]);
     }
 
     #[test]

@@ -80,6 +80,9 @@ enum Behaviour {
     Child {
         #[arg(long)]
         size: u64,
+        /// Seconds before it forks
+        #[arg(long, default_value_t = 0.0)]
+        after: f64,
     },
 }
 
@@ -193,7 +196,8 @@ fn main() {
             sleep(Duration::from_secs_f64(after));
             std::process::exit(i32::from(code));
         }
-        Behaviour::Child { size } => {
+        Behaviour::Child { size, after } => {
+            sleep(Duration::from_secs_f64(after));
             let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
             let args =
                 ["spike", "--peak", &size.to_string(), "--steady", "1", "--ramp", "0.3", "--hold", "5"];

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{
-    Cluster, HOME, NODE,
+    Cluster, HOME, NODE, observer,
     scenes::{SCENES, Scene, Stage, Truth},
 };
 use crate::shell;
@@ -45,7 +45,6 @@ pub fn test(cluster: &Cluster, options: &Options) -> Result<u32> {
         "no such scene; there are {}",
         SCENES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
     );
-    shell::run(shell::cargo().args(["build", "--quiet", "--package", "observer"]))?;
     let home = Path::new(HOME).join("causes");
     fs::create_dir_all(&home)?;
     prepare(cluster, &home)?;
@@ -144,10 +143,6 @@ fn prepare(cluster: &Cluster, home: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn observer() -> PathBuf {
-    crate::run::target().join("debug/observer")
 }
 
 struct Observers(Vec<(&'static str, Child)>);

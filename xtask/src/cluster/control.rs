@@ -60,20 +60,7 @@ fn start_all(cluster: &Cluster) -> Result<()> {
          --initial-cluster default=http://127.0.0.1:22380 --unsafe-no-fsync"
         )),
     )?;
-    start(
-        "kube-apiserver",
-        &binary("kube-apiserver"),
-        &own(&format!(
-            "--etcd-servers=http://127.0.0.1:22379 --bind-address={API} --advertise-address={API} --secure-port=443 \
-         --cert-dir={home}/api --token-auth-file={home}/tokens.csv --authorization-mode=Node,RBAC \
-         --service-account-key-file={home}/sa.pub --service-account-signing-key-file={home}/sa.key \
-         --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.96.0.0/24 \
-         --kubelet-preferred-address-types=InternalIP --audit-policy-file={home}/audit.yaml --audit-log-path={home}/audit.log --audit-log-maxsize=100"
-        )),
-    )?;
-    cluster.wait("the API server", Duration::from_secs(90), || {
-        Ok(cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok())
-    })?;
+    start_api(cluster)?;
     let config = format!("{home}/admin.kubeconfig");
     start(
         "kube-controller-manager",
@@ -110,6 +97,29 @@ fn start_all(cluster: &Cluster) -> Result<()> {
     cluster.wait("the default service account", Duration::from_secs(30), || {
         Ok(cluster.kubectl(&["get", "serviceaccount", "default"]).is_ok())
     })
+}
+
+/// Starts the API server and waits until it answers.
+pub fn start_api(cluster: &Cluster) -> Result<()> {
+    let home = cluster.home.display();
+    let args = format!(
+        "--etcd-servers=http://127.0.0.1:22379 --bind-address={API} --advertise-address={API} --secure-port=443 \
+         --cert-dir={home}/api --token-auth-file={home}/tokens.csv --authorization-mode=Node,RBAC \
+         --service-account-key-file={home}/sa.pub --service-account-signing-key-file={home}/sa.key \
+         --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=10.96.0.0/24 \
+         --kubelet-preferred-address-types=InternalIP --audit-policy-file={home}/audit.yaml --audit-log-path={home}/audit.log \
+         --audit-log-maxsize=100"
+    );
+    let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+    start("kube-apiserver", &cluster.binaries.join("kube-apiserver"), &args)?;
+    cluster.wait("the API server", Duration::from_secs(90), || {
+        Ok(cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok())
+    })
+}
+
+/// Stops only the API server; pods go on.
+pub fn stop_api() {
+    stop("kube-apiserver", Duration::from_secs(10));
 }
 
 /// Makes an image known to the node's runtime.

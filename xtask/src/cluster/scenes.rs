@@ -137,7 +137,7 @@ fn container(command: &str, more: &str) -> String {
     format!("{{name: main, image: \"{IMAGE}\", imagePullPolicy: Never, command: {command}{more}}}")
 }
 
-fn scalable(kind: &str, name: &str, replicas: u32, more_spec: &str, container_more: &str) -> String {
+pub fn scalable(kind: &str, name: &str, replicas: u32, more_spec: &str, container_more: &str) -> String {
     format!(
         "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: {name}}}}}\n{more_spec}  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      terminationGracePeriodSeconds: 0\n      automountServiceAccountToken: false\n      containers: [{}]\n",
         container(SPIKE, container_more)
@@ -273,7 +273,7 @@ fn keda(stage: &mut Stage) -> Result<()> {
 
 fn bot(stage: &mut Stage) -> Result<()> {
     stage.step(&["first_deploy"], 1, |stage| stage.apply(&scalable("Deployment", "web", 1, "", "")))?;
-    stage.step(&["scale_up_unknown"], 3, scale_as("my-autoscaler", 4))
+    stage.step(&["scale_up_unknown"], 7, scale_as("my-autoscaler", 8))
 }
 
 fn stateful(stage: &mut Stage) -> Result<()> {
@@ -292,7 +292,7 @@ fn stateful(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn pod(name: &str, policy: &str, command: &str, more: &str) -> String {
+pub fn pod(name: &str, policy: &str, command: &str, more: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  terminationGracePeriodSeconds: 1\n  automountServiceAccountToken: false\n  containers: [{}]\n---\n",
         container(command, more)

@@ -1,0 +1,152 @@
+//! The API taken away in every way there is: the observer goes on measuring, says what it does not know, and catches up
+//! without counting twice.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Cluster, HOME, NODE, control, observer, scenes};
+
+/// Plays every outage; returns how many were passed.
+pub fn test(cluster: &Cluster) -> Result<u32> {
+    let cases: [(&str, Case); 3] = [
+        ("the_api_is_away_when_the_agent_starts_and_comes_back", away_at_start),
+        ("a_403_on_pods_says_what_it_costs", pods_forbidden),
+        ("a_403_on_owners_leaves_who_it_is_and_loses_why", owners_forbidden),
+    ];
+    let mut failed = Vec::new();
+    for (name, run) in cases {
+        match run(cluster) {
+            Ok(()) => println!("test {name} ... ok"),
+            Err(error) => {
+                println!("test {name} ... FAILED: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{} failed", failed.join(", "));
+    }
+    Ok(cases.len() as u32)
+}
+
+type Case = fn(&Cluster) -> Result<()>;
+
+const ADDRESS: &str = "127.0.0.1:19847";
+
+struct Agent(Child);
+
+impl Agent {
+    fn start(kubeconfig: &Path) -> Result<Self> {
+        let log = fs::File::create(log())?;
+        let mut command = Command::new(observer());
+        command.args(["run", "--node-name", NODE, "--listen", ADDRESS, "--kubeconfig"]).arg(kubeconfig);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // ended already is what is wanted
+        let _ = self.0.wait();
+    }
+}
+
+fn log() -> PathBuf {
+    Path::new(HOME).join("outage.log")
+}
+
+fn metric(name: &str, with: &[&str]) -> Option<f64> {
+    let text = observer_tests::daemon::get(&format!("http://{ADDRESS}/metrics")).ok()?;
+    observer_tests::daemon::sum(&text, name, with)
+}
+
+fn until(what: &str, within: u64, is_so: impl Fn() -> bool) -> Result<()> {
+    let began = Instant::now();
+    while !is_so() {
+        let said = fs::read_to_string(log()).unwrap_or_default();
+        ensure!(began.elapsed() < Duration::from_secs(within), "{what}: not within {within} s; log:\n{said}");
+        sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn said(part: &str) -> bool {
+    fs::read_to_string(log()).unwrap_or_default().contains(part)
+}
+
+/// A pod that is OOM-killed once, while nobody can be asked who it is.
+fn away_at_start(cluster: &Cluster) -> Result<()> {
+    let limited = ", resources: {limits: {memory: 256Mi}}";
+    let greedy = r#"["/workload","child","--size","400","--after","45","--seconds","600"]"#;
+    // Its main process lives on; what it forks, late enough to strike while the API is away, is killed.
+    cluster.apply(&scenes::pod("outage", "Always", greedy, limited))?;
+    cluster.wait("the pod", Duration::from_secs(60), || {
+        Ok(cluster.kubectl(&["get", "pod", "outage", "-o", "jsonpath={.status.phase}"])? == "Running")
+    })?;
+    control::stop_api();
+    let agent = Agent::start(&cluster.kubeconfig())?;
+    until("it says that the API is away", 30, || said("does not answer"))?;
+    ensure!(metric("observer_kubernetes_up", &[]) == Some(0.0), "observer_kubernetes_up is not 0");
+    let kills = |with: &[&str]| metric("observer_container_oom_kills_total", with);
+    until("the kill is told under the uid", 90, || kills(&["workload_type=\"pod\""]) == Some(1.0))?;
+    control::start_api(cluster)?;
+    until("the API is back", 60, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
+    let own = ["pod=\"outage\"", "container=\"main\""];
+    until("the kill is told under the pod's name", 60, || kills(&own) == Some(1.0))?;
+    ensure!(kills(&[]) == Some(1.0), "one process was killed, all series together say {:?}", kills(&[]));
+    let workload = metric("observer_workload_oom_kills_total", &["workload=\"outage\""]);
+    ensure!(workload == Some(1.0), "the workload's kills: {workload:?}");
+    drop(agent);
+    cluster.kubectl(&["delete", "pod", "outage", "--wait=true"])?;
+    Ok(())
+}
+
+/// A service account with these rules only.
+fn account(cluster: &Cluster, name: &str, rules: &str) -> Result<PathBuf> {
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: default}}\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: outage-{name}}}\nrules: [{rules}]\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: outage-{name}}}\n\
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: outage-{name}}}\n\
+         subjects: [{{kind: ServiceAccount, name: {name}, namespace: default}}]\n"
+    ))?;
+    let token = cluster.kubectl(&["create", "token", name, "--duration=1h"])?;
+    let admin = fs::read_to_string(cluster.kubeconfig())?;
+    let (head, _) = admin.split_once("token: ").context("the kubeconfig has no token")?;
+    let path = Path::new(HOME).join(format!("{name}.kubeconfig"));
+    fs::write(&path, format!("{head}token: {}}}}}]\n", token.trim()))?;
+    Ok(path)
+}
+
+fn pods_forbidden(cluster: &Cluster) -> Result<()> {
+    let kubeconfig = account(cluster, "nothing", "")?;
+    let _agent = Agent::start(&kubeconfig)?;
+    until("it says what is forbidden", 30, || said("forbids to list and watch pods"))?;
+    ensure!(said("containers are reported by uid"), "it does not say what that costs");
+    let available = metric("observer_node_memory_available_bytes", &[]);
+    ensure!(available.is_some_and(|bytes| bytes > 0.0), "the node is not measured");
+    Ok(())
+}
+
+fn owners_forbidden(cluster: &Cluster) -> Result<()> {
+    let pods = "{apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]}";
+    let kubeconfig = account(cluster, "pods-only", pods)?;
+    let _agent = Agent::start(&kubeconfig)?;
+    until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
+    cluster.apply(&scenes::scalable("Deployment", "outage", 1, "", ""))?;
+    let with = ["workload=\"outage\"", "workload_type=\"deployment\"", "cause=\"unknown\""];
+    until("the start is told without its cause", 60, || {
+        metric("observer_workload_starts_total", &with) == Some(1.0)
+    })?;
+    ensure!(said("to get ReplicaSet"), "it does not say what is forbidden");
+    cluster.kubectl(&["delete", "deployment", "outage", "--wait=true"])?;
+    Ok(())
+}
