@@ -42,7 +42,10 @@ impl Hierarchy {
     /// elsewhere.
     pub fn find(proc: &Path, root: Option<&Path>) -> Result<Self, NoHierarchy> {
         if let Some(root) = root {
-            return Self::at(proc, root);
+            // Of a v1 or hybrid host, whose controllers each have a folder of their own.
+            let v1 = root.join("memory");
+            let is_v1 = v1.join("memory.usage_in_bytes").exists();
+            return Self::at(proc, if is_v1 { &v1 } else { root });
         }
         let path = proc.join("self/mountinfo");
         let text =

@@ -16,7 +16,7 @@ use crate::shell;
 mod binaries;
 mod causes;
 mod control;
-mod image;
+mod deployed;
 mod outage;
 mod scenes;
 
@@ -71,7 +71,7 @@ pub fn cluster(options: &Options) -> Result<()> {
 /// Every test against the cluster; how many passed.
 fn test(cluster: &Cluster, options: &causes::Options) -> Result<u32> {
     shell::run(shell::cargo().args(["build", "--quiet", "--package", "observer"]))?;
-    Ok(causes::test(cluster, options)? + outage::test(cluster)?)
+    Ok(causes::test(cluster, options)? + outage::test(cluster)? + deployed::test(cluster)?)
 }
 
 /// Why there can be no cluster on this machine, if so.

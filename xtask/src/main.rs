@@ -5,6 +5,8 @@ mod build_ebpf;
 mod cluster;
 mod demo;
 mod docs;
+mod image;
+mod oci;
 mod record;
 mod run;
 mod setup;
@@ -40,6 +42,8 @@ enum Task {
     Vm(vm::Options),
     /// A real Kubernetes on this machine: start it, test against it, stop it
     Cluster(cluster::Options),
+    /// Build the container image as a tar file, without a container engine
+    Image(image::Options),
     /// Measure: what a page fault pays, how true a spike is seen
     Bench(bench::Options),
     /// Record the replay cases anew on this machine, into tests/cases/
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Task::Record(options) => record::record(&options),
         Task::Vm(options) => vm::vm(&options),
         Task::Cluster(options) => cluster::cluster(&options),
+        Task::Image(options) => image::image(&options).map(|_| ()),
         Task::Docs => docs::docs(),
     };
     match done {

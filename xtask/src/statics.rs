@@ -27,6 +27,15 @@ pub fn build(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     Ok(taken)
 }
 
+/// One binary as it is shipped: optimised, without symbols.
+pub fn release(name: &str) -> Result<PathBuf> {
+    eprintln!("building {name} statically, optimised (minutes at the first time)");
+    let args = ["build", "--release", "--package", name, "--bin", name];
+    let built = executables_with(&args, "-C target-feature=+crt-static -C strip=symbols")?;
+    let found = built.into_iter().find(|(built, _)| built == name);
+    found.map(|(_, path)| path).with_context(|| format!("cargo built no {name}"))
+}
+
 /// The live tests as a program.
 pub fn live_tests() -> Result<(String, PathBuf)> {
     let built = executables(&["test", "--no-run", "--package", "observer-tests", "--test", "live"])?;
@@ -34,9 +43,13 @@ pub fn live_tests() -> Result<(String, PathBuf)> {
 }
 
 fn executables(args: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    executables_with(args, QUICK)
+}
+
+fn executables_with(args: &[&str], flags: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo: Command = shell::cargo();
     cargo.args(args).args(["--target", TARGET, "--message-format", "json-render-diagnostics"]);
-    cargo.arg("--target-dir").arg(shell::root().join("target/static")).env("RUSTFLAGS", QUICK);
+    cargo.arg("--target-dir").arg(shell::root().join("target/static")).env("RUSTFLAGS", flags);
     let output =
         cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {

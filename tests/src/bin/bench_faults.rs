@@ -20,6 +20,10 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use clap::Parser;
+use observer::{
+    config::{ProbeChoice, Roots},
+    kernel::{Kernel, support::Support},
+};
 use observer_tests::{
     daemon::{Daemon, binary},
     group::{Group, Tree},
@@ -84,6 +88,8 @@ impl Bench {
             sleep(Duration::from_secs(1)); // its start-up is over
             Ok(Box::new(daemon))
         })?;
+        eprintln!("{} short pairs with the programs attached and not, in one process", 4 * cli.pairs);
+        let attached = self.programs_alone(4 * cli.pairs)?;
         eprintln!("{} pairs with and without the null program", cli.pairs);
         let floor = self.pairs(cli.pairs, &|_| Ok(Box::new(attach_null(&cli.null)?)))?;
         let bpftrace = match cli.no_bpftrace {
@@ -104,6 +110,9 @@ impl Bench {
             "extra_ns": round(observer_ns - null_ns, 1),
             "slowdown_ratio": round(slowdown.median, 4),
             "slowdown_quartiles": [round(slowdown.low, 4), round(slowdown.high, 4)],
+            "programs_slowdown_ratio": round(attached.median, 4),
+            "programs_slowdown_quartiles": [round(attached.low, 4), round(attached.high, 4)],
+            "programs_slowdown_pairs": 4 * cli.pairs,
             "null_slowdown_ratio": round(floor.median, 4),
             "bpftrace_slowdown_ratio": bpftrace.as_ref().ok().map(|ratio| round(ratio.median, 4)),
             "bpftrace_skipped": bpftrace_why,
@@ -159,20 +168,23 @@ impl Bench {
             let times = (0..3).map(|_| self.fault(Some(&group))).collect::<Result<Vec<f64>>>()?;
             Ok(times.into_iter().fold(f64::INFINITY, f64::min))
         };
-        let mut ratios = Vec::new();
-        for pair in 0..pairs {
-            let (off, on) = if pair % 2 == 0 {
-                let off = measure(false)?;
-                (off, measure(true)?)
-            } else {
-                let on = measure(true)?;
-                (measure(false)?, on)
-            };
-            ratios.push(on / off);
-        }
-        ratios.sort_by(f64::total_cmp);
-        let at = |q: f64| ratios[((ratios.len() - 1) as f64 * q).round() as usize];
-        Ok(Ratio { median: at(0.5), low: at(0.25), high: at(0.75) })
+        ratios(pairs, measure)
+    }
+
+    /// The same ratio with what makes it vary taken out: the programs attached and detached within one second, no daemon
+    /// started or stopped between, and many pairs, so that the machine's drift falls on both sides alike.
+    fn programs_alone(&self, pairs: usize) -> Result<Ratio> {
+        let group = self.tree.group(&format!("observer-bench-{}/alone", std::process::id()))?;
+        self.fault(Some(&group))?; // warm
+        let roots = Roots { proc: "/proc".into(), sys: "/sys".into(), cgroup: None };
+        let support = Support::gather(&roots);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _inside = runtime.enter(); // the ring is waited for by a reactor
+        ratios(pairs, |on| {
+            let programs = on.then(|| Kernel::open(&support, &ProbeChoice::default()).0);
+            ensure!(!matches!(programs, Some(None)), "the programs cannot be attached");
+            self.fault(Some(&group))
+        })
     }
 
     /// A 300 ms spike to 1 GiB and back, told by the observer and by a poller that reads usage every millisecond.
@@ -231,6 +243,24 @@ impl Bench {
         }
         Ok((ready.as_millis() as u64, resident as u64))
     }
+}
+
+/// Ratio of what `measure` says with and without, pair by pair, the order changing from pair to pair.
+fn ratios(pairs: usize, measure: impl Fn(bool) -> Result<f64>) -> Result<Ratio> {
+    let mut ratios = Vec::new();
+    for pair in 0..pairs {
+        let (off, on) = if pair % 2 == 0 {
+            let off = measure(false)?;
+            (off, measure(true)?)
+        } else {
+            let on = measure(true)?;
+            (measure(false)?, on)
+        };
+        ratios.push(on / off);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let at = |q: f64| ratios[((ratios.len() - 1) as f64 * q).round() as usize];
+    Ok(Ratio { median: at(0.5), low: at(0.25), high: at(0.75) })
 }
 
 struct Ratio {

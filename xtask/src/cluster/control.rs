@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use super::{API, Cluster, HOME, NODE, binaries, image};
-use crate::{shell, statics};
+use super::{API, Cluster, HOME, NODE, binaries};
+use crate::{oci, shell, statics};
 
 /// The pause container and every workload of the tests: one static program.
 pub const IMAGE: &str = "observer.test/workload:1";
@@ -36,7 +36,7 @@ pub fn up() -> Result<Cluster> {
     fs::create_dir_all(cluster.home.join("manifests"))?;
     bridge()?;
     configure(&cluster)?;
-    image::write(
+    oci::write(
         &cluster.home.join("workload.tar"),
         IMAGE,
         &[("workload", workload)],

@@ -1,0 +1,33 @@
+//! The container image: the observer alone, statically linked, in an empty file system; a tar file, made without an engine.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{build_ebpf, oci, run, statics};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Name and tag in the image
+    #[arg(long, default_value = NAME)]
+    name: String,
+}
+
+/// What deploy/ asks for.
+pub const NAME: &str = concat!("memory-observer:", env!("CARGO_PKG_VERSION"));
+
+impl Options {
+    pub fn named() -> Self {
+        Self { name: NAME.to_owned() }
+    }
+}
+
+pub fn image(options: &Options) -> Result<PathBuf> {
+    build_ebpf::build_ebpf()?;
+    let observer = statics::release("observer")?;
+    let to = run::target().join("image.tar");
+    oci::write(&to, &options.name, &[("observer", observer)], &["/observer"])?;
+    let size = fs::metadata(&to).with_context(|| format!("cannot read {}", to.display()))?.len();
+    println!("{}: {}, {:.1} MiB", to.display(), options.name, size as f64 / 1048576.0);
+    Ok(to)
+}
