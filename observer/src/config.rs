@@ -219,7 +219,11 @@ impl Config {
             figment = figment.merge(Toml::file_exact(path));
         }
         let figment = figment
-            .merge(Env::prefixed("OBSERVER_").ignore(&["config", "ebpf_object"]))
+            .merge(
+                Env::prefixed("OBSERVER_")
+                    .ignore(&["config", "ebpf_object"])
+                    .filter(|key| !is_service_link(&key.as_str().to_lowercase())),
+            )
             .merge(Serialized::defaults(flags));
         Self::from(&figment, problems)
     }
@@ -259,6 +263,13 @@ impl Config {
         }
         if read.problems.is_empty() { Ok(config) } else { Err(Problems(read.problems)) }
     }
+}
+
+/// Kubernetes tells a pod of every Service of its namespace by variables such as `OBSERVER_LEDGER_SERVICE_HOST` and
+/// `OBSERVER_LEDGER_PORT_9845_TCP`: nobody's setting (kubernetes: pkg/kubelet/envvars).
+fn is_service_link(key: &str) -> bool {
+    ["_service_host", "_service_port", "_port_"].iter().any(|part| key.contains(part))
+        || key.ends_with("_port")
 }
 
 struct Reader<'a> {
@@ -396,6 +407,16 @@ mod tests {
         for part in ["5 problems", "nowhere", "soon", "xml", "pagefault", "limit"] {
             assert!(error.contains(part), "{part} not in:\n{error}");
         }
+    }
+
+    #[test]
+    fn variables_of_a_service_of_that_name_are_no_settings() {
+        for key in
+            ["ledger_service_host", "ledger_service_port_records", "ledger_port", "ledger_port_9845_tcp"]
+        {
+            assert!(is_service_link(key), "{key}");
+        }
+        assert!(!KEYS.iter().any(|key| is_service_link(key)));
     }
 
     #[test]

@@ -32,6 +32,8 @@ enum What {
     Up,
     /// Start containers for every reason there is, and compare what the observer says with the truth
     Test(causes::Options),
+    /// Only apply deploy/ to the running cluster and see it work
+    Deploy,
     /// Stop the cluster and remove what it made
     Down,
     /// kubectl, talking to the cluster
@@ -54,12 +56,17 @@ pub fn cluster(options: &Options) -> Result<()> {
         What::Test(options) => {
             let was_up = Cluster::running().is_some();
             let cluster = control::up()?;
-            let done = test(&cluster, options);
+            let done = if options.scenes.is_empty() {
+                test(&cluster, options)
+            } else {
+                causes::test(&cluster, options)
+            };
             if !was_up {
                 control::down()?;
             }
             done.map(|_| ())
         }
+        What::Deploy => deployed::test(&control::up()?).map(|_| ()),
         What::Down => control::down(),
         What::Kubectl { args } => {
             let cluster = Cluster::running().context("the cluster is not up: cargo xtask cluster up")?;

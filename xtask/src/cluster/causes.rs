@@ -23,7 +23,7 @@ use crate::shell;
 pub struct Options {
     /// Only these scenes; all if none is named
     #[arg(value_name = "SCENE")]
-    scenes: Vec<String>,
+    pub scenes: Vec<String>,
     /// Keep recordings and logs in this folder
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
