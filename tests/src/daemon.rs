@@ -135,7 +135,8 @@ impl Daemon {
 
 /// The body of a successful answer.
 pub fn get(url: &str) -> Result<String> {
-    let mut response = ureq::get(url).call().with_context(|| format!("GET {url}"))?;
+    let bounded = ureq::get(url).config().timeout_global(Some(Duration::from_secs(10))).build();
+    let mut response = bounded.call().with_context(|| format!("GET {url}"))?;
     response.body_mut().read_to_string().with_context(|| format!("GET {url}"))
 }
 

@@ -61,17 +61,14 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
     sleep(Duration::from_secs(2));
     cluster.kubectl(&["scale", "deployment/deployed", "--replicas=4"])?;
     cluster.kubectl(&["rollout", "status", "deployment/deployed", "--timeout=60s"])?;
-    let pod = cluster.kubectl(&[
-        "get",
-        "pods",
-        "-n",
-        "observer",
-        "-l",
-        "app.kubernetes.io/name=observer",
-        "-o",
-        "jsonpath={.items[0].status.podIP}",
-    ])?;
-    let metrics = || observer_tests::daemon::get(&format!("http://{pod}:9843/metrics"));
+    // The youngest: the one it replaced may still be going.
+    let metrics = || {
+        let youngest = "jsonpath={.items[-1:].status.podIP}";
+        let name = "app.kubernetes.io/name=observer";
+        let sorted = "--sort-by=.metadata.creationTimestamp";
+        let pod = cluster.kubectl(&["get", "pods", "-n", "observer", "-l", name, sorted, "-o", youngest])?;
+        observer_tests::daemon::get(&format!("http://{pod}:9843/metrics"))
+    };
     let starts = |cause: &str| -> Result<Option<f64>> {
         let with = ["workload=\"deployed\"".to_owned(), format!("cause=\"{cause}\"")];
         let with: Vec<&str> = with.iter().map(String::as_str).collect();
