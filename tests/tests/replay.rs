@@ -7,6 +7,7 @@
 use std::{fs::File, io::BufReader};
 
 use observer::{journal, replay};
+use serde_json::Value;
 
 #[test]
 fn every_recorded_case_tells_its_story() {
@@ -26,4 +27,69 @@ fn every_recorded_case_tells_its_story() {
             insta::assert_snapshot!("story", story);
         });
     });
+}
+
+/// What is said of a recording, without the times at which it was said; of causes without how sure they are: a clock that is
+/// off takes evidence away.
+fn told(events: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    replay::replay(events.as_bytes(), |finding| lines.extend(journal::line(finding))).unwrap();
+    let cause = |line: String| match line.split_once(" (0.") {
+        Some((cause, _)) if cause.contains("it started because of") => cause.to_owned(),
+        _ => line,
+    };
+    lines.into_iter().map(cause).collect()
+}
+
+/// Every pod told again and again, pods that went before anybody saw them, and an API server whose clock is 5 s off: the same
+/// causes, and nothing counted twice.
+#[test]
+fn relists_and_an_api_clock_5_s_off_change_nothing() {
+    let case =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/cases/kubernetes_autoscaled_without_ledger/events.jsonl");
+    let events = std::fs::read_to_string(case).unwrap();
+    let expected: Vec<String> = told(&events);
+    for skew in [-5.0, 0.0, 5.0] {
+        let mut disturbed = String::new();
+        let mut pods: Vec<Value> = Vec::new();
+        for line in events.lines() {
+            let mut event: Value = serde_json::from_str(line).unwrap();
+            shift(&mut event, skew);
+            disturbed += &format!("{event}\n");
+            if !event["what"]["pod"].is_null() {
+                pods.retain(|known| known["what"]["pod"]["uid"] != event["what"]["pod"]["uid"]);
+                pods.push(event.clone());
+            } else if !event["what"]["pod_gone"].is_null() {
+                pods.retain(|known| known["what"]["pod"]["uid"] != event["what"]["pod_gone"]["uid"]);
+            } else if event["what"] == "tick" {
+                let at = &event["at"];
+                for pod in &mut pods {
+                    pod["at"] = at.clone();
+                    disturbed += &format!("{pod}\n");
+                }
+                disturbed +=
+                    &format!("{{\"at\":{at},\"what\":{{\"pod_gone\":{{\"uid\":\"nobody-saw-it\"}}}}}}\n");
+            }
+        }
+        assert_eq!(told(&disturbed), expected, "skew {skew}");
+    }
+}
+
+/// Moves the times the API server wrote.
+fn shift(value: &mut Value, seconds: f64) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if matches!(name.as_str(), "created" | "controller_wrote" | "finished" | "stepped")
+                    && let Some(time) = value.as_f64()
+                {
+                    *value = (time + seconds).into();
+                } else {
+                    shift(value, seconds);
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| shift(value, seconds)),
+        _ => {}
+    }
 }
