@@ -24,9 +24,9 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Bytes as Kubernetes writes them: `1048576`, `64Mi`, `1.5Gi`, `500M`.
+/// Bytes as Kubernetes writes them: `1048576`, `64Mi`, `1.5Gi`, `500M`, `1e6` (apimachinery pkg/api/resource/quantity.go).
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 8] = [
+    const UNITS: [(&str, f64); 13] = [
         ("Ki", 1024.0),
         ("Mi", 1048576.0),
         ("Gi", 1073741824.0),
@@ -35,6 +35,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         ("M", 1e6),
         ("G", 1e9),
         ("T", 1e12),
+        ("Pi", 1125899906842624.0),
+        ("Ei", 1152921504606846976.0),
+        ("P", 1e15),
+        ("E", 1e18),
+        ("m", 1e-3),
     ];
     let (number, unit) = UNITS
         .iter()

@@ -33,7 +33,8 @@ fn every_recorded_case_tells_its_story() {
 /// off takes evidence away.
 fn told(events: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    replay::replay(events.as_bytes(), |finding| lines.extend(journal::line(finding))).unwrap();
+    replay::replay(events.as_bytes(), |finding| lines.extend(journal::line(finding)))
+        .unwrap_or_else(|error| panic!("{error}"));
     let cause = |line: String| match line.split_once(" (0.") {
         Some((cause, _)) if cause.contains("it started because of") => cause.to_owned(),
         _ => line,

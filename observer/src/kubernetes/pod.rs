@@ -6,7 +6,10 @@ use k8s_openapi::{
 };
 
 use super::metadata;
-use crate::objects::{Pod, PodContainer, Role, Terminated};
+use crate::{
+    objects::{Pod, PodContainer, Role, Terminated},
+    units,
+};
 
 /// `None`: it has no uid, so it is no pod of a real API server.
 pub fn parse(pod: &ApiPod) -> Option<Pod> {
@@ -105,32 +108,9 @@ fn bare_id(id: &str) -> String {
     id.rsplit_once("://").map_or(id, |(_, id)| id).to_owned()
 }
 
-/// A quantity of memory in bytes (apimachinery pkg/api/resource/quantity.go). `None`: not a quantity.
+/// A quantity of memory in bytes. `None`: not a quantity.
 pub fn bytes(quantity: &Quantity) -> Option<u64> {
-    let text = quantity.0.trim();
-    let digits =
-        text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-' || c == '+')).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let scale = match suffix {
-        "" => 1.0,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "E" => 1e18,
-        "Ki" => 1024.0,
-        "Mi" => 1048576.0,
-        "Gi" => 1073741824.0,
-        "Ti" => 1024f64.powi(4),
-        "Pi" => 1024f64.powi(5),
-        "Ei" => 1024f64.powi(6),
-        // 12e6 and the like.
-        _ => return text.parse::<f64>().ok().filter(|value| *value >= 0.0).map(|value| value as u64),
-    };
-    let number: f64 = number.parse().ok()?;
-    (number >= 0.0).then_some((number * scale).ceil() as u64)
+    units::parse_bytes(quantity.0.trim()).ok()
 }
 
 #[cfg(test)]

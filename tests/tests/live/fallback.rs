@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use observer_tests::{daemon::Daemon, group::Group};
 
+use super::kernel::{group, own, run};
 use crate::{
     Case,
     Needs::{Pressure, Probes},
@@ -66,18 +67,6 @@ fn degraded(daemon: &Daemon, probe: &str, status: &str, said: &str) -> Result<()
         .to_string();
     ensure!(told.contains(said), "{said:?} not in {told}");
     Ok(())
-}
-
-fn group(stage: &Stage, name: &str) -> Result<Group> {
-    stage.tree()?.group(&format!("observer-test-{}/{name}", std::process::id()))
-}
-
-fn own(group: &Group) -> String {
-    format!("container=\"{}\"", group.path())
-}
-
-fn run(stage: &Stage, group: &Group, args: &str) -> Result<std::process::Child> {
-    group.spawn(&stage.workload, &args.split(' ').collect::<Vec<_>>())
 }
 
 fn ends(group: Group, mut child: std::process::Child) -> Result<()> {

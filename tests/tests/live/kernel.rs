@@ -60,16 +60,16 @@ fn daemon(stage: &Stage, args: &[&str]) -> Result<Daemon> {
     Ok(daemon)
 }
 
-fn group(stage: &Stage, name: &str) -> Result<Group> {
+pub fn group(stage: &Stage, name: &str) -> Result<Group> {
     stage.tree()?.group(&format!("observer-test-{}/{name}", std::process::id()))
 }
 
 /// The label that selects a group's own series.
-fn own(group: &Group) -> String {
+pub fn own(group: &Group) -> String {
     format!("container=\"{}\"", group.path())
 }
 
-fn run(stage: &Stage, group: &Group, args: &str) -> Result<Child> {
+pub fn run(stage: &Stage, group: &Group, args: &str) -> Result<Child> {
     group.spawn(&stage.workload, &args.split(' ').collect::<Vec<_>>())
 }
 
