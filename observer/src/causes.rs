@@ -31,6 +31,11 @@ const CLOSES: Duration = Duration::from_secs(600);
 /// Pods of which ends are kept.
 const ENDS: usize = 4096;
 
+/// The ledger has told, and the owners have been looked up: nothing better will come, however sure it is.
+fn answered(facts: &Facts, decision: &Decision) -> bool {
+    facts.record.is_some() && facts.owner.is_some() && decision.cause != Cause::Unknown
+}
+
 /// Whether the ledger has anything to say of it.
 fn scales(controller: &Reference) -> bool {
     !matches!(controller.kind.as_str(), "DaemonSet" | "Job" | "Node")
@@ -154,7 +159,7 @@ impl Causes {
                 && decision.origin.is_none();
             let better = match &start.told {
                 _ if waits => false,
-                None => decision.confidence >= SURE || age >= SETTLES,
+                None => decision.confidence >= SURE || answered(&facts, &decision) || age >= SETTLES,
                 // Of two that are as sure the later is taken: it knows what the first did, and more.
                 Some(before) => {
                     let other = decision.cause != before.cause || decision.scaled != before.scaled;

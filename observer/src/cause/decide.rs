@@ -208,6 +208,9 @@ fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decisi
         ));
     }
     let scaled = grew.filter(|change| made - change.at <= CATCH_UP_SECONDS);
+    // All that could have made this pod was seen: for a while before it, or for the workload's whole life.
+    let whole_life = created.is_some_and(|created| created.at + DEPLOY_SECONDS >= record.observed_since);
+    let watched = whole_life || record.observed_since + DEPLOY_SECONDS < made;
     match (rolled, scaled) {
         (Some(rolled), None) => Some(rollout(rolled, made, 0.95)),
         // Both at once: the pods of a rollout, more of them.
@@ -232,7 +235,7 @@ fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decisi
                 None => scaled_up(grew, made, 0.85).map(|decision| decision.or(&[Cause::Reschedule])),
             }
         }
-        (None, _) if record.observed_since + DEPLOY_SECONDS < made => {
+        (None, _) if watched => {
             let evidence = "replicas and revision had not changed";
             let lost = record.changes.iter().rev().filter(until_made).find_map(|change| match &change.what {
                 Changed::Disrupted { pod, reason } => Some(format!("{pod} was lost to {reason}")),
@@ -489,6 +492,19 @@ mod tests {
 
     fn record(changes: Vec<Change>) -> Record {
         Record { observed_since: MADE - 5000.0, changes, ..Record::default() }
+    }
+
+    #[test]
+    fn a_ledger_that_has_just_begun_knows_only_what_began_with_it() {
+        let pod = pod("ReplicaSet");
+        let told = |created: f64| {
+            let created = Change { at: MADE - created, what: Changed::Created };
+            let record = Record { observed_since: MADE - 20.0, changes: vec![created], ..Record::default() };
+            let facts = Facts { pod: Some(&pod), record: Some(&record), ..Facts::default() };
+            told(facts)
+        };
+        assert_eq!(told(70.0), "reschedule 0.95");
+        assert_eq!(told(900.0), "unknown 0.10");
     }
 
     fn scaled(before: f64, from: u64, to: u64, kind: ByKind) -> Change {
