@@ -11,7 +11,7 @@ use std::{
 use crate::{
     cause::{
         Cause, Decision,
-        decide::{Before, Facts, Looks, decide},
+        decide::{Facts, Looks, decide},
     },
     event::CgroupId,
     finding::{Caused, Container, Ended},
@@ -61,7 +61,7 @@ struct Start {
     id: String,
     at: Time,
     /// How the one before it ended, as it was when this one started.
-    before: Option<Before>,
+    before: Option<Cause>,
     /// The pod's owners as they were at the first look after it came: later ones tell of later changes.
     owners: Option<Owners>,
     told: Option<Decision>,
@@ -101,7 +101,7 @@ impl Causes {
     pub fn started(&mut self, at: Time, container: &Container, pod: &str, id: &str) {
         let name = container.labels.container.clone();
         let key = (pod.to_owned(), name);
-        let before = self.ends.get(&key).map(|cause| Before { cause: *cause, same_pod: true });
+        let before = self.ends.get(&key).copied();
         self.members.insert(container.cgroup, key);
         let (pod, id) = (pod.to_owned(), id.to_owned());
         let container = container.clone();
@@ -123,11 +123,6 @@ impl Causes {
         if let Some(start) = self.open.get_mut(&container.cgroup) {
             start.container = container.clone();
         }
-    }
-
-    /// Starts not decided for good: whose owners are worth asking about.
-    pub fn is_open(&self) -> bool {
-        !self.open.is_empty()
     }
 
     /// Looks at every open start again. Returns what is to be told.

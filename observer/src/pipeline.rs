@@ -92,11 +92,6 @@ impl Pipeline {
         &self.histories
     }
 
-    /// Labels and path of a cgroup's container, for readers of the recording and the log.
-    pub fn lives(&self) -> impl Iterator<Item = &Life> {
-        self.lives.values()
-    }
-
     fn take(&mut self, event: &Event, out: &mut Vec<Finding>) {
         let at = event.at;
         if let Some((cgroup, path)) = place(event) {

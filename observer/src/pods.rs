@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use crate::{
     cause::decide::{Look, Looks},
     identity::Labels,
-    objects::{Owner, Pod, PodContainer, Record, Reference, Uid},
+    objects::{Owner, Pod, Record, Reference, Uid},
 };
 
 /// Owners and records kept; a node has at most a few hundred pods. The one looked up longest ago goes first.
@@ -124,11 +124,6 @@ impl Pods {
         self.pods.get(uid).map(|known| &known.pod)
     }
 
-    /// Pods that are not gone.
-    pub fn live(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values().filter(|known| known.gone.is_none()).map(|known| &known.pod)
-    }
-
     pub fn resolve(&self, key: &str, container_id: &str) -> Resolved {
         let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
         let Some(container) = pod.container(container_id) else { return Resolved::NoContainer };
@@ -192,15 +187,6 @@ impl Pods {
         let seen = self.pods.get(&pod.uid)?.seen;
         (*told >= seen).then_some(record)
     }
-
-    pub fn records(&self) -> impl Iterator<Item = &Record> {
-        self.records.values().map(|(record, _)| record)
-    }
-
-    /// The container of this name in a pod's template.
-    pub fn spec<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodContainer> {
-        pod.containers.iter().find(|container| container.name == name)
-    }
 }
 
 /// Appends what is not there yet; the oldest goes when there are too many.
@@ -222,6 +208,7 @@ fn keep<T>(list: &mut Vec<T>, value: T, most: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::PodContainer;
 
     fn pod(controller: Option<(&str, &str)>, hash: &str) -> Pod {
         Pod {

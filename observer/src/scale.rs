@@ -96,12 +96,6 @@ impl ScaleEvents {
         }
     }
 
-    /// The events under way that made these containers.
-    fn of(&self, cgroups: &BTreeSet<CgroupId>) -> Vec<ScaleEvent> {
-        let made = |live: &&Live| live.members.keys().any(|member| cgroups.contains(member));
-        self.live.iter().filter(made).map(|live| live.event.clone()).collect()
-    }
-
     /// The member, and the stall time of its event.
     fn member(&mut self, cgroup: CgroupId) -> Option<(&mut Member, &mut f64)> {
         self.live.iter_mut().find_map(|live| {
@@ -246,11 +240,6 @@ impl ScaleEvents {
                 index += 1;
             }
         }
-    }
-
-    /// The events whose start-ups are under way.
-    pub fn under_way(&self) -> Vec<ScaleEvent> {
-        self.of(&self.starting)
     }
 }
 

@@ -27,8 +27,8 @@ const ROLLOUT_SECONDS: f64 = 600.0;
 pub struct Facts<'a> {
     pub pod: Option<&'a Pod>,
     pub container: Option<&'a PodContainer>,
-    /// What the observer itself saw of the container of this name before this one.
-    pub before: Option<Before>,
+    /// How the container of this name before it in the same pod ended, if that was seen.
+    pub before: Option<Cause>,
     /// The pod's controller, and the one above it.
     pub owner: Option<&'a Owner>,
     pub top: Option<&'a Owner>,
@@ -38,13 +38,6 @@ pub struct Facts<'a> {
     pub record: Option<&'a Record>,
     /// Unix time of the host's boot.
     pub booted: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Before {
-    pub cause: Cause,
-    /// It was in the same pod sandbox; `false` if only the name is the same.
-    pub same_pod: bool,
 }
 
 /// What an agent remembers of an owner it looked up before.
@@ -89,7 +82,7 @@ fn restart(facts: &Facts, pod: &Pod) -> Option<Decision> {
     let container = facts.container;
     let last = container.and_then(|container| container.last.as_ref());
     let restarts = container.map_or(0, |container| container.restarts);
-    let before = facts.before.filter(|before| before.same_pod).map(|before| before.cause);
+    let before = facts.before;
     if restarts == 0 && last.is_none() && before.is_none() {
         return None;
     }
