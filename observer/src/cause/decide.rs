@@ -190,7 +190,12 @@ fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decisi
             _ => false,
         });
     let created = newest(|what| matches!(what, Changed::Created));
+    // All that could have made this pod was seen: for a while before it, or for the workload's whole life.
+    let whole_life =
+        created.is_some_and(|created| created.at + AT_ONCE_SECONDS + TRUNCATION >= record.observed_since);
+    let watched = whole_life || record.observed_since + DEPLOY_SECONDS < made;
     if let (Some(created), None, None) = (created, grew, rolled)
+        && watched
         && made - created.at <= DEPLOY_SECONDS
     {
         let age = made - created.at;
@@ -201,9 +206,6 @@ fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decisi
         ));
     }
     let scaled = grew.filter(|change| made - change.at <= CATCH_UP_SECONDS);
-    // All that could have made this pod was seen: for a while before it, or for the workload's whole life.
-    let whole_life = created.is_some_and(|created| created.at + DEPLOY_SECONDS >= record.observed_since);
-    let watched = whole_life || record.observed_since + DEPLOY_SECONDS < made;
     match (rolled, scaled) {
         (Some(rolled), None) => Some(rollout(rolled, made, 0.95)),
         // Both at once: the pods of a rollout, more of them.
@@ -496,7 +498,7 @@ mod tests {
             let facts = Facts { pod: Some(&pod), record: Some(&record), ..Facts::default() };
             told(facts)
         };
-        assert_eq!(told(70.0), "reschedule 0.95");
+        assert_eq!(told(22.0), "first_deploy 0.95");
         assert_eq!(told(900.0), "unknown 0.10");
     }
 

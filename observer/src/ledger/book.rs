@@ -141,6 +141,10 @@ impl Book {
         let wrote = set.controller_wrote.filter(|wrote| (now - wrote).abs() < TELLS_SECONDS);
         let at = wrote.unwrap_or((now - 1.0).floor());
         let mut changes = Vec::new();
+        if known.is_none() && set.generation > 1 {
+            // Its earlier changes were not seen: what is known of the workload begins now.
+            workload.record.observed_since = now;
+        }
         let known = known.unwrap_or_default();
         let begun = if set.reused || known.generation > 0 { at } else { set.created };
         let newer = set.revision > known.revision;

@@ -40,7 +40,10 @@ pub async fn all(client: Client, shared: Shared, synced: impl FnOnce()) {
     let (listed, mut lists) = mpsc::channel(16);
     let deployments = metadata::resource("apps/v1", "Deployment");
     let sets = metadata::resource("apps/v1", "ReplicaSet");
+    // Only what records are made of is waited for.
+    let (unheard, _) = mpsc::channel(1);
     let here = |kind: &'static str| Watch { kind, shared: shared.clone(), listed: listed.clone() };
+    let beside = |kind: &'static str| Watch { kind, shared: shared.clone(), listed: unheard.clone() };
     let mut tasks: Vec<Task> = vec![
         Box::pin(here("deployments").workloads(client.clone(), deployments)),
         Box::pin(here("replicasets").replica_sets(client.clone(), sets)),
@@ -56,14 +59,14 @@ pub async fn all(client: Client, shared: Shared, synced: impl FnOnce()) {
         ("events of preemptions", "reason=Preempted"),
         ("events of taints", "reason=TaintManagerEviction"),
     ] {
-        tasks.push(Box::pin(here(kind).events(client.clone(), selector)));
+        tasks.push(Box::pin(beside(kind).events(client.clone(), selector)));
     }
     for (kind, api_version) in [
         ("ScaledObject", "keda.sh/v1alpha1"),
         ("VerticalPodAutoscaler", "autoscaling.k8s.io/v1"),
         ("Rollout", "argoproj.io/v1alpha1"),
     ] {
-        tasks.push(Box::pin(here(kind).custom(client.clone(), api_version)));
+        tasks.push(Box::pin(beside(kind).custom(client.clone(), api_version)));
     }
     drop(listed);
     let wait = async {
