@@ -52,6 +52,8 @@ pub struct Causes {
     booted: Option<f64>,
     /// A ledger is asked: its answer is waited for.
     ledger: bool,
+    /// Something was learned since the last review.
+    stale: bool,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,12 @@ impl Causes {
         let container = container.clone();
         let start = Start { container, pod, id, at, before, owners: None, told: None };
         self.open.insert(start.container.cgroup, start);
+        self.stale = true;
+    }
+
+    /// Pods, owners or records are not what they were at the last review.
+    pub fn evidence_came(&mut self) {
+        self.stale = true;
     }
 
     pub fn ended(&mut self, ended: &Ended) {
@@ -128,6 +136,11 @@ impl Causes {
     /// Looks at every open start again. Returns what is to be told.
     pub fn review(&mut self, now: Time, pods: &Pods) -> Vec<Caused> {
         let mut told = Vec::new();
+        // This is asked after every event, a thousand a second; only evidence and patience change an answer.
+        let waited = |start: &Start| start.told.is_none() && now.since(start.at) >= SETTLES;
+        if !std::mem::take(&mut self.stale) && !self.open.values().any(waited) {
+            return told;
+        }
         self.open.retain(|_, start| {
             let pod = pods.get(&start.pod);
             if start.owners.is_none() {

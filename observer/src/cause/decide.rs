@@ -399,13 +399,9 @@ fn stateful(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         );
     }
     let looks = facts.looks;
-    let new_hash = looks.is_some_and(|looks| {
-        let hash = pod.revision_hash.as_ref();
-        !looks.hashes.is_empty() && hash.is_some_and(|hash| !looks.hashes.contains(hash))
-    });
     let newest = looks.and_then(|looks| looks.hashes.last()) == pod.revision_hash.as_ref();
     let known = looks.is_some_and(|looks| looks.names.contains(&pod.name));
-    if new_hash || (known && newest && looks.is_some_and(|looks| looks.hashes.len() > 1)) {
+    if known && newest && looks.is_some_and(|looks| looks.hashes.len() > 1) {
         return Decision::new(Cause::Rollout, 0.85, "its revision is another than its predecessors'");
     }
     if known {

@@ -105,8 +105,7 @@ pub async fn ask(source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::Sende
         let due_now = |(_, (at, _)): &(&Uid, &(Instant, usize))| *at <= now;
         let first: Vec<Uid> =
             due.iter().filter(due_now).filter(|(_, due)| due.1 == 0).map(|(uid, _)| uid.clone()).collect();
-        let asked: Vec<Uid> =
-            due.iter().filter(|(_, (at, _))| *at <= now).map(|(uid, _)| uid.clone()).collect();
+        let asked: Vec<Uid> = due.iter().filter(due_now).map(|(uid, _)| uid.clone()).collect();
         let answer = source.records(&asked).await;
         for uid in &asked {
             let again = due.remove(uid).map_or(0, |(_, times)| times + 1);

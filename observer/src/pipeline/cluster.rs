@@ -166,6 +166,7 @@ impl Pipeline {
     pub(super) fn pod(&mut self, at: Time, pod: &Pod, out: &mut Vec<Finding>) {
         let now = at.unix_seconds(self.wall_ns());
         self.cluster.pods.apply(pod.clone(), now);
+        self.cluster.causes.evidence_came();
         let hash = pod.config_hash.as_deref();
         self.identify_of(at, |key| key == pod.uid || Some(key) == hash, out);
     }
@@ -173,16 +174,19 @@ impl Pipeline {
     pub(super) fn pod_gone(&mut self, at: Time, uid: &str) {
         let now = at.unix_seconds(self.wall_ns());
         self.cluster.pods.gone(uid, now);
+        self.cluster.causes.evidence_came();
     }
 
     pub(super) fn owner_told(&mut self, at: Time, owner: &Owner, out: &mut Vec<Finding>) {
         self.cluster.pods.own(owner.clone());
+        self.cluster.causes.evidence_came();
         self.identify_of(at, |_| true, out);
     }
 
     pub(super) fn record(&mut self, at: Time, record: &Record) {
         let now = at.unix_seconds(self.wall_ns());
         self.cluster.pods.record(record.clone(), now);
+        self.cluster.causes.evidence_came();
     }
 
     pub(super) fn tick_cluster(&mut self, now: Time, out: &mut Vec<Finding>) {
@@ -191,6 +195,7 @@ impl Pipeline {
             self.identify(now, cgroup, out);
         }
         self.cluster.scale.tick(now, out);
+        self.cluster.causes.evidence_came(); // closes what is too old
     }
 
     /// Causes and scale events follow from what was found.
@@ -198,10 +203,13 @@ impl Pipeline {
         let mut followed = 0;
         loop {
             while followed < out.len() {
-                let finding = out[followed].clone();
-                self.follow_one(&finding, out);
-                self.cluster.scale.apply(&finding, out);
-                followed += 1;
+                let mut more = Vec::new();
+                for finding in &out[followed..] {
+                    self.follow_one(finding, &mut more);
+                    self.cluster.scale.apply(finding, &mut more);
+                }
+                followed = out.len();
+                out.append(&mut more);
             }
             let caused = self.cluster.causes.review(at, &self.cluster.pods);
             if caused.is_empty() {
