@@ -38,9 +38,18 @@ impl Workload {
 pub struct Past {
     /// Unix time of the exec.
     pub started: f64,
+    /// Empty outside Kubernetes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pod: String,
     pub outcome: Outcome,
     pub peak: u64,
     pub peak_seconds: f64,
+    /// Highest working set; 0 from a state file that did not keep it.
+    #[serde(default)]
+    pub working_set_peak: u64,
+    /// Bytes per second where it grew fastest.
+    #[serde(default)]
+    pub growth: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_to_stable: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,19 +88,29 @@ impl Outcome {
 }
 
 impl Past {
-    pub fn of(startup: &Startup, zero: Time, wall_ns: i64, outcome: Outcome) -> Self {
+    pub fn of(startup: &Startup, pod: &str, zero: Time, wall_ns: i64, outcome: Outcome) -> Self {
         let peak = startup.peak();
         Self {
             started: zero.unix_seconds(wall_ns),
+            pod: pod.to_owned(),
             outcome,
             peak: peak.bytes,
             peak_seconds: peak.seconds,
+            working_set_peak: startup.working_set_peak(),
+            growth: startup.fastest_growth(),
             time_to_stable: startup.time_to_stable(),
             steady: startup.steady().map(|bytes| bytes as u64),
             overshoot: startup.overshoot(),
             span: startup.curve().width(),
             curve: startup.curve().highest().iter().map(|bytes| *bytes as u64).collect(),
         }
+    }
+
+    /// What a limit has to hold: the peak, unless more than a fifth of it was file cache, which the kernel takes back before
+    /// it kills anybody. Below that the exact peak is better than the sampled working set.
+    pub fn need(&self) -> u64 {
+        let mostly_cache = self.working_set_peak > 0 && self.working_set_peak < self.peak / 5 * 4;
+        if mostly_cache { self.working_set_peak } else { self.peak }
     }
 
     /// Highest usage between two moments of a start-up; after the end of the curve, what it ended at, or, where it was
@@ -191,9 +210,12 @@ mod tests {
     fn past(started: f64, peak: u64) -> Past {
         Past {
             started,
+            pod: String::new(),
             outcome: Outcome::Stable,
             peak,
             peak_seconds: 1.0,
+            working_set_peak: 0,
+            growth: 0.0,
             time_to_stable: Some(2.0),
             steady: Some(peak / 2),
             overshoot: Some(2.0),

@@ -149,7 +149,7 @@ impl Life {
     /// Its start-up, as its workload's history keeps it. `None`: it was not seen.
     pub fn past(&self, wall_ns: i64, outcome: Outcome) -> Option<Past> {
         let run = self.run.as_ref().filter(|run| run.startup.last().is_some())?;
-        Some(Past::of(&run.startup, run.zero, wall_ns, outcome))
+        Some(Past::of(&run.startup, &self.container.labels.pod, run.zero, wall_ns, outcome))
     }
 
     /// Ended longer than `retention` ago.

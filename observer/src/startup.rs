@@ -162,11 +162,15 @@ impl Startup {
         self.swing().map(|swing| swing.high).or(settled)
     }
 
+    /// Highest working set on the way to stable; while it is not stable, so far. Bytes.
+    pub fn working_set_peak(&self) -> u64 {
+        self.told_peaks().highest_working_set(self.cache)
+    }
+
     /// Highest working set over the steady level. A level below the band's 4 MiB counts as 4 MiB: ratios of next to
     /// nothing say nothing.
     pub fn overshoot(&self) -> Option<f64> {
-        let peak = self.told_peaks().highest_working_set(self.cache);
-        Some(peak as f64 / self.steady()?.max(BAND_MIN_BYTES))
+        Some(self.working_set_peak() as f64 / self.steady()?.max(BAND_MIN_BYTES))
     }
 
     /// Seconds; for a swing, until its envelope.

@@ -83,9 +83,12 @@ mod tests {
         let labels = crate::identity::Labels { workload: "web".into(), ..Default::default() };
         let past = Past {
             started: 1.5,
+            pod: "web-1".into(),
             outcome: Outcome::Stable,
             peak: 7,
             peak_seconds: 0.5,
+            working_set_peak: 6,
+            growth: 14.0,
             time_to_stable: Some(1.0),
             steady: None,
             overshoot: None,

@@ -1,0 +1,221 @@
+//! Request and limit, in numbers a person would choose. Pure.
+//!
+//! - **Request** = p95 of the working set after start-up, over pods and time: what the scheduler reserves is what is used.
+//! - **Limit** = the worst start-up seen plus the user's headroom, or more if the start-ups seen differ so much that one in
+//!   a hundred must be expected above that: the one-sided 99 % prediction bound of a log-normal from as many start-ups
+//!   (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make it larger by themselves.
+//! - Start-ups the kernel cut off wanted more than they got. If no whole start-up was seen above them, the limit is a
+//!   **trial**: twice the last one, to be asked again after the next start-up.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Facts, Settings};
+
+/// A trial doubles: from any limit, a peak 16 times as high is found in four start-ups.
+const TRIAL: u64 = 2;
+const MIB: u64 = 1 << 20;
+/// The runtime and the kernel's own pages need this much in any container (runc's init alone takes about 10 MB).
+const LEAST: u64 = 16 * MIB;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Numbers {
+    pub request: Option<u64>,
+    pub limit: Option<Limit>,
+    /// Worst need seen: of a start-up, or later.
+    pub worst: Option<u64>,
+    /// Why a number is missing.
+    pub missing: Option<String>,
+    /// Request recommended less request of today, over all containers alive; negative: memory saved.
+    pub request_change: Option<i64>,
+    pub limit_change: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    Hold(u64),
+    /// Every start-up was cut off: this is where to look next.
+    Trial(u64),
+}
+
+impl Limit {
+    pub fn bytes(self) -> u64 {
+        match self {
+            Limit::Hold(bytes) | Limit::Trial(bytes) => bytes,
+        }
+    }
+}
+
+impl Numbers {
+    pub fn of(facts: &Facts, settings: &Settings) -> Self {
+        let startups = &facts.startups;
+        let missing = if startups.count < settings.min_startups {
+            Some(format!("{} start-up(s) seen, {} needed", startups.count, settings.min_startups))
+        } else if startups.judged() > 0 && startups.drifts() {
+            Some(format!(
+                "memory does not settle ({} of {} start-ups drifting): no limit is enough, only later",
+                startups.drifting,
+                startups.judged()
+            ))
+        } else {
+            None
+        };
+        let worst = worst(facts);
+        if missing.is_some() {
+            return Self { worst, missing, ..Self::default() };
+        }
+        let request = facts.steady.map(|steady| round_up(steady.p95.max(LEAST)));
+        let limit = limit(facts, worst, settings).map(|limit| match (limit, request) {
+            (Limit::Hold(bytes), Some(request)) => Limit::Hold(bytes.max(request)),
+            (limit, _) => limit,
+        });
+        let missing = match (request, limit) {
+            (None, _) => Some("no start-up of it has become stable yet".to_owned()),
+            (_, None) => Some("no whole start-up was seen".to_owned()),
+            _ => None,
+        };
+        let alive = facts.current.containers as i64;
+        let change = |now: Option<Option<u64>>, then: Option<u64>| {
+            Some((then? as i64 - now??.min(i64::MAX as u64) as i64).saturating_mul(alive))
+        };
+        Self {
+            request_change: change(facts.current.request, request),
+            limit_change: change(facts.current.limit, limit.map(Limit::bytes)),
+            request,
+            limit,
+            worst,
+            missing,
+        }
+    }
+}
+
+/// Highest need of a whole start-up, or of the time after it.
+fn worst(facts: &Facts) -> Option<u64> {
+    let startup = facts.startups.need.map(|[.., max]| max);
+    startup.max(facts.steady.map(|steady| steady.max))
+}
+
+fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<Limit> {
+    let startups = &facts.startups;
+    let cut_above = startups.cut.filter(|cut| Some(*cut) >= worst);
+    if let Some(cut) = cut_above {
+        let tried = facts.current.limit.flatten().unwrap_or(0).max(cut);
+        return Some(Limit::Trial(round_up(tried.saturating_mul(TRIAL))));
+    }
+    let worst = worst?;
+    let roomy = worst as f64 * (1.0 + settings.headroom);
+    let next = prediction(startups.need_mean_log, startups.need_spread, startups.whole);
+    Some(Limit::Hold(round_up((roomy.max(next.unwrap_or(0.0)) as u64).max(LEAST))))
+}
+
+/// What 99 of 100 next start-ups stay below.
+fn prediction(mean_log: Option<f64>, spread: Option<f64>, n: u64) -> Option<f64> {
+    let (mean, spread) = (mean_log?, spread?);
+    let n = n as f64;
+    Some((mean + student_99(n - 1.0) * spread * (1.0 + 1.0 / n).sqrt()).exp())
+}
+
+/// 99 % quantile of Student's t; between the rows of the table, that of fewer degrees of freedom, which is larger.
+fn student_99(freedom: f64) -> f64 {
+    const TABLE: [(f64, f64); 14] = [
+        (1.0, 31.821),
+        (2.0, 6.965),
+        (3.0, 4.541),
+        (4.0, 3.747),
+        (5.0, 3.365),
+        (6.0, 3.143),
+        (7.0, 2.998),
+        (8.0, 2.896),
+        (9.0, 2.821),
+        (10.0, 2.764),
+        (14.0, 2.624),
+        (20.0, 2.528),
+        (30.0, 2.457),
+        (60.0, 2.390),
+    ];
+    TABLE.iter().rev().find(|(df, _)| *df <= freedom).map_or(TABLE[0].1, |(_, t)| *t)
+}
+
+/// Up to a step of at most a sixteenth of it, a power of two and at least 1 MiB: 72Mi, 144Mi, 1088Mi, 2304Mi.
+pub fn round_up(bytes: u64) -> u64 {
+    let step = (bytes / 16).checked_ilog2().map_or(MIB, |power| 1u64 << power).max(MIB);
+    bytes.checked_next_multiple_of(step).unwrap_or(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        advice::facts::{Startups, Steady},
+        history::{Outcome, Past},
+    };
+
+    fn past(peak_mib: u64, outcome: Outcome) -> Past {
+        Past {
+            started: peak_mib as f64,
+            pod: format!("p{peak_mib}"),
+            outcome,
+            peak: peak_mib * MIB,
+            peak_seconds: 1.0,
+            working_set_peak: peak_mib * MIB,
+            growth: 0.0,
+            time_to_stable: Some(2.0),
+            steady: (outcome == Outcome::Stable).then_some(40 * MIB),
+            overshoot: Some(2.0),
+            span: 1.0,
+            curve: vec![peak_mib * MIB, 40 * MIB],
+        }
+    }
+
+    fn facts(past: &[Past], limit: u64) -> Facts {
+        let startups = Startups::of(past);
+        let mut facts = Facts { steady: Steady::of(None, &startups), startups, ..Facts::default() };
+        facts.current.limit = Some(Some(limit * MIB));
+        facts.current.request = Some(Some(100 * MIB));
+        facts.current.containers = 10;
+        facts
+    }
+
+    #[test]
+    fn rounding_is_up_and_by_a_sixteenth_at_the_most() {
+        for (mib, expected) in [(0, 0), (1, 1), (16, 16), (65, 68), (140, 144), (1030, 1088), (2200, 2304)] {
+            assert_eq!(round_up(mib * MIB), expected * MIB, "{mib}");
+        }
+        for bytes in (1..10_000u64).map(|i| i * 1_234_567) {
+            let rounded = round_up(bytes);
+            assert!(rounded >= bytes && rounded <= bytes + (bytes / 16).max(MIB));
+        }
+        assert_eq!(round_up(u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn numbers_follow_what_was_seen() {
+        use Outcome::{Drifting, OomKilled, Stable};
+        let table: [(&str, Vec<Past>, Option<u64>, Option<Limit>); 6] = [
+            ("too few", vec![past(90, Stable); 2], None, None),
+            ("alike", vec![past(90, Stable); 3], Some(40), Some(Limit::Hold(100 * MIB))),
+            ("a leak", vec![past(90, Drifting); 5], None, None),
+            (
+                "unlike ones need more than the headroom",
+                [50, 60, 70, 90].map(|peak| past(peak, Stable)).to_vec(),
+                Some(40),
+                Some(Limit::Hold(256 * MIB)),
+            ),
+            ("all cut off", vec![past(64, OomKilled); 4], None, Some(Limit::Trial(128 * MIB))),
+            (
+                "cut off by an old limit, whole under a larger one",
+                [vec![past(64, OomKilled); 2], vec![past(90, Stable); 3]].concat(),
+                Some(40),
+                Some(Limit::Hold(100 * MIB)),
+            ),
+        ];
+        for (name, past, request, limit) in table {
+            let numbers = Numbers::of(&facts(&past, 64), &Settings::default());
+            assert_eq!((numbers.request, numbers.limit), (request.map(|mib| mib * MIB), limit), "{name}");
+            assert_eq!(numbers.missing.is_some(), request.is_none() || limit.is_none(), "{name}");
+        }
+        let numbers = Numbers::of(&facts(&vec![past(90, Stable); 3], 64), &Settings::default());
+        assert_eq!(numbers.request_change, Some(-600 * MIB as i64), "ten containers, 60 MiB less each");
+        assert_eq!(numbers.limit_change, Some(360 * MIB as i64));
+    }
+}
