@@ -8,7 +8,10 @@ use crate::{
     cause::Decision,
     curve::Curve,
     event::{CgroupId, Outcome, ProbeStatus},
-    finding::{Container, Finding, NodeMeasured, OomLinked, ScaleEvent, ScaleEventEnded, State, What},
+    finding::{
+        Advised, Container, Finding, NodeMeasured, OomLinked, ScaleEvent, ScaleEventEnded, State, What,
+    },
+    history::Workload,
     journal,
     stability::HORIZON_SECONDS,
     time::Time,
@@ -28,6 +31,9 @@ pub struct Board {
     pub news: VecDeque<News>,
     /// The last scale events whose pods came here, and what they did.
     pub scale_events: VecDeque<Scaling>,
+    /// What is advised for each workload.
+    #[serde(skip)]
+    pub advice: BTreeMap<Workload, Advised>,
     /// The tree has been walked: everything that was there is known.
     pub seeded: bool,
 }
@@ -133,6 +139,9 @@ impl Board {
                 if let Some(container) = &killed.container {
                     self.with(container, |card| card.oom_kills += killed.kills);
                 }
+            }
+            What::Advised(advised) => {
+                self.advice.insert(advised.facts.workload.clone(), (**advised).clone());
             }
             What::Forgotten { container } => {
                 self.containers.remove(&container.cgroup);

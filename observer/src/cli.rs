@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
+    advise,
     config::{Flags, RootFlags},
     ledger,
 };
@@ -64,6 +65,12 @@ pub enum Command {
         #[arg(long)]
         ended: bool,
     },
+    /// Say what requests, limits and scaling should be, from what was seen: of a node, or of the fleet by Prometheus
+    ///
+    /// Requests reflect steady usage, limits cover the worst start-up and headroom, memory must settle, replicas follow
+    /// request rate, queue depth or latency. Each is a check: pass, warn, fail, or unknown where too little was seen
+    /// (docs/advice.md). Reads only: --output patch prints commands for kubectl and runs none. Needs no privileges.
+    Advise(Box<advise::Options>),
     /// Watch who scales what in the whole cluster, and tell the agents: the optional companion of `run`
     ///
     /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets and a

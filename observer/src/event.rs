@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     history::{Past, Workload},
+    levels::Levels,
     objects::{ApiState, Owner, Pod, Record, Uid},
     time::Time,
 };
@@ -38,6 +39,8 @@ pub enum What {
     History {
         workload: Workload,
         startups: Vec<Past>,
+        #[serde(default)]
+        levels: Levels,
     },
     CgroupMade {
         cgroup: CgroupId,

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    advice::{Advice, Facts},
     cause::{Cause, Decision},
     event::{
         CgroupId, ExitStatus, Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus,
@@ -124,6 +125,13 @@ pub enum What {
         #[serde(flatten)]
         workload: Workload,
         summary: Summary,
+    },
+    /// What is advised for a workload, when it has become another; and what it is made from.
+    Advised(Box<Advised>),
+    /// A container was ready for the first time, this long after its exec.
+    Ready {
+        container: Container,
+        seconds: f64,
     },
     StampedeBegan(StampedeBegan),
     StampedeEnded(StampedeEnded),
@@ -458,6 +466,16 @@ pub struct StampedeEnded {
     pub held_now: u64,
     pub lowest_available: u64,
     pub oom_kills: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Advised {
+    pub facts: Facts,
+    /// With the default settings.
+    pub advice: Advice,
+    /// Something fails that did not, or a number is another.
+    #[serde(default)]
+    pub news: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -72,6 +72,9 @@ mod tests {
         curve[at] = peak;
         Past {
             started: 0.0,
+            pod: String::new(),
+            working_set_peak: peak,
+            growth: 0.0,
             outcome: Outcome::Stable,
             peak,
             peak_seconds: at as f64,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{finding::State, identity::Labels, startup::Startup, time::Time};
+use crate::{finding::State, identity::Labels, levels::Levels, startup::Startup, time::Time};
 
 /// Start-ups kept per workload: enough for a p95 that is not the maximum, few enough to follow a new release.
 pub const KEPT: usize = 24;
@@ -13,7 +13,7 @@ pub const KEPT: usize = 24;
 pub const WORKLOADS: usize = 1000;
 
 /// What start-ups are compared within: one container of one workload.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Workload {
     pub namespace: String,
     pub workload: String,
@@ -29,6 +29,17 @@ impl Workload {
             workload: labels.workload.clone(),
             workload_type: labels.workload_type.clone(),
             container: if labels.pod.is_empty() { String::new() } else { labels.container.clone() },
+        }
+    }
+}
+
+impl std::fmt::Display for Workload {
+    /// `shop/deployment/web:app`; outside Kubernetes the workload alone.
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self { namespace, workload, workload_type, container } = self;
+        match namespace.is_empty() {
+            true => write!(f, "{workload}"),
+            false => write!(f, "{namespace}/{workload_type}/{workload}:{container}"),
         }
     }
 }
@@ -145,6 +156,8 @@ pub const QUANTILES: [f64; 3] = [0.5, 0.95, 1.0];
 #[derive(Clone, Debug, Default)]
 pub struct Histories {
     by_workload: BTreeMap<Workload, Vec<Past>>,
+    /// The working set after start-up; of workloads that have a history.
+    levels: BTreeMap<Workload, Levels>,
 }
 
 impl Histories {
@@ -156,9 +169,21 @@ impl Histories {
         self.by_workload.iter().map(|(workload, past)| (workload, past.as_slice()))
     }
 
+    pub fn levels(&self, workload: &Workload) -> Option<&Levels> {
+        self.levels.get(workload)
+    }
+
+    /// A container of it was at `bytes` for `seconds` until `now` (Unix time).
+    pub fn was_at(&mut self, workload: &Workload, bytes: u64, seconds: f64, now: f64) {
+        if self.by_workload.contains_key(workload) {
+            self.levels.entry(workload.clone()).or_default().add(bytes, seconds, now);
+        }
+    }
+
     /// Takes what an earlier run kept.
-    pub fn restore(&mut self, workload: Workload, mut startups: Vec<Past>) {
+    pub fn restore(&mut self, workload: Workload, mut startups: Vec<Past>, levels: Levels) {
         startups.drain(..startups.len().saturating_sub(KEPT));
+        self.levels.insert(workload.clone(), levels);
         self.by_workload.insert(workload, startups);
     }
 
@@ -169,6 +194,7 @@ impl Histories {
             let oldest = self.by_workload.iter().min_by(|a, b| started(a.1).total_cmp(&started(b.1)));
             if let Some(oldest) = oldest.map(|(workload, _)| workload.clone()) {
                 self.by_workload.remove(&oldest);
+                self.levels.remove(&oldest);
             }
         }
         let startups = self.by_workload.entry(workload.clone()).or_default();
@@ -196,7 +222,7 @@ impl Histories {
     }
 }
 
-fn quantiles(values: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
+pub fn quantiles(values: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;

@@ -1,9 +1,10 @@
 //! Findings -> log lines a person reads. Nothing per event: what began, ended or was concluded, and the probes once.
 
 use crate::{
+    advice::{Grade, numbers::Limit as AdvisedLimit},
     cause::Cause,
     event::{ExitStatus, Limit, Outcome, ProbeStatus},
-    finding::{Caused, Container, Ended, Finding, OomKilled, OomRole, OomScope, ScaleEvent, What},
+    finding::{Advised, Caused, Container, Ended, Finding, OomKilled, OomRole, OomScope, ScaleEvent, What},
     objects::ApiState,
     units::{Bytes, Seconds},
 };
@@ -43,6 +44,33 @@ fn probe(status: &ProbeStatus) {
         Outcome::Broken { error, lost } => tracing::warn!("probe {name}: broken, {error}; {lost}"),
         Outcome::Disabled { lost } => tracing::info!("probe {name}: disabled; {lost}"),
     }
+}
+
+/// What is wrong and what would be right; nothing for a workload with nothing to complain of.
+fn advice(advised: &Advised) -> Option<String> {
+    let Advised { facts, advice, news } = advised;
+    let failed: Vec<&str> = advice
+        .verdicts
+        .iter()
+        .filter(|verdict| verdict.grade == Grade::Fail)
+        .map(|verdict| verdict.check.name())
+        .collect();
+    if failed.is_empty() || !news {
+        return None;
+    }
+    let numbers = &advice.numbers;
+    let number = |what: &str, bytes: Option<u64>| bytes.map(|bytes| format!(", {what} {}", Bytes(bytes)));
+    Some(format!(
+        "advice for {}: {}{}{}; see observer advise --explain",
+        facts.workload,
+        failed.join(", "),
+        number("request", numbers.request).unwrap_or_default(),
+        match numbers.limit {
+            Some(AdvisedLimit::Hold(bytes)) => format!(", limit {}", Bytes(bytes)),
+            Some(AdvisedLimit::Trial(bytes)) => format!(", try a limit of {}", Bytes(bytes)),
+            None => String::new(),
+        },
+    ))
 }
 
 /// One line for a finding that is news; also what `observer replay --story` prints.
@@ -102,6 +130,7 @@ pub fn line(finding: &Finding) -> Option<String> {
                 None => ", not all settled".to_owned(),
             },
         ),
+        What::Advised(advised) => return advice(advised),
         What::OomLinked(linked) => format!(
             "{}: the OOM kill was {} {}",
             name(&linked.container),

@@ -3,8 +3,6 @@
 //! A quantile of it is off by at most one bucket, 2 %. Time counts half after seven days, so that a release of last month
 //! does not size the one of today.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 /// Upper bound of a bucket over its lower bound.
@@ -17,8 +15,8 @@ const BUCKETS: u16 = 850;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Levels {
-    /// Bucket -> seconds, halved every seven days.
-    seconds: BTreeMap<u16, f64>,
+    /// Bucket and seconds in it, halved every seven days; in order.
+    seconds: Vec<(u16, f64)>,
     /// Unix time of the first and the last look.
     pub from: f64,
     pub until: f64,
@@ -38,15 +36,19 @@ impl Levels {
         self.until = self.until.max(now);
         while self.until - self.halved >= HALF_LIFE {
             self.halved += HALF_LIFE;
-            self.seconds.values_mut().for_each(|seconds| *seconds /= 2.0);
+            self.seconds.iter_mut().for_each(|(_, seconds)| *seconds /= 2.0);
         }
         let bucket = ((bytes as f64 / LEAST).max(1.0).ln() / RATIO.ln()).ceil().min(f64::from(BUCKETS));
-        *self.seconds.entry(bucket as u16).or_default() += seconds;
+        let bucket = bucket as u16;
+        match self.seconds.binary_search_by_key(&bucket, |(known, _)| *known) {
+            Ok(at) => self.seconds[at].1 += seconds,
+            Err(at) => self.seconds.insert(at, (bucket, seconds)),
+        }
     }
 
     /// The level that memory stayed at or below for this share of the time: an upper bound, within 2 %.
     pub fn quantile(&self, q: f64) -> Option<u64> {
-        let total: f64 = self.seconds.values().sum();
+        let total = self.seconds();
         let mut below = 0.0;
         for (bucket, seconds) in &self.seconds {
             below += seconds;
@@ -59,7 +61,7 @@ impl Levels {
 
     /// Container time in it, weighted by age. Seconds.
     pub fn seconds(&self) -> f64 {
-        self.seconds.values().sum()
+        self.seconds.iter().map(|(_, seconds)| seconds).sum()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The memory observer. See ARCHITECTURE.md for the one picture of how the modules hang together.
 
+pub mod advice;
+pub mod advise;
 pub mod analyse;
 pub mod app;
 pub mod attribution;
@@ -22,6 +24,7 @@ pub mod journal;
 pub mod kernel;
 pub mod kubernetes;
 pub mod ledger;
+pub mod levels;
 pub mod lifecycle;
 pub mod metrics;
 pub mod node;

@@ -30,6 +30,9 @@ fn main() -> ExitCode {
         Command::Analyse { file, json, plot, limit, ended } => {
             analyse(&file, json, plot.as_deref(), analyse::Options { limit, ended })
         }
+        Command::Advise(options) => {
+            observer::advise::run(&options).map_err(|error| (FAILED, error)).and_then(|text| print(&text))
+        }
         Command::Ledger(options) => ledger(options),
         Command::LedgerSecret { namespace, names } => observer::ledger::secret::manifest(&namespace, &names)
             .map_err(|error| (FAILED, format!("cannot make a certificate for {names:?}: {error}")))

@@ -7,6 +7,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::finding::Finding;
 
+mod advice;
 mod container;
 mod family;
 mod history;
@@ -19,7 +20,7 @@ pub use family::{Declaration, Kind};
 
 /// Every family, for docs/metrics.md and the tests.
 pub fn declarations() -> Vec<&'static Declaration> {
-    [container::ALL, workload::ALL, history::ALL, scale::ALL, node::ALL, observer::ALL].concat()
+    [container::ALL, workload::ALL, history::ALL, advice::ALL, scale::ALL, node::ALL, observer::ALL].concat()
 }
 
 pub struct Metrics {
@@ -27,6 +28,7 @@ pub struct Metrics {
     container: container::Families,
     workload: workload::Families,
     history: history::Families,
+    advice: advice::Families,
     scale: scale::Families,
     node: node::Families,
     observer: observer::Families,
@@ -39,6 +41,7 @@ impl Default for Metrics {
             container: container::Families::new(&registry),
             workload: workload::Families::new(&registry),
             history: history::Families::new(&registry),
+            advice: advice::Families::new(&registry),
             scale: scale::Families::new(&registry),
             node: node::Families::new(&registry),
             observer: observer::Families::new(&registry),
@@ -52,6 +55,7 @@ impl Metrics {
         self.container.apply(finding);
         self.workload.apply(finding);
         self.history.apply(finding);
+        self.advice.apply(finding);
         self.scale.apply(finding);
         self.node.apply(finding);
         self.observer.apply(finding);

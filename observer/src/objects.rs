@@ -39,6 +39,9 @@ pub struct Pod {
     /// An in-place resize is under way (condition PodResizeInProgress).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resizing: bool,
+    /// Of the pod as a whole (spec.resources).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<u64>,
     pub containers: Vec<PodContainer>,
 }
 
@@ -271,6 +274,23 @@ pub struct Autoscaler {
     /// VPA: updateMode. HPA: why it cannot scale, if so.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub mode: String,
+    /// HPA: pods its scaleUp policies let it add in one step from where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+}
+
+impl Autoscaler {
+    pub fn is_horizontal(&self) -> bool {
+        matches!(self.kind.as_str(), "HorizontalPodAutoscaler" | "ScaledObject")
+    }
+
+    /// Whether it acts on this resource: `resource memory`, `container memory`, KEDA's and the VPA's `memory`.
+    pub fn is_on(&self, resource: &str) -> bool {
+        let external = |signal: &str| {
+            signal.starts_with("external") || signal.starts_with("pods") || signal.starts_with("object")
+        };
+        self.signals.iter().any(|signal| !external(signal) && signal.split(' ').any(|word| word == resource))
+    }
 }
 
 /// Managers under which the in-tree controllers write: the binary's name, which all-in-one distributions change.

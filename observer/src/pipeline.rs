@@ -26,6 +26,7 @@ use crate::{
     time::Time,
 };
 
+mod advise;
 mod cluster;
 
 /// The kubelet evicts pods when less than this is available (KubeletConfiguration, evictionHard memory.available).
@@ -47,6 +48,7 @@ pub struct Pipeline {
     ends: Ends,
     stampede: stampede::Watch,
     cluster: cluster::Cluster,
+    advise: advise::Advise,
     /// MemAvailable, once it was read.
     available: Option<u64>,
     /// Read and not told yet.
@@ -84,6 +86,7 @@ impl Pipeline {
         self.take(event, &mut out);
         self.learn_from(&mut out);
         self.follow(event.at, &mut out);
+        self.note(&mut out);
         out
     }
 
@@ -131,8 +134,8 @@ impl Pipeline {
                 }
                 out.push(Finding { at, what: What::Probe(status.clone()) });
             }
-            Happened::History { workload, startups } => {
-                self.histories.restore(workload.clone(), startups.clone());
+            Happened::History { workload, startups, levels } => {
+                self.histories.restore(workload.clone(), startups.clone(), levels.clone());
                 self.tell_history(at, workload, out);
             }
             Happened::CgroupSeeded { cgroup, populated, .. } => {

@@ -57,6 +57,7 @@ pub async fn serve(
         .route("/api/probes", get(async |State(shared): State<Shared>| Json(shared.board().probes.clone())))
         .route("/api/state", get(state))
         .route("/api/scale-events", get(scale_events))
+        .route("/api/advice", get(advice))
         .with_state(shared);
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
@@ -80,6 +81,14 @@ async fn state(State(shared): State<Shared>) -> impl IntoResponse {
     let json = serde_json::to_string(&*shared.board());
     match json {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn advice(State(shared): State<Shared>) -> impl IntoResponse {
+    let json = serde_json::to_value(shared.board().advice.values().collect::<Vec<_>>());
+    match json {
+        Ok(json) => Json(json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

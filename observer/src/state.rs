@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::{Event, What},
     history::{Histories, Past, Workload},
+    levels::Levels,
     time::Time,
 };
 
@@ -26,6 +27,8 @@ struct Entry {
     #[serde(flatten)]
     workload: Workload,
     startups: Vec<Past>,
+    #[serde(default)]
+    levels: Levels,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +55,10 @@ pub fn restore(path: &Path, at: Time) -> Result<Vec<Event>, CannotRestore> {
     if contents.version != VERSION {
         return Err(broken(format!("version {}, expected {VERSION}", contents.version)));
     }
-    let event = |Entry { workload, startups }| Event { at, what: What::History { workload, startups } };
+    let event = |Entry { workload, startups, levels }| Event {
+        at,
+        what: What::History { workload, startups, levels },
+    };
     Ok(contents.workloads.into_iter().map(event).collect())
 }
 
@@ -61,6 +67,7 @@ pub fn save(path: &Path, histories: &Histories) -> io::Result<()> {
     let entry = |(workload, startups): (&Workload, &[Past])| Entry {
         workload: workload.clone(),
         startups: startups.to_vec(),
+        levels: histories.levels(workload).cloned().unwrap_or_default(),
     };
     let contents = Contents { version: VERSION, workloads: histories.iter().map(entry).collect() };
     let beside = path.with_extension("new");

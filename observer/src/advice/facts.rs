@@ -151,6 +151,16 @@ impl Startups {
         }
     }
 
+    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
+        [
+            ("stable", self.stable),
+            ("drifting", self.drifting),
+            ("oscillating", self.oscillating),
+            ("ended", self.ended),
+            ("oom_killed", self.oom_killed),
+        ]
+    }
+
     /// Those that got a verdict.
     pub fn judged(&self) -> u64 {
         self.stable + self.drifting + self.oscillating

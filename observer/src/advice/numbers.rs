@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Facts, Settings};
 
-/// A trial doubles: from any limit, a peak 16 times as high is found in four start-ups.
+/// A trial doubles: from any limit, a peak 16 times as high is found in four start-ups. Nor does a prediction from few
+/// start-ups go beyond twice the worst.
 const TRIAL: u64 = 2;
 const MIB: u64 = 1 << 20;
 /// The runtime and the kernel's own pages need this much in any container (runc's init alone takes about 10 MB).
@@ -105,7 +106,8 @@ fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<Limit
     let worst = worst?;
     let roomy = worst as f64 * (1.0 + settings.headroom);
     let next = prediction(startups.need_mean_log, startups.need_spread, startups.whole);
-    Some(Limit::Hold(round_up((roomy.max(next.unwrap_or(0.0)) as u64).max(LEAST))))
+    let next = next.unwrap_or(0.0).min(worst as f64 * TRIAL as f64);
+    Some(Limit::Hold(round_up((roomy.max(next) as u64).max(LEAST))))
 }
 
 /// What 99 of 100 next start-ups stay below.
@@ -191,7 +193,8 @@ mod tests {
     #[test]
     fn numbers_follow_what_was_seen() {
         use Outcome::{Drifting, OomKilled, Stable};
-        let table: [(&str, Vec<Past>, Option<u64>, Option<Limit>); 6] = [
+        type Row = (&'static str, Vec<Past>, Option<u64>, Option<Limit>);
+        let table: [Row; 6] = [
             ("too few", vec![past(90, Stable); 2], None, None),
             ("alike", vec![past(90, Stable); 3], Some(40), Some(Limit::Hold(100 * MIB))),
             ("a leak", vec![past(90, Drifting); 5], None, None),
@@ -199,7 +202,7 @@ mod tests {
                 "unlike ones need more than the headroom",
                 [50, 60, 70, 90].map(|peak| past(peak, Stable)).to_vec(),
                 Some(40),
-                Some(Limit::Hold(256 * MIB)),
+                Some(Limit::Hold(184 * MIB)),
             ),
             ("all cut off", vec![past(64, OomKilled); 4], None, Some(Limit::Trial(128 * MIB))),
             (

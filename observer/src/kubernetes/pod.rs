@@ -35,6 +35,11 @@ pub fn parse(pod: &ApiPod) -> Option<Pod> {
         deleting: meta.deletion_timestamp.is_some(),
         restarting: metadata::condition(pod, "AllContainersRestarting").is_some(),
         resizing: metadata::condition(pod, "PodResizeInProgress").is_some(),
+        memory_limit: pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.resources.as_ref()?.limits.as_ref()?.get("memory"))
+            .and_then(bytes),
         containers: containers(pod),
     })
 }

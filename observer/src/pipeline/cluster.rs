@@ -14,7 +14,7 @@ use crate::{
     finding::{Caused, Container, Finding, What},
     identity::{self, Kind},
     lifecycle::Life,
-    objects::{ApiState, Owner, Pod, Record},
+    objects::{ApiState, Owner, Pod, PodContainer, Record},
     pods::{Pods, Resolved},
     scale::ScaleEvents,
     time::Time,
@@ -57,6 +57,22 @@ struct Member {
 }
 
 impl Cluster {
+    /// The reported container with this id.
+    pub fn member(&self, id: &str) -> Option<CgroupId> {
+        self.members.iter().find(|(_, member)| member.id == id).map(|(cgroup, _)| *cgroup)
+    }
+
+    /// The pod a reported container is of, and what its spec and status tell of it.
+    pub fn pod_of(&self, cgroup: CgroupId) -> Option<(&Pod, &PodContainer)> {
+        let member = self.members.get(&cgroup)?;
+        let pod = self.pods.get(&member.pod)?;
+        Some((pod, pod.container(&member.id)?))
+    }
+
+    pub fn record_of(&self, pod: &Pod) -> Option<&Record> {
+        self.pods.record_of(pod)
+    }
+
     pub fn booted(&mut self, at: f64) {
         self.causes.booted(at);
     }
@@ -169,6 +185,7 @@ impl Pipeline {
         self.cluster.causes.evidence_came();
         let hash = pod.config_hash.as_deref();
         self.identify_of(at, |key| key == pod.uid || Some(key) == hash, out);
+        self.ready(at, pod, out);
     }
 
     pub(super) fn pod_gone(&mut self, at: Time, uid: &str) {

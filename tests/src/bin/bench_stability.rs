@@ -436,7 +436,7 @@ fn past_of(course: &[f64]) -> Past {
             anon: None,
         });
     }
-    Past::of(&startup, Time::default(), 0, history::Outcome::Stable)
+    Past::of(&startup, "", Time::default(), 0, history::Outcome::Stable)
 }
 
 /// Nanoseconds per sample of a noisy start-up, the evaluation of the slopes included.
