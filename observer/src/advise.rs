@@ -127,8 +127,9 @@ impl Options {
     fn wants(&self, facts: &Facts) -> bool {
         let of = &facts.workload;
         let is = |wanted: &String| match wanted.split_once('/') {
+            _ if of.workload == *wanted => true, // a cgroup's name is a path
             Some((kind, name)) => of.workload == name && of.workload_type == long_name(kind),
-            None => of.workload == *wanted,
+            None => false,
         };
         self.namespace.as_ref().is_none_or(|namespace| of.namespace == *namespace)
             && (self.workloads.is_empty() || self.workloads.iter().any(is))

@@ -20,6 +20,12 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// What following the advice does, beside the rules of others: kills and memory reserved on replayed start-ups
+    Advise {
+        /// Options of the benchmark, after --
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// What a page fault pays, how true a spike is seen, what the daemon holds: one JSON line
     Faults {
         /// Options of the benchmark, after --
@@ -30,11 +36,8 @@ enum What {
 
 pub fn bench(options: &Options) -> Result<()> {
     match &options.what {
-        What::Stability { args } => {
-            let mut run = shell::cargo();
-            run.args(["run", "--release", "--quiet", "--package", "observer-tests", "--features", "bench"]);
-            shell::run(run.args(["--bin", "bench-stability", "--"]).args(args))
-        }
+        What::Stability { args } => pure("bench-stability", args),
+        What::Advise { args } => pure("bench-advise", args),
         What::Faults { args } => {
             run::build()?;
             // Beside it, for comparison; where it cannot be had the benchmark says so.
@@ -60,4 +63,11 @@ pub fn bench(options: &Options) -> Result<()> {
             shell::run(Command::new(bench).arg("--null").arg(null).args(args))
         }
     }
+}
+
+/// One that needs no kernel.
+fn pure(name: &str, args: &[String]) -> Result<()> {
+    let mut run = shell::cargo();
+    run.args(["run", "--release", "--quiet", "--package", "observer-tests", "--features", "bench"]);
+    shell::run(run.args(["--bin", name, "--"]).args(args))
 }

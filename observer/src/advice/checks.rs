@@ -119,8 +119,7 @@ fn limit_covers_peak(facts: &Facts, numbers: &Numbers) -> Judged {
     let s = &facts.startups;
     let Some(limit) = facts.current.limit else { return unknown("the limit is not known") };
     let Some(limit) = limit else { return unknown("no limit is set: see limit_set") };
-    let own = facts.kills.startup + facts.kills.steady
-        - facts.kills.by_node.min(facts.kills.startup + facts.kills.steady);
+    let own = facts.kills.by_limit();
     let killed = if own > 0 || s.oom_killed > 0 {
         format!("; {} OOM kill(s) by it, {} of {} start-ups cut off", own, s.oom_killed, s.count)
     } else {
@@ -132,7 +131,7 @@ fn limit_covers_peak(facts: &Facts, numbers: &Numbers) -> Judged {
     let Some(worst) = numbers.worst else { return unknown("no whole start-up was seen") };
     let evidence =
         format!("limit {}, worst need {} in {} start-ups{killed}", Bytes(limit), Bytes(worst), s.whole);
-    if worst > limit {
+    if worst > limit || own > 0 && facts.at_limit(worst) {
         return (Grade::Fail, evidence);
     }
     match numbers.limit {

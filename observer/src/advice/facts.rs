@@ -104,6 +104,20 @@ pub struct Node {
     pub shortages: u64,
 }
 
+impl Kills {
+    /// By its own limit, or its pod's.
+    pub fn by_limit(self) -> u64 {
+        (self.startup + self.steady).saturating_sub(self.by_node)
+    }
+}
+
+impl Facts {
+    /// Within a twentieth of the limit: the kernel kills when it cannot reclaim below it, so usage stays just there.
+    pub fn at_limit(&self, bytes: u64) -> bool {
+        self.current.limit.flatten().is_some_and(|limit| bytes >= limit / 20 * 19)
+    }
+}
+
 /// Since the observer started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Changes {

@@ -2,7 +2,7 @@
 //!
 //! - **Request** = p95 of the working set after start-up, over pods and time: what the scheduler reserves is what is used.
 //! - **Limit** = the worst start-up seen plus the user's headroom, or more if the start-ups seen differ so much that one in
-//!   a hundred must be expected above that: the one-sided 99 % prediction bound of a log-normal from as many start-ups
+//!   a thousand must be expected above that: the one-sided 99.9 % prediction bound of a log-normal from as many start-ups
 //!   (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make it larger by themselves.
 //! - Start-ups the kernel cut off wanted more than they got. If no whole start-up was seen above them, the limit is a
 //!   **trial**: twice the last one, to be asked again after the next start-up.
@@ -98,7 +98,9 @@ fn worst(facts: &Facts) -> Option<u64> {
 
 fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<Limit> {
     let startups = &facts.startups;
-    let cut_above = startups.cut.filter(|cut| Some(*cut) >= worst);
+    // A child that is killed does not end the start-up, and cuts it off all the same.
+    let child = worst.filter(|worst| facts.kills.by_limit() > 0 && facts.at_limit(*worst));
+    let cut_above = startups.cut.filter(|cut| Some(*cut) >= worst).or(child);
     if let Some(cut) = cut_above {
         let tried = facts.current.limit.flatten().unwrap_or(0).max(cut);
         return Some(Limit::Trial(round_up(tried.saturating_mul(TRIAL))));
@@ -110,30 +112,30 @@ fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<Limit
     Some(Limit::Hold(round_up((roomy.max(next) as u64).max(LEAST))))
 }
 
-/// What 99 of 100 next start-ups stay below.
+/// What 999 of 1,000 next start-ups stay below.
 fn prediction(mean_log: Option<f64>, spread: Option<f64>, n: u64) -> Option<f64> {
     let (mean, spread) = (mean_log?, spread?);
     let n = n as f64;
-    Some((mean + student_99(n - 1.0) * spread * (1.0 + 1.0 / n).sqrt()).exp())
+    Some((mean + student_999(n - 1.0) * spread * (1.0 + 1.0 / n).sqrt()).exp())
 }
 
-/// 99 % quantile of Student's t; between the rows of the table, that of fewer degrees of freedom, which is larger.
-fn student_99(freedom: f64) -> f64 {
+/// 99.9 % quantile of Student's t; between the rows of the table, that of fewer degrees of freedom, which is larger.
+fn student_999(freedom: f64) -> f64 {
     const TABLE: [(f64, f64); 14] = [
-        (1.0, 31.821),
-        (2.0, 6.965),
-        (3.0, 4.541),
-        (4.0, 3.747),
-        (5.0, 3.365),
-        (6.0, 3.143),
-        (7.0, 2.998),
-        (8.0, 2.896),
-        (9.0, 2.821),
-        (10.0, 2.764),
-        (14.0, 2.624),
-        (20.0, 2.528),
-        (30.0, 2.457),
-        (60.0, 2.390),
+        (1.0, 3.18e+02),
+        (2.0, 22.3),
+        (3.0, 10.2),
+        (4.0, 7.17),
+        (5.0, 5.89),
+        (6.0, 5.21),
+        (7.0, 4.79),
+        (8.0, 4.5),
+        (9.0, 4.3),
+        (10.0, 4.14),
+        (14.0, 3.79),
+        (20.0, 3.55),
+        (30.0, 3.38),
+        (60.0, 3.23),
     ];
     TABLE.iter().rev().find(|(df, _)| *df <= freedom).map_or(TABLE[0].1, |(_, t)| *t)
 }

@@ -55,7 +55,7 @@ pub fn story(told: &Told, settings: &Settings) -> String {
                 settings.headroom * 100.0,
                 100.0 * (limit as f64 / worst.max(1) as f64 - 1.0),
                 if limit as f64 > worst as f64 * (1.0 + settings.headroom) * 1.07 {
-                    ", because start-ups differ and one in a hundred must be expected above the worst so far"
+                    ", because start-ups differ and one in a thousand must be expected above the worst so far"
                 } else {
                     ""
                 },
