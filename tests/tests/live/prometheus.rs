@@ -16,7 +16,16 @@ use crate::{Case, Needs::Prometheus, Stage};
 
 pub const CASES: &[Case] = &[
     Case { name: "promtool_finds_nothing_to_say_about_names_and_types", needs: Prometheus, run: promtool },
-    Case { name: "a_real_prometheus_scrapes_the_observer", needs: Prometheus, run: scrape },
+    Case {
+        name: "a_real_prometheus_scrapes_the_observer_and_advise_asks_it",
+        needs: Prometheus,
+        run: scrape,
+    },
+    Case {
+        name: "the_alert_rules_fire_on_what_they_are_for_and_on_nothing_else",
+        needs: Prometheus,
+        run: rules,
+    },
 ];
 
 pub fn missing() -> Option<String> {
@@ -93,9 +102,43 @@ fn scrape(stage: &Stage) -> Result<()> {
     loop {
         let answer = get(&url).unwrap_or_default();
         if answer.contains("scraped") {
-            return Ok(());
+            return advise(stage, &format!("http://127.0.0.1:{port}"));
         }
         ensure!(began.elapsed() < Duration::from_secs(30), "Prometheus has not scraped the kill: {answer}");
         sleep(Duration::from_millis(250));
     }
+}
+
+/// One start-up, and the kernel cut it off: no number, and the limit fails.
+fn advise(stage: &Stage, url: &str) -> Result<()> {
+    let run = |url: &str| Command::new(&stage.observer).args(["advise", "--prometheus", url]).output();
+    let began = Instant::now();
+    loop {
+        let output = run(url)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let line = said.lines().find(|line| line.contains("scraped"));
+        if line.is_some_and(|line| line.contains("fail: limit_covers_peak")) {
+            break;
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(began.elapsed() < Duration::from_secs(30), "observer advise says:\n{said}\n{errors}");
+        sleep(Duration::from_millis(500));
+    }
+    let absent = run(&format!("http://127.0.0.1:{}", free_port()?))?;
+    let said = String::from_utf8_lossy(&absent.stderr);
+    ensure!(
+        !absent.status.success() && said.contains("is it running"),
+        "of a Prometheus that is not there: {said}"
+    );
+    Ok(())
+}
+
+fn rules(_: &Stage) -> Result<()> {
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
+    let output =
+        Command::new("promtool").args(["test", "rules", "rules.test.yaml"]).current_dir(rules).output()?;
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "promtool says:\n{said}");
+    Ok(())
 }
