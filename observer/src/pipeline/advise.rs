@@ -132,12 +132,17 @@ impl Pipeline {
                     self.noted(&workload).changes.resizes += 1;
                 }
                 if resized || first {
-                    self.noted(&workload);
+                    self.noted(&workload).current.limit = measured.limit.map(Limit::bytes);
                 }
             }
             What::OomKilled(killed) => {
                 if let Some(container) = &killed.container {
-                    let kills = &mut self.noted(&Workload::of(&container.labels)).kills;
+                    let noted = self.noted(&Workload::of(&container.labels));
+                    // It may be over before anybody read its files.
+                    if let (OomScope::Container, Some(limit)) = (killed.scope, killed.limit) {
+                        noted.current.limit = Some(Some(limit));
+                    }
+                    let kills = &mut noted.kills;
                     *(if killed.starting { &mut kills.startup } else { &mut kills.steady }) += killed.kills;
                     if killed.scope == OomScope::Node {
                         kills.by_node += killed.kills;
