@@ -333,3 +333,90 @@ impl Advice {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advice::facts::Startups;
+
+    const MIB: u64 = 1 << 20;
+
+    fn facts() -> Facts {
+        let startups = Startups {
+            count: 5,
+            whole: 5,
+            stable: 5,
+            need: Some([90 * MIB; 3]),
+            need_mean_log: Some(((90 * MIB) as f64).ln()),
+            need_spread: Some(0.0),
+            steady: Some([40 * MIB; 3]),
+            overshoot: Some([1.1; 3]),
+            ..Startups::default()
+        };
+        let mut facts =
+            Facts { steady: super::super::facts::Steady::of(None, &startups), startups, ..Facts::default() };
+        facts.current.limit = Some(Some(128 * MIB));
+        facts.current.request = Some(Some(40 * MIB));
+        facts.autoscalers = Some(Vec::new());
+        facts
+    }
+
+    fn scaler(kind: &str, signals: &[&str], mode: &str) -> Autoscaler {
+        Autoscaler {
+            kind: kind.into(),
+            name: "a".into(),
+            signals: signals.iter().map(|signal| (*signal).to_owned()).collect(),
+            mode: mode.into(),
+            ..Autoscaler::default()
+        }
+    }
+
+    #[test]
+    fn each_check_has_a_case_that_it_passes_and_one_that_it_does_not() {
+        use Check::*;
+        use Grade::{Fail, Pass, Unknown, Warn};
+        type Change = fn(&mut Facts);
+        let hpa = |facts: &mut Facts, signal: &str| {
+            facts.autoscalers = Some(vec![scaler("HorizontalPodAutoscaler", &[signal], "")]);
+        };
+        let table: [(Check, Grade, Change); 17] = [
+            (Settles, Pass, |_| {}),
+            (Settles, Fail, |facts| facts.startups.drifting = 5),
+            (Settles, Warn, |facts| facts.startups.oscillating = 1),
+            (Settles, Unknown, |facts| facts.startups.stable = 2),
+            (StartupControlled, Fail, |facts| facts.startups.overshoot = Some([2.6; 3])),
+            (RequestIsSteady, Pass, |_| {}),
+            (RequestIsSteady, Fail, |facts| facts.current.request = Some(None)),
+            (RequestIsSteady, Warn, |facts| facts.current.request = Some(Some(100 * MIB))),
+            (LimitCoversPeak, Pass, |_| {}),
+            (LimitCoversPeak, Fail, |facts| facts.current.limit = Some(Some(80 * MIB))),
+            (LimitCoversPeak, Warn, |facts| facts.current.limit = Some(Some(92 * MIB))),
+            (LimitCoversPeak, Unknown, |facts| facts.startups.drifting = 5),
+            (LimitSet, Warn, |facts| facts.current.limit = Some(None)),
+            (ScalingSignal, Pass, |facts| {
+                facts.autoscalers =
+                    Some(vec![scaler("HorizontalPodAutoscaler", &["external memory queue"], "")])
+            }),
+            (ScalingSignal, Fail, |facts| {
+                facts.autoscalers = Some(vec![scaler("ScaledObject", &["memory"], "")])
+            }),
+            (ScalingSignal, Unknown, |facts| facts.autoscalers = None),
+            (HpaVpaConflict, Fail, |facts| {
+                facts.autoscalers = Some(vec![
+                    scaler("HorizontalPodAutoscaler", &["resource cpu"], ""),
+                    scaler("VerticalPodAutoscaler", &["cpu", "memory"], "Recreate"),
+                ]);
+            }),
+        ];
+        for (check, grade, change) in table {
+            let mut facts = facts();
+            change(&mut facts);
+            let advice = Advice::of(&facts, &Settings::default());
+            let verdict = advice.verdict(check).unwrap();
+            assert_eq!(verdict.grade, grade, "{check:?}: {}", verdict.evidence);
+        }
+        let mut facts = facts();
+        hpa(&mut facts, "resource memory");
+        assert_eq!(Advice::of(&facts, &Settings::default()).worst(), Fail);
+    }
+}
