@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn each_check_has_a_case_that_it_passes_and_one_that_it_does_not() {
+    fn checks_pass_what_is_right_and_not_what_is_wrong() {
         use Check::*;
         use Grade::{Fail, Pass, Unknown, Warn};
         type Change = fn(&mut Facts);
