@@ -79,7 +79,7 @@ fn window(text: &str) -> Result<String, String> {
     }
 }
 
-/// Facts, and verdicts that only those who saw more could give.
+/// What is known of a container of a workload, and what follows from it with the settings asked for.
 pub struct Told {
     pub facts: Facts,
     pub advice: Advice,
@@ -108,18 +108,17 @@ pub fn run(options: &Options) -> Result<String, String> {
             _ => format!("none of the {all} workloads known is {}{}", options.workloads.join(", "), options.namespace.as_ref().map_or(String::new(), |name| format!(" in namespace {name}"))),
         });
     }
-    match (options.explain, options.output) {
-        (true, _) => Ok(told.iter().map(|one| explain::story(one, &settings)).collect::<Vec<_>>().join("\n")),
-        (_, Output::Table) => Ok(table::table(&told)),
-        (_, Output::Patch) => Ok(patch::commands(&told)),
-        (_, Output::Json) => {
-            let all: Vec<&Advice> = told.iter().map(|one| &one.advice).collect();
-            serde_json::to_string_pretty(&all).map(|text| text + "\n").map_err(|error| error.to_string())
+    let advice = || told.iter().map(|one| &one.advice).collect::<Vec<&Advice>>();
+    match options.output {
+        _ if options.explain => {
+            Ok(told.iter().map(|one| explain::story(one, &settings)).collect::<Vec<_>>().join("\n"))
         }
-        (_, Output::Yaml) => {
-            let all: Vec<&Advice> = told.iter().map(|one| &one.advice).collect();
-            serde_saphyr::to_string(&all).map_err(|error| error.to_string())
+        Output::Table => Ok(table::table(&told)),
+        Output::Patch => Ok(patch::commands(&told)),
+        Output::Json => {
+            serde_json::to_string_pretty(&advice()).map(|text| text + "\n").map_err(|error| error.to_string())
         }
+        Output::Yaml => serde_saphyr::to_string(&advice()).map_err(|error| error.to_string()),
     }
 }
 

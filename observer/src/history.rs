@@ -175,7 +175,9 @@ impl Histories {
 
     /// A container of it was at `bytes` for `seconds` until `now` (Unix time).
     pub fn was_at(&mut self, workload: &Workload, bytes: u64, seconds: f64, now: f64) {
-        if self.by_workload.contains_key(workload) {
+        if let Some(levels) = self.levels.get_mut(workload) {
+            levels.add(bytes, seconds, now);
+        } else if self.by_workload.contains_key(workload) {
             self.levels.entry(workload.clone()).or_default().add(bytes, seconds, now);
         }
     }

@@ -49,22 +49,17 @@ fn probe(status: &ProbeStatus) {
 /// What is wrong and what would be right; nothing for a workload with nothing to complain of.
 fn advice(advised: &Advised) -> Option<String> {
     let Advised { facts, advice, news } = advised;
-    let failed: Vec<&str> = advice
-        .verdicts
-        .iter()
-        .filter(|verdict| verdict.grade == Grade::Fail)
-        .map(|verdict| verdict.check.name())
-        .collect();
+    let failed = advice.verdicts.iter().filter(|verdict| verdict.grade == Grade::Fail);
+    let failed: Vec<&str> = failed.map(|verdict| verdict.check.name()).collect();
     if failed.is_empty() || !news {
         return None;
     }
     let numbers = &advice.numbers;
-    let number = |what: &str, bytes: Option<u64>| bytes.map(|bytes| format!(", {what} {}", Bytes(bytes)));
     Some(format!(
         "advice for {}: {}{}{}; see observer advise --explain",
         facts.workload,
         failed.join(", "),
-        number("request", numbers.request).unwrap_or_default(),
+        numbers.request.map_or(String::new(), |bytes| format!(", request {}", Bytes(bytes))),
         match numbers.limit {
             Some(AdvisedLimit::Hold(bytes)) => format!(", limit {}", Bytes(bytes)),
             Some(AdvisedLimit::Trial(bytes)) => format!(", try a limit of {}", Bytes(bytes)),

@@ -17,9 +17,8 @@ const BUCKETS: u16 = 850;
 pub struct Levels {
     /// Bucket and seconds in it, halved every seven days; in order.
     seconds: Vec<(u16, f64)>,
-    /// Unix time of the first and the last look.
-    pub from: f64,
-    pub until: f64,
+    /// Unix time of the last look.
+    until: f64,
     /// Unix time until which time has been halved.
     halved: f64,
 }
@@ -31,7 +30,7 @@ impl Levels {
             return;
         }
         if self.seconds.is_empty() {
-            (self.from, self.halved) = (now - seconds, now);
+            self.halved = now;
         }
         self.until = self.until.max(now);
         while self.until - self.halved >= HALF_LIFE {

@@ -9,10 +9,11 @@ use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
-    response::{Html, IntoResponse},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
 use prometheus::Registry;
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::{board::Board, metrics};
@@ -77,26 +78,22 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
     }
 }
 
-async fn state(State(shared): State<Shared>) -> impl IntoResponse {
-    let json = serde_json::to_string(&*shared.board());
-    match json {
+async fn state(State(shared): State<Shared>) -> Response {
+    json(&*shared.board())
+}
+
+async fn advice(State(shared): State<Shared>) -> Response {
+    json(&shared.board().advice.values().collect::<Vec<_>>())
+}
+
+async fn scale_events(State(shared): State<Shared>) -> Response {
+    json(&shared.board().scale_events)
+}
+
+/// Written while the board is locked, and straight to text: what is shown is of one moment, and copied once.
+fn json(what: &impl Serialize) -> Response {
+    match serde_json::to_string(what) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-async fn advice(State(shared): State<Shared>) -> impl IntoResponse {
-    let json = serde_json::to_value(shared.board().advice.values().collect::<Vec<_>>());
-    match json {
-        Ok(json) => Json(json).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-async fn scale_events(State(shared): State<Shared>) -> impl IntoResponse {
-    let json = serde_json::to_value(&shared.board().scale_events);
-    match json {
-        Ok(json) => Json(json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

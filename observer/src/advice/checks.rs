@@ -44,6 +44,18 @@ fn unknown(why: impl Into<String>) -> Judged {
     (Grade::Unknown, why.into())
 }
 
+fn no_ledger() -> Judged {
+    unknown("the ledger tells the autoscalers, and is not asked")
+}
+
+/// Everything that scales it, and the VPA among them that acts; without one, that is the verdict.
+fn acting_vpa(facts: &Facts) -> Result<(&[Autoscaler], &Autoscaler), Judged> {
+    let scalers = facts.autoscalers.as_ref().ok_or_else(no_ledger)?;
+    let acts = |one: &&Autoscaler| one.kind == "VerticalPodAutoscaler" && one.mode != "Off";
+    let vpa = scalers.iter().find(acts).ok_or_else(|| (Grade::Pass, "no VPA acts on it".to_owned()))?;
+    Ok((scalers, vpa))
+}
+
 fn settles(facts: &Facts, settings: &Settings) -> Judged {
     let s = &facts.startups;
     let evidence = format!(
@@ -135,12 +147,10 @@ fn limit_covers_peak(facts: &Facts, numbers: &Numbers) -> Judged {
         return (Grade::Fail, evidence);
     }
     match numbers.limit {
-        Some(Limit::Hold(advised)) if limit >= advised || limit as f64 >= advised as f64 * (1.0 - BAND) => {
-            match s.drifting {
-                0 => (Grade::Pass, evidence),
-                _ => (Grade::Warn, evidence + "; some of it drift, and will meet any limit"),
-            }
-        }
+        Some(Limit::Hold(advised)) if limit as f64 >= advised as f64 * (1.0 - BAND) => match s.drifting {
+            0 => (Grade::Pass, evidence),
+            _ => (Grade::Warn, evidence + "; some of it drift, and will meet any limit"),
+        },
         Some(advised) => (
             Grade::Warn,
             format!("{evidence}: less free above it than {} would leave", Bytes(advised.bytes())),
@@ -187,9 +197,7 @@ fn limit_set(facts: &Facts) -> Judged {
 }
 
 fn scaling_signal(facts: &Facts) -> Judged {
-    let Some(scalers) = &facts.autoscalers else {
-        return unknown("the ledger tells the autoscalers, and is not asked");
-    };
+    let Some(scalers) = &facts.autoscalers else { return no_ledger() };
     let horizontal: Vec<&Autoscaler> = scalers.iter().filter(|one| one.is_horizontal()).collect();
     let of = |one: &Autoscaler| format!("{} {} scales on {}", one.kind, one.name, one.signals.join(", "));
     if let Some(one) = horizontal.iter().find(|one| one.is_on("memory")) {
@@ -207,12 +215,9 @@ fn scaling_signal(facts: &Facts) -> Judged {
 }
 
 fn hpa_vpa_conflict(facts: &Facts) -> Judged {
-    let Some(scalers) = &facts.autoscalers else {
-        return unknown("the ledger tells the autoscalers, and is not asked");
-    };
-    let Some(vpa) = scalers.iter().find(|one| one.kind == "VerticalPodAutoscaler" && one.mode != "Off")
-    else {
-        return (Grade::Pass, "no VPA acts on it".into());
+    let (scalers, vpa) = match acting_vpa(facts) {
+        Ok(found) => found,
+        Err(judged) => return judged,
     };
     let both = |one: &&Autoscaler| {
         one.is_horizontal() && ["memory", "cpu"].iter().any(|r| one.is_on(r) && vpa.is_on(r))
@@ -304,12 +309,9 @@ fn predictable(facts: &Facts, settings: &Settings) -> Judged {
 }
 
 fn vpa_thrash(facts: &Facts) -> Judged {
-    let Some(scalers) = &facts.autoscalers else {
-        return unknown("the ledger tells the autoscalers, and is not asked");
-    };
-    let Some(vpa) = scalers.iter().find(|one| one.kind == "VerticalPodAutoscaler" && one.mode != "Off")
-    else {
-        return (Grade::Pass, "no VPA acts on it".into());
+    let (_, vpa) = match acting_vpa(facts) {
+        Ok(found) => found,
+        Err(judged) => return judged,
     };
     let changes = facts.changes;
     let caused = changes.resizes + changes.restarts_after_resize + changes.rescheduled;

@@ -1,5 +1,7 @@
 //! What advice is made from: numbers about one container of one workload, however they were come by.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::stagger::Together;
@@ -139,9 +141,7 @@ impl Startups {
         let spread = mean.filter(|_| logs.len() > 1).map(|mean| {
             (logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (logs.len() - 1) as f64).sqrt()
         });
-        let mut pods: Vec<&str> = past.iter().map(|past| past.pod.as_str()).collect();
-        pods.sort_unstable();
-        pods.dedup();
+        let pods: BTreeSet<&str> = past.iter().map(|past| past.pod.as_str()).collect();
         let bytes = |quantiles: Option<[f64; 3]>| quantiles.map(|all| all.map(|one| one as u64));
         Self {
             count: past.len() as u64,

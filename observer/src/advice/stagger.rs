@@ -39,15 +39,16 @@ pub fn together(past: &[Past], headroom: u64) -> Option<Together> {
     Some(Together { settled, at_once, gap, highest: gap.map_or(0, sum) })
 }
 
-/// Of `count` start-ups that begin `gap` seconds apart.
+/// Of `count` start-ups that begin `gap` seconds apart. Reached once the last has begun: a gap later the same ages are there
+/// again, and one start-up more.
 fn highest_sum(worst: &[u64], settled: u64, count: u64, gap: f64) -> u64 {
     let at = |seconds: f64| match seconds < 0.0 {
         true => 0,
         false => worst.get((seconds / STEP) as usize).copied().unwrap_or(settled),
     };
-    let steps = ((count as f64 * gap) / STEP) as usize + worst.len();
+    let last = (count.saturating_sub(1) as f64 * gap / STEP) as usize;
     let total = |step: usize| (0..count).map(|i| at(step as f64 * STEP - i as f64 * gap)).sum();
-    (0..=steps).map(total).max().unwrap_or(0)
+    (last..=last + worst.len()).map(total).max().unwrap_or(0)
 }
 
 #[cfg(test)]

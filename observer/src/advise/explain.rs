@@ -80,13 +80,12 @@ pub fn story(told: &Told, settings: &Settings) -> String {
 /// Steady level, peak, and what is set and advised, on one scale.
 fn bars(told: &Told) -> String {
     let (facts, numbers) = (&told.facts, &told.advice.numbers);
-    let set = |value: Option<Option<u64>>| value.flatten();
     let rows = [
         ("steady p95", facts.steady.map(|steady| steady.p95), '#'),
         ("worst start-up", facts.startups.need.map(|[.., max]| max).max(facts.startups.cut), '#'),
-        ("request now", set(facts.current.request), '-'),
+        ("request now", facts.current.request.flatten(), '-'),
         ("request advised", numbers.request, '='),
-        ("limit now", set(facts.current.limit), '-'),
+        ("limit now", facts.current.limit.flatten(), '-'),
         ("limit advised", numbers.limit.map(Limit::bytes), '='),
     ];
     let most = rows.iter().filter_map(|(_, value, _)| *value).max().unwrap_or(0).max(1);

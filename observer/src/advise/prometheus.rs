@@ -14,7 +14,6 @@ use crate::{
 
 const BY: &str = "namespace, workload, workload_type, workload_container";
 
-/// `$W`: the window, `$BY`: the labels of a container of a workload.
 type Fill = fn(&mut Facts, &BTreeMap<String, String>, f64);
 struct Query {
     what: &'static str,
@@ -34,6 +33,7 @@ fn steady(facts: &mut Facts) -> &mut Steady {
     facts.steady.get_or_insert_default()
 }
 
+/// `$W`: the window, `$BY`: the labels of a container of a workload.
 static QUERIES: &[Query] = &[
     Query {
         what: "how start-ups ended",

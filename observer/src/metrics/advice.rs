@@ -2,16 +2,16 @@
 
 use prometheus::{GaugeVec, Registry};
 
-use super::family::{Declaration, Kind};
+use super::{
+    family::{Declaration, Kind},
+    history::{LABELS, STATISTICS, WITH_STATISTIC, values},
+};
 use crate::{
     advice::{Check, Grade},
     finding::{Advised, Finding, What},
 };
 
-const LABELS: &[&str] = &["namespace", "workload", "workload_type", "workload_container"];
 const WITH_CHECK: &[&str] = &["namespace", "workload", "workload_type", "workload_container", "check"];
-const WITH_STATISTIC: &[&str] =
-    &["namespace", "workload", "workload_type", "workload_container", "statistic"];
 
 static GRADE: Declaration = Declaration {
     name: "observer_advice_grade",
@@ -101,8 +101,7 @@ impl Families {
     pub fn apply(&mut self, finding: &Finding) {
         let What::Advised(advised) = &finding.what else { return };
         let Advised { facts, advice, .. } = &**advised;
-        let of = &facts.workload;
-        let labels = [of.namespace.as_str(), &of.workload, &of.workload_type, &of.container];
+        let labels = values(&facts.workload);
         let with = |last: &'static str| {
             let [namespace, workload, workload_type, container] = labels;
             [namespace, workload, workload_type, container, last]
@@ -128,14 +127,13 @@ impl Families {
         }
         let startups = &facts.startups;
         let need = startups.need.map(|all| all.map(|one| one as f64));
-        let logs = [startups.need_mean_log, startups.need_spread];
         let steady = facts.steady.map(|steady| [steady.p50, steady.p95, steady.max].map(|one| one as f64));
-        for (i, statistic) in ["p50", "p95", "max"].into_iter().enumerate() {
+        for (i, statistic) in STATISTICS.into_iter().enumerate() {
             set(&self.need, &with(statistic), need.map(|all| all[i]));
             set(&self.working_set, &with(statistic), steady.map(|all| all[i]));
         }
-        set(&self.need, &with("mean_log"), logs[0]);
-        set(&self.need, &with("spread_log"), logs[1]);
+        set(&self.need, &with("mean_log"), startups.need_mean_log);
+        set(&self.need, &with("spread_log"), startups.need_spread);
         for (outcome, count) in startups.outcomes() {
             set(&self.outcomes, &with(outcome), Some(count as f64));
         }

@@ -8,12 +8,12 @@ use crate::{
     history::Workload,
 };
 
-const LABELS: &[&str] = &["namespace", "workload", "workload_type", "workload_container"];
-const WITH_STATISTIC: &[&str] =
+pub(super) const LABELS: &[&str] = &["namespace", "workload", "workload_type", "workload_container"];
+pub(super) const WITH_STATISTIC: &[&str] =
     &["namespace", "workload", "workload_type", "workload_container", "statistic"];
 
 /// Names of [`crate::history::QUANTILES`]; a label `quantile` belongs to summaries.
-const STATISTICS: [&str; 3] = ["p50", "p95", "max"];
+pub(super) const STATISTICS: [&str; 3] = ["p50", "p95", "max"];
 
 static STARTUPS: Declaration = Declaration {
     name: "observer_history_startups",
@@ -61,8 +61,7 @@ impl Families {
 
     pub fn apply(&mut self, finding: &Finding) {
         let What::Learned { workload, summary } = &finding.what else { return };
-        let Workload { namespace, workload, workload_type, container } = workload;
-        let labels = [namespace.as_str(), workload, workload_type, container];
+        let labels = values(workload);
         self.startups.with_label_values(&labels).set(summary.startups as f64);
         let bytes = |of: [u64; 3]| of.map(|bytes| bytes as f64);
         let told = [
@@ -77,4 +76,10 @@ impl Families {
             }
         }
     }
+}
+
+/// Of [`LABELS`].
+pub(super) fn values(workload: &Workload) -> [&str; 4] {
+    let Workload { namespace, workload, workload_type, container } = workload;
+    [namespace, workload, workload_type, container]
 }

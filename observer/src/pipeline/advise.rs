@@ -53,7 +53,6 @@ struct Member {
     limit: Option<Limit>,
     ready: Option<f64>,
     stable: Option<f64>,
-    counted: bool,
 }
 
 impl Pipeline {
@@ -124,15 +123,14 @@ impl Pipeline {
                     measured.limit.is_some() && member.limit.is_some() && member.limit != measured.limit;
                 let first = member.limit.is_none() && measured.limit.is_some();
                 member.limit = measured.limit.or(member.limit);
-                let (workload, starting) = (member.workload.clone(), member.starting);
-                if !starting {
-                    self.histories.was_at(&workload, measured.working_set, seconds, now);
-                }
-                if resized {
-                    self.noted(&workload).changes.resizes += 1;
+                if !member.starting {
+                    self.histories.was_at(&member.workload, measured.working_set, seconds, now);
                 }
                 if resized || first {
-                    self.noted(&workload).current.limit = measured.limit.map(Limit::bytes);
+                    let workload = member.workload.clone();
+                    let noted = self.noted(&workload);
+                    noted.changes.resizes += u64::from(resized);
+                    noted.current.limit = measured.limit.map(Limit::bytes);
                 }
             }
             What::OomKilled(killed) => {
@@ -169,7 +167,6 @@ impl Pipeline {
             limit: None,
             ready: None,
             stable: None,
-            counted: false,
         };
         self.advise.members.insert(container.cgroup, member);
     }
@@ -189,11 +186,9 @@ impl Pipeline {
 
     fn settle(&mut self, container: &Container, told: impl Fn(&mut Member)) {
         let Some(member) = self.advise.members.get_mut(&container.cgroup) else { return };
+        let counted = member.ready.is_some() && member.stable.is_some();
         told(member);
-        let (Some(ready), Some(stable), false) = (member.ready, member.stable, member.counted) else {
-            return;
-        };
-        member.counted = true;
+        let (Some(ready), Some(stable), false) = (member.ready, member.stable, counted) else { return };
         let workload = member.workload.clone();
         let (early, seen) = &mut self.noted(&workload).ready_early;
         *seen += 1;

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -59,10 +59,13 @@ fn promtool(stage: &Stage) -> Result<()> {
     let metrics = daemon.get("/metrics")?;
     promtool.stdin.take().context("no stdin")?.write_all(metrics.as_bytes())?;
     let output = promtool.wait_with_output()?;
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = said(&output);
     ensure!(output.status.success() && said.trim().is_empty(), "promtool says:\n{said}");
     Ok(())
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 struct Running(std::process::Child);
@@ -137,8 +140,7 @@ fn rules(_: &Stage) -> Result<()> {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
     let output =
         Command::new("promtool").args(["test", "rules", "rules.test.yaml"]).current_dir(rules).output()?;
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said = said(&output);
     ensure!(output.status.success(), "promtool says:\n{said}");
     Ok(())
 }
