@@ -26,6 +26,12 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// How long advising a fleet takes, from generated series in a real Prometheus (some 10 GB of disk, ten minutes)
+    Fleet {
+        /// Options of the benchmark, after --
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// What a page fault pays, how true a spike is seen, what the daemon holds: one JSON line
     Faults {
         /// Options of the benchmark, after --
@@ -38,6 +44,14 @@ pub fn bench(options: &Options) -> Result<()> {
     match &options.what {
         What::Stability { args } => pure("bench-stability", args),
         What::Advise { args } => pure("bench-advise", args),
+        What::Fleet { args } => {
+            let observer = run::build()?;
+            shell::apt(&["prometheus"])?;
+            build_benches()?;
+            let bench = run::target().join("release/bench-fleet");
+            let mut fleet = Command::new(bench);
+            shell::run(fleet.arg("--observer").arg(observer).arg("--scratch").arg(run::target()).args(args))
+        }
         What::Faults { args } => {
             run::build()?;
             // Beside it, for comparison; where it cannot be had the benchmark says so.
@@ -46,23 +60,18 @@ pub fn bench(options: &Options) -> Result<()> {
             {
                 eprintln!("no bpftrace: {error:#}");
             }
-            let mut build = shell::cargo();
-            build.args([
-                "build",
-                "--release",
-                "--quiet",
-                "--package",
-                "observer-tests",
-                "--features",
-                "bench",
-                "--bins",
-            ]);
-            shell::run(&mut build)?;
+            build_benches()?;
             let null = shell::root().join("target/bpf/null.o");
             let bench = run::target().join("release/bench-faults");
             shell::run(Command::new(bench).arg("--null").arg(null).args(args))
         }
     }
+}
+
+fn build_benches() -> Result<()> {
+    let mut build = shell::cargo();
+    build.args(["build", "--release", "--quiet", "--package", "observer-tests"]);
+    shell::run(build.args(["--features", "bench", "--bins"]))
 }
 
 /// One that needs no kernel.
