@@ -13,6 +13,7 @@ pub mod checks;
 pub mod facts;
 pub mod numbers;
 pub mod stagger;
+pub mod typical;
 
 pub use facts::Facts;
 pub use numbers::Numbers;

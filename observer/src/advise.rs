@@ -14,6 +14,7 @@ use crate::{
 mod explain;
 mod http;
 mod patch;
+mod plot;
 mod prometheus;
 mod table;
 

@@ -339,7 +339,10 @@ impl Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::advice::facts::Startups;
+    use crate::advice::{
+        facts::{Node, Startups, Steady},
+        stagger::Together,
+    };
 
     const MIB: u64 = 1 << 20;
 
@@ -355,8 +358,7 @@ mod tests {
             overshoot: Some([1.1; 3]),
             ..Startups::default()
         };
-        let mut facts =
-            Facts { steady: super::super::facts::Steady::of(None, &startups), startups, ..Facts::default() };
+        let mut facts = Facts { steady: Steady::of(None, &startups), startups, ..Facts::default() };
         facts.current.limit = Some(Some(128 * MIB));
         facts.current.request = Some(Some(40 * MIB));
         facts.autoscalers = Some(Vec::new());
@@ -373,6 +375,34 @@ mod tests {
         }
     }
 
+    /// Beside one that needs 50 MiB; it needs 90.
+    fn pod(facts: &mut Facts, limit: u64) {
+        facts.current.pod_limit = Some(Some(limit * MIB));
+        facts.current.siblings_need = Some(50 * MIB);
+    }
+
+    /// Four fit at once.
+    fn starting(facts: &mut Facts, seen: u64, burst: Option<u64>) {
+        facts.node = Some(Node { headroom: 400 * MIB, shortages: 0 });
+        facts.together = Some(Together { settled: 10, at_once: 4, gap: Some(2.0), highest: 390 * MIB });
+        facts.changes.starting_max = seen;
+        facts.autoscalers =
+            Some(vec![Autoscaler { burst, ..scaler("HorizontalPodAutoscaler", &["external queue"], "") }]);
+    }
+
+    fn probes(facts: &mut Facts, readiness: bool, early: (u64, u64)) {
+        facts.current.startup_probe = Some(false);
+        facts.current.readiness_probe = Some(readiness);
+        facts.ready_early = Some(early);
+    }
+
+    /// Of four containers.
+    fn vpa_changed(facts: &mut Facts, resizes: u64) {
+        facts.autoscalers = Some(vec![scaler("VerticalPodAutoscaler", &["memory"], "InPlaceOrRecreate")]);
+        facts.current.containers = 4;
+        facts.changes.resizes = resizes;
+    }
+
     #[test]
     fn checks_pass_what_is_right_and_not_what_is_wrong() {
         use Check::*;
@@ -381,7 +411,7 @@ mod tests {
         let hpa = |facts: &mut Facts, signal: &str| {
             facts.autoscalers = Some(vec![scaler("HorizontalPodAutoscaler", &[signal], "")]);
         };
-        let table: [(Check, Grade, Change); 17] = [
+        let table: &[(Check, Grade, Change)] = &[
             (Settles, Pass, |_| {}),
             (Settles, Fail, |facts| facts.startups.drifting = 5),
             (Settles, Warn, |facts| facts.startups.oscillating = 1),
@@ -409,13 +439,67 @@ mod tests {
                     scaler("VerticalPodAutoscaler", &["cpu", "memory"], "Recreate"),
                 ]);
             }),
+            (HpaVpaConflict, Pass, |facts| {
+                facts.autoscalers = Some(vec![
+                    scaler("HorizontalPodAutoscaler", &["resource cpu"], ""),
+                    scaler("VerticalPodAutoscaler", &["cpu", "memory"], "Off"),
+                ]);
+            }),
+            (HpaVpaConflict, Unknown, |facts| facts.autoscalers = None),
+            (LimitSet, Unknown, |facts| facts.current.limit = None),
+            (StartupControlled, Pass, |_| {}),
+            (StartupControlled, Warn, |facts| facts.startups.overshoot = Some([1.5; 3])),
+            (StartupControlled, Unknown, |facts| facts.startups.overshoot = None),
+            (RequestIsSteady, Fail, |facts| facts.current.request = Some(Some(30 * MIB))),
+            (RequestIsSteady, Unknown, |facts| facts.current.request = None),
+            (LimitCoversPeak, Fail, |facts| facts.startups.cut = Some(127 * MIB)),
+            (LimitCoversPeak, Unknown, |facts| facts.current.limit = None),
+            (LimitSet, Pass, |_| {}),
+            (LimitSet, Fail, |facts| {
+                facts.current.limit = Some(None);
+                facts.node = Some(Node { headroom: 1024 * MIB, shortages: 1 });
+            }),
+            (PodLimitCoversPeaks, Unknown, |_| {}),
+            (PodLimitCoversPeaks, Pass, |facts| facts.current.pod_limit = Some(None)),
+            (PodLimitCoversPeaks, Pass, |facts| pod(facts, 200)),
+            (PodLimitCoversPeaks, Warn, |facts| pod(facts, 145)),
+            (PodLimitCoversPeaks, Fail, |facts| pod(facts, 130)),
+            (PodLimitCoversPeaks, Unknown, |facts| {
+                pod(facts, 200);
+                facts.current.siblings_need = None;
+            }),
+            (ScaleUpFits, Unknown, |_| {}),
+            (ScaleUpFits, Pass, |facts| starting(facts, 4, None)),
+            (ScaleUpFits, Warn, |facts| starting(facts, 4, Some(8))),
+            (ScaleUpFits, Fail, |facts| starting(facts, 5, None)),
+            (ReadyAfterSettled, Unknown, |_| {}),
+            (ReadyAfterSettled, Warn, |facts| probes(facts, false, (0, 4))),
+            (ReadyAfterSettled, Warn, |facts| probes(facts, true, (3, 4))),
+            (ReadyAfterSettled, Pass, |facts| probes(facts, true, (2, 4))),
+            (ReadyAfterSettled, Unknown, |facts| probes(facts, true, (0, 0))),
+            (Predictable, Pass, |_| {}),
+            (Predictable, Warn, |facts| facts.startups.need = Some([90 * MIB, 120 * MIB, 130 * MIB])),
+            (Predictable, Warn, |facts| facts.startups.steady = Some([40 * MIB, 50 * MIB, 60 * MIB])),
+            (Predictable, Warn, |facts| {
+                facts.steady = Some(Steady { p50: 40 * MIB, p95: 60 * MIB, max: 90 * MIB, seconds: 900.0 })
+            }),
+            (Predictable, Unknown, |facts| facts.steady = None),
+            (VpaThrash, Unknown, |facts| facts.autoscalers = None),
+            (VpaThrash, Pass, |_| {}),
+            (VpaThrash, Pass, |facts| vpa_changed(facts, 4)),
+            (VpaThrash, Warn, |facts| vpa_changed(facts, 5)),
+            (VpaThrash, Fail, |facts| vpa_changed(facts, 9)),
         ];
+        for check in Check::ALL {
+            let of = |wanted| table.iter().any(|(of, grade, _)| *of == check && wanted == *grade);
+            assert!(of(Pass) && (of(Warn) || of(Fail)) && of(Unknown), "{check:?}");
+        }
         for (check, grade, change) in table {
             let mut facts = facts();
             change(&mut facts);
             let advice = Advice::of(&facts, &Settings::default());
-            let verdict = advice.verdict(check).unwrap();
-            assert_eq!(verdict.grade, grade, "{check:?}: {}", verdict.evidence);
+            let verdict = advice.verdict(*check).unwrap();
+            assert_eq!(verdict.grade, *grade, "{check:?}: {}", verdict.evidence);
         }
         let mut facts = facts();
         hpa(&mut facts, "resource memory");

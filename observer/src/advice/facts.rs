@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::stagger::Together;
+use super::{stagger::Together, typical::Typical};
 use crate::{
     history::{Outcome, Past, Workload, quantiles},
     levels::Levels,
@@ -20,6 +20,9 @@ pub struct Facts {
     #[serde(flatten)]
     pub workload: Workload,
     pub startups: Startups,
+    /// Their curves; `None` where only numbers are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typical: Option<Typical>,
     pub steady: Option<Steady>,
     pub current: Current,
     pub kills: Kills,

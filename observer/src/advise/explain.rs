@@ -1,6 +1,6 @@
 //! The whole story of one workload: where the numbers come from, and every check with its evidence.
 
-use super::{Told, table::quantity};
+use super::{Told, plot, table::quantity};
 use crate::{
     advice::{Settings, numbers::Limit},
     units::{Bytes, Seconds},
@@ -70,14 +70,17 @@ pub fn story(told: &Told, settings: &Settings) -> String {
     if let Some(missing) = &numbers.missing {
         say(format!("no number: {missing}"));
     }
-    text += &bars(told);
+    text += &match &facts.typical {
+        Some(typical) => plot::plot(typical, facts, numbers),
+        None => bars(told),
+    };
     for verdict in &advice.verdicts {
         text += &format!("  {:8} {:22} {}\n", verdict.grade.name(), verdict.check.name(), verdict.evidence);
     }
     text
 }
 
-/// Steady level, peak, and what is set and advised, on one scale.
+/// Where no curve is known: steady level, peak, and what is set and advised, on one scale.
 fn bars(told: &Told) -> String {
     let (facts, numbers) = (&told.facts, &told.advice.numbers);
     let rows = [

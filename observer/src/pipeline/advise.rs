@@ -8,6 +8,7 @@ use crate::{
         Advice, Facts, Settings,
         facts::{Changes, Current, Kills, Node, Startups, Steady},
         stagger,
+        typical::Typical,
     },
     cause::Cause,
     event::{CgroupId, Limit},
@@ -248,6 +249,7 @@ impl Pipeline {
             together: node.and_then(|node| stagger::together(past, node.headroom)),
             node,
             changes: noted.map(|noted| noted.changes).unwrap_or_default(),
+            typical: Typical::of(past),
             startups,
             workload: workload.clone(),
         }
