@@ -36,7 +36,7 @@ pub struct Options {
     token_file: Option<std::path::PathBuf>,
     /// How far back Prometheus is asked
     #[arg(long, default_value = "7d", value_name = "SPAN", requires = "prometheus", value_parser = window)]
-    window: String,
+    window: Window,
     /// Seconds to wait for each answer
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     timeout: u64,
@@ -71,11 +71,29 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A PromQL duration; it is put into queries, so nothing else may pass.
-fn window(text: &str) -> Result<String, String> {
+/// A span of time, as PromQL has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Window {
+    seconds: u64,
+}
+
+impl Window {
+    fn text(self) -> String {
+        format!("{}s", self.seconds)
+    }
+}
+
+fn window(text: &str) -> Result<Window, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    match number.parse::<u32>() {
-        Ok(1..) if matches!(unit, "m" | "h" | "d" | "w") => Ok(text.to_owned()),
+    let unit = match unit {
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        "w" => 7 * 86400,
+        _ => 0,
+    };
+    match number.parse::<u32>().map(|number| u64::from(number) * unit) {
+        Ok(seconds @ 1..) => Ok(Window { seconds }),
         _ => Err("a span such as 90m, 24h, 7d or 2w".into()),
     }
 }
@@ -97,7 +115,7 @@ pub fn run(options: &Options) -> Result<String, String> {
                     .map_err(|error| format!("cannot read the token in {}: {error}", path.display()))
             });
             let http = http::Http::new(url, timeout, token.transpose()?);
-            prometheus::told(&http, &options.window, &settings)?
+            prometheus::told(&http, options.window, &settings)?
         }
         None => node(&http::Http::new(&options.node, timeout, None), &settings)?,
     };
@@ -176,7 +194,7 @@ mod tests {
             assert_eq!(long_name(short), long);
         }
         assert!(
-            window("7d").is_ok()
+            window("7d") == Ok(Window { seconds: 604_800 })
                 && window("7d]) or vector(1").is_err()
                 && window("0h").is_err()
                 && window("d").is_err()

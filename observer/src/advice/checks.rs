@@ -497,6 +497,9 @@ mod tests {
         for (check, grade, change) in table {
             let mut facts = facts();
             change(&mut facts);
+            // As `observer advise` gets them from a node.
+            let told = serde_json::to_string(&facts).unwrap();
+            let facts: Facts = serde_json::from_str(&told).unwrap();
             let advice = Advice::of(&facts, &Settings::default());
             let verdict = advice.verdict(*check).unwrap();
             assert_eq!(verdict.grade, *grade, "{check:?}: {}", verdict.evidence);

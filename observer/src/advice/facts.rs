@@ -76,20 +76,27 @@ pub struct Steady {
     pub seconds: f64,
 }
 
-/// As it is set today.
+/// As it is set today. Of what may be unset, `Some(None)` is known to be so: null in JSON, where unknown is absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Current {
     /// Alive now.
     pub containers: u64,
-    /// `Some(None)`: known to be unset.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub request: Option<Option<u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub limit: Option<Option<u64>>,
     /// Of the whole pod.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub pod_limit: Option<Option<u64>>,
     /// Sum of what the pod's other containers need, each at its worst; `None` if one is unknown.
     pub siblings_need: Option<u64>,
     pub startup_probe: Option<bool>,
     pub readiness_probe: Option<bool>,
+}
+
+/// What is there is known, null too.
+fn known<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(value).map(Some)
 }
 
 /// OOM kills since the observer started.

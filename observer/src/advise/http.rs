@@ -58,7 +58,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::{advice::Settings, advise::prometheus};
+    use crate::{
+        advice::Settings,
+        advise::{Window, prometheus},
+    };
+
+    const WEEK: Window = Window { seconds: 604_800 };
 
     /// A stand-in for a Prometheus that answers what a real one will not say on demand.
     fn answering(answer: String, times: usize) -> Http {
@@ -93,10 +98,10 @@ mod tests {
             (String::new(), "is it running"),
         ] {
             let http = answering(answer, 1);
-            let error = prometheus::told(&http, "7d", &Settings::default()).err().unwrap();
+            let error = prometheus::told(&http, WEEK, &Settings::default()).err().unwrap();
             assert!(error.contains(said) && error.contains(http.url()), "{error}");
         }
-        let slow = prometheus::told(&answering(String::new(), 0), "7d", &Settings::default()).err().unwrap();
+        let slow = prometheus::told(&answering(String::new(), 0), WEEK, &Settings::default()).err().unwrap();
         assert!(slow.contains("no answer in time") && slow.contains("--timeout"), "{slow}");
     }
 }

@@ -3,14 +3,21 @@
 //! Each node tells quantiles of what it saw; here they become the fleet's: the worst of the worst, the 95th percentile over
 //! nodes of their 95th percentiles (which is at or above the true one), and a spread that holds both the spread on each
 //! node and that between nodes. Checks that need more than numbers are the worst of what the nodes said.
+//!
+//! A node's series are memory already (its last start-ups, a week of levels), so what it says now is asked of those that
+//! answer, and the window is there for nodes that have gone, and for observers that have forgotten. It is looked into at [`LOOKS`] moments: reading every sample of
+//! a week of 10,000 pods takes a Prometheus minutes.
 
 use std::collections::BTreeMap;
 
-use super::{Told, http::Http};
+use super::{Told, Window, http::Http};
 use crate::{
     advice::{Advice, Check, Facts, Grade, Settings, facts::Steady},
     history::Workload,
 };
+
+/// Moments of the window that are looked at: of a week, every six hours. A node that lived between two is not seen.
+const LOOKS: u64 = 28;
 
 const BY: &str = "namespace, workload, workload_type, workload_container";
 
@@ -33,11 +40,11 @@ fn steady(facts: &mut Facts) -> &mut Steady {
     facts.steady.get_or_insert_default()
 }
 
-/// `$W`: the window, `$BY`: the labels of a container of a workload.
+/// `$LAST(series)`: as last seen in the window, `$ALL(series)`: now and in the window, `$BY`: the labels of a container of a workload.
 static QUERIES: &[Query] = &[
     Query {
         what: "how start-ups ended",
-        promql: "sum by ($BY, outcome) (last_over_time(observer_history_outcomes[$W]))",
+        promql: "sum by ($BY, outcome) ($LAST(observer_history_outcomes))",
         fill: |facts, labels, value| {
             let (s, count) = (&mut facts.startups, bytes(value));
             s.count += count;
@@ -54,57 +61,57 @@ static QUERIES: &[Query] = &[
     },
     Query {
         what: "worst start-ups",
-        promql: "max by ($BY) (max_over_time(observer_history_startup_need_bytes{statistic=\"max\"}[$W]))",
+        promql: "max by ($BY) ($ALL(observer_history_startup_need_bytes{statistic=\"max\"}))",
         fill: |facts, _, value| triple(&mut facts.startups.need, 2, bytes(value)),
     },
     Query {
         what: "usual start-ups",
-        promql: "quantile by ($BY) (0.5, last_over_time(observer_history_startup_need_bytes{statistic=\"p50\"}[$W]))",
+        promql: "quantile by ($BY) (0.5, $LAST(observer_history_startup_need_bytes{statistic=\"p50\"}))",
         fill: |facts, _, value| triple(&mut facts.startups.need, 0, bytes(value)),
     },
     Query {
         what: "high start-ups",
-        promql: "quantile by ($BY) (0.95, last_over_time(observer_history_startup_need_bytes{statistic=\"p95\"}[$W]))",
+        promql: "quantile by ($BY) (0.95, $LAST(observer_history_startup_need_bytes{statistic=\"p95\"}))",
         fill: |facts, _, value| triple(&mut facts.startups.need, 1, bytes(value)),
     },
     Query {
         what: "level of start-ups",
-        promql: "avg by ($BY) (last_over_time(observer_history_startup_need_bytes{statistic=\"mean_log\"}[$W]))",
+        promql: "avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"}))",
         fill: |facts, _, value| facts.startups.need_mean_log = Some(value),
     },
     Query {
         what: "spread of start-ups",
-        promql: "sqrt((avg by ($BY) (last_over_time(observer_history_startup_need_bytes{statistic=\"spread_log\"}[$W]) ^ 2) or 0 * avg by ($BY) (last_over_time(observer_history_startup_need_bytes{statistic=\"mean_log\"}[$W]))) + stdvar by ($BY) (last_over_time(observer_history_startup_need_bytes{statistic=\"mean_log\"}[$W])))",
+        promql: "sqrt((avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"spread_log\"}) ^ 2) or 0 * avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"}))) + stdvar by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"})))",
         fill: |facts, _, value| facts.startups.need_spread = Some(value),
     },
     Query {
         what: "start-ups cut off",
-        promql: "max by ($BY) (last_over_time(observer_history_cut_peak_bytes[$W]))",
+        promql: "max by ($BY) ($LAST(observer_history_cut_peak_bytes))",
         fill: |facts, _, value| facts.startups.cut = Some(bytes(value)),
     },
     Query {
         what: "usual working sets",
-        promql: "quantile by ($BY) (0.5, last_over_time(observer_history_working_set_bytes{statistic=\"p50\"}[$W]))",
+        promql: "quantile by ($BY) (0.5, $LAST(observer_history_working_set_bytes{statistic=\"p50\"}))",
         fill: |facts, _, value| steady(facts).p50 = bytes(value),
     },
     Query {
         what: "high working sets",
-        promql: "quantile by ($BY) (0.95, last_over_time(observer_history_working_set_bytes{statistic=\"p95\"}[$W]))",
+        promql: "quantile by ($BY) (0.95, $LAST(observer_history_working_set_bytes{statistic=\"p95\"}))",
         fill: |facts, _, value| steady(facts).p95 = bytes(value),
     },
     Query {
         what: "highest working sets",
-        promql: "max by ($BY) (max_over_time(observer_history_working_set_bytes{statistic=\"max\"}[$W]))",
+        promql: "max by ($BY) ($ALL(observer_history_working_set_bytes{statistic=\"max\"}))",
         fill: |facts, _, value| steady(facts).max = bytes(value),
     },
     Query {
         what: "levels settled at",
-        promql: "quantile by ($BY) (0.5, last_over_time(observer_history_steady_bytes{statistic=\"p50\"}[$W]))",
+        promql: "quantile by ($BY) (0.5, $LAST(observer_history_steady_bytes{statistic=\"p50\"}))",
         fill: |facts, _, value| triple(&mut facts.startups.steady, 0, bytes(value)),
     },
     Query {
         what: "highest levels settled at",
-        promql: "max by ($BY) (max_over_time(observer_history_steady_bytes{statistic=\"max\"}[$W]))",
+        promql: "max by ($BY) ($ALL(observer_history_steady_bytes{statistic=\"max\"}))",
         fill: |facts, _, value| {
             triple(&mut facts.startups.steady, 1, bytes(value));
             triple(&mut facts.startups.steady, 2, bytes(value));
@@ -130,7 +137,7 @@ static QUERIES: &[Query] = &[
 /// What the nodes said of the checks that need more than these numbers.
 const GRADES: &str = "max by ($BY, check) (observer_advice_grade)";
 
-pub fn told(http: &Http, window: &str, settings: &Settings) -> Result<Vec<Told>, String> {
+pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Told>, String> {
     let mut all: BTreeMap<Workload, Facts> = BTreeMap::new();
     let mut foreign = 0u64;
     let total = QUERIES.len() + 1;
@@ -154,8 +161,9 @@ pub fn told(http: &Http, window: &str, settings: &Settings) -> Result<Vec<Told>,
         }
         if i == 0 && all.is_empty() {
             return Err(format!(
-                "{}: it has no series observer_history_outcomes of the last {window}: does it scrape the observer (port 9843, /metrics), and is that at least this version?",
-                http.url()
+                "{}: it has no series observer_history_outcomes of the last {}: does it scrape the observer (port 9843, /metrics), and is that at least this version?",
+                http.url(),
+                window.text()
             ));
         }
     }
@@ -213,10 +221,31 @@ fn workload(labels: &BTreeMap<String, String>) -> Option<Workload> {
     })
 }
 
+/// Selectors have no parentheses of their own, so a pair of them is the whole of it.
+const SEEN: [(&str, &str); 2] = [
+    ("$LAST(", "($S or last_over_time($S[$W]))"),
+    // A label makes them two series, so that none hides the other.
+    ("$ALL(", "(max_over_time($S[$W]) or label_replace($S, \"seen\", \"now\", \"\", \"\"))"),
+];
+
+fn expand(promql: &str, window: Window) -> String {
+    let mut query = promql.replace("$BY", BY);
+    let looks = format!("{}:{}s", window.text(), (window.seconds / LOOKS).max(60));
+    for (name, meaning) in SEEN {
+        while let Some((before, rest)) = query.split_once(name)
+            && let Some((series, after)) = rest.split_once(')')
+        {
+            let meaning = meaning.replace("$S", series).replace("$W", &looks);
+            query = format!("{before}{meaning}{after}");
+        }
+    }
+    query
+}
+
 type Series = (BTreeMap<String, String>, f64);
 
-fn ask(http: &Http, promql: &str, window: &str) -> Result<Vec<Series>, String> {
-    let query = promql.replace("$BY", BY).replace("$W", window);
+fn ask(http: &Http, promql: &str, window: Window) -> Result<Vec<Series>, String> {
+    let query = expand(promql, window);
     let answer = http.get("/api/v1/query", &[("query", &query)])?;
     let wrong = |what: &str| format!("{}: {what}; is that the address of a Prometheus?", http.url());
     if answer["status"] != "success" {
