@@ -17,6 +17,7 @@ mod binaries;
 mod causes;
 mod control;
 mod deployed;
+mod e2e;
 mod outage;
 mod scenes;
 
@@ -32,7 +33,7 @@ enum What {
     Up,
     /// Start containers for every reason there is, and compare what the observer says with the truth
     Test(causes::Options),
-    /// Only apply deploy/ to the running cluster and see it work
+    /// Only apply deploy/ to the cluster and see it work, end to end: the same as `test e2e`
     Deploy,
     /// Stop the cluster and remove what it made
     Down,
@@ -56,17 +57,17 @@ pub fn cluster(options: &Options) -> Result<()> {
         What::Test(options) => {
             let was_up = Cluster::running().is_some();
             let cluster = control::up()?;
-            let done = if options.scenes.is_empty() {
-                test(&cluster, options)
-            } else {
-                causes::test(&cluster, options)
+            let done = match options.scenes.as_slice() {
+                [] => test(&cluster, options),
+                [scene] if scene == "e2e" => deploy(&cluster),
+                _ => causes::test(&cluster, options),
             };
             if !was_up {
                 control::down()?;
             }
             done.map(|_| ())
         }
-        What::Deploy => deployed::test(&control::up()?).map(|_| ()),
+        What::Deploy => deploy(&control::up()?).map(|_| ()),
         What::Down => control::down(),
         What::Kubectl { args } => {
             let cluster = Cluster::running().context("the cluster is not up: cargo xtask cluster up")?;
@@ -78,7 +79,23 @@ pub fn cluster(options: &Options) -> Result<()> {
 /// Every test against the cluster; how many passed.
 fn test(cluster: &Cluster, options: &causes::Options) -> Result<u32> {
     shell::run(shell::cargo().args(["build", "--quiet", "--package", "observer"]))?;
-    Ok(causes::test(cluster, options)? + outage::test(cluster)? + deployed::test(cluster)?)
+    Ok(causes::test(cluster, options)? + outage::test(cluster)? + deploy(cluster)?)
+}
+
+/// What is deployed, and everything around it.
+fn deploy(cluster: &Cluster) -> Result<u32> {
+    shell::run(shell::cargo().args([
+        "build",
+        "--quiet",
+        "--bins",
+        "--package",
+        "observer",
+        "--package",
+        "observer-tests",
+    ]))?;
+    let passed = deployed::test(cluster)? + e2e::test(cluster)?;
+    deployed::remove(cluster)?;
+    Ok(passed)
 }
 
 /// Why there can be no cluster on this machine, if so.

@@ -1,20 +1,60 @@
-//! Writes the generated documents; the test `generated_docs_are_fresh` compares.
+//! Writes what is generated: documents from the observer's declarations, dashboards and the PrometheusRule from their sources.
+//! Tests compare: `generated_docs_are_fresh` the former, one here the latter.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
-use crate::{run, shell};
+use crate::{dashboards, run, shell};
 
 pub fn docs() -> Result<()> {
     let mut build = shell::cargo();
     build.args(["build", "--quiet", "--package", "observer"]);
     shell::run(&mut build)?;
+    let mut files = deployed()?;
     for name in ["metrics", "probes"] {
         let text = shell::output(Command::new(run::target().join("debug/observer")).args(["docs", name]))?;
-        let path = shell::root().join(format!("docs/{name}.md"));
+        files.push((shell::root().join(format!("docs/{name}.md")), text));
+    }
+    for (path, text) in files {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());
     }
     Ok(())
+}
+
+fn deployed() -> Result<Vec<(PathBuf, String)>> {
+    let mut files = dashboards::files();
+    files.push((shell::root().join("deploy/operator/prometheusrule.yaml"), prometheus_rule()?));
+    Ok(files)
+}
+
+/// The plain rules, as the Prometheus Operator wants them.
+fn prometheus_rule() -> Result<String> {
+    let path = shell::root().join("deploy/prometheus/rules.yaml");
+    let rules = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let rules: String = rules
+        .lines()
+        .skip_while(|line| line.starts_with('#'))
+        .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") })
+        .collect();
+    Ok(format!(
+        "# Made from ../prometheus/rules.yaml by `cargo xtask docs`.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: observer\n  \
+         labels: {{app.kubernetes.io/name: observer}}\nspec:\n{rules}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dashboards_and_the_prometheus_rule_are_fresh() {
+        for (path, fresh) in super::deployed().unwrap() {
+            let committed = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                committed == fresh,
+                "{} is not what its source says: run `cargo xtask docs`",
+                path.display()
+            );
+        }
+    }
 }

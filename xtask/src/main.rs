@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod cluster;
+mod dashboards;
 mod demo;
 mod docs;
 mod image;
@@ -48,7 +49,7 @@ enum Task {
     Bench(bench::Options),
     /// Record the replay cases anew on this machine, into tests/cases/
     Record(record::Options),
-    /// Write docs/metrics.md and docs/probes.md from the declarations
+    /// Write what is generated: docs/metrics.md, docs/probes.md, dashboards, the PrometheusRule
     Docs,
 }
 

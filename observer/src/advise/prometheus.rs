@@ -80,9 +80,17 @@ static QUERIES: &[Query] = &[
         fill: |facts, _, value| facts.startups.need_mean_log = Some(value),
     },
     Query {
-        what: "spread of start-ups",
-        promql: "sqrt((avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"spread_log\"}) ^ 2) or 0 * avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"}))) + stdvar by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"})))",
-        fill: |facts, _, value| facts.startups.need_spread = Some(value),
+        what: "spread of start-ups between nodes",
+        promql: "stdvar by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"}))",
+        fill: |facts, _, value| facts.startups.need_spread = Some(value.sqrt()),
+    },
+    Query {
+        what: "spread of start-ups on each",
+        promql: "avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"spread_log\"}) ^ 2)",
+        fill: |facts, _, value| {
+            let between = facts.startups.need_spread.unwrap_or(0.0);
+            facts.startups.need_spread = Some(between.hypot(value.sqrt()));
+        },
     },
     Query {
         what: "start-ups cut off",

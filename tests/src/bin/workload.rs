@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use rand::Rng;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 #[derive(Parser)]
@@ -32,6 +33,9 @@ enum Behaviour {
         ramp: f64,
         #[arg(long, default_value_t = 0.5)]
         hold: f64,
+        /// Peaks differ from one start to the next, by up to this share up or down
+        #[arg(long, default_value_t = 0.0)]
+        spread: f64,
     },
     /// Grow for ever, MiB per second, from a base
     Leak {
@@ -157,7 +161,8 @@ fn main() {
     let began = Instant::now();
     let left = || (cli.seconds - began.elapsed().as_secs_f64()).max(0.0);
     match cli.behaviour {
-        Behaviour::Spike { peak, steady, ramp: seconds, hold } => {
+        Behaviour::Spike { peak, steady, ramp: seconds, hold, spread } => {
+            let peak = (peak as f64 * (1.0 + spread * rand::rng().random_range(-1.0..=1.0))) as u64;
             let mut arena = Arena::new(peak);
             ramp(&mut arena, 0, peak * MIB, seconds);
             sleep(Duration::from_secs_f64(hold));

@@ -21,7 +21,7 @@ use crate::shell;
 
 #[derive(clap::Args, Default)]
 pub struct Options {
-    /// Only these scenes; all if none is named
+    /// Only these scenes, or e2e: what is deployed, end to end; all if none is named
     #[arg(value_name = "SCENE")]
     pub scenes: Vec<String>,
     /// Keep recordings and logs in this folder

@@ -19,7 +19,7 @@ use crate::{oci, shell, statics};
 /// The pause container and every workload of the tests: one static program.
 pub const IMAGE: &str = "observer.test/workload:1";
 const BRIDGE: &str = "observer0";
-const GATEWAY: &str = "10.244.0.1";
+pub const GATEWAY: &str = "10.244.0.1";
 const TOKEN: &str = "observer-test-admin";
 
 pub fn up() -> Result<Cluster> {

@@ -84,8 +84,12 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
     println!("test the_deployed_pair_tells_a_scale_up ... ok; the daemon holds {resident:.1} MiB");
     fs::write(Path::new(HOME).join("deployed.log"), log)?;
     cluster.kubectl(&["delete", "deployment", "deployed", "--wait=false"])?;
-    cluster.kubectl(&["delete", "-k", &path("ledger"), "--wait=true", "--timeout=60s"])?;
     Ok(2)
+}
+
+pub fn remove(cluster: &Cluster) -> Result<()> {
+    let ledger = shell::root().join("deploy/ledger").display().to_string();
+    cluster.kubectl(&["delete", "-k", &ledger, "--wait=true", "--timeout=60s"]).map(|_| ())
 }
 
 /// Waits for the DaemonSet; the error holds what its pod said.

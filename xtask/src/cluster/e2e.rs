@@ -1,0 +1,348 @@
+//! End to end: an HPA scales a workload on the depth of a queue, its start-ups spike, some are OOM-killed; the deployed
+//! observer tells it, a real Prometheus scrapes it, and every query that is shipped has something to show there. Beside it,
+//! what the kubelet's metrics, `kubectl top` and the pods' statuses tell of the same minutes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use observer_tests::daemon::{free_port, get};
+use serde_json::Value;
+
+use super::{
+    Cluster, HOME,
+    control::{GATEWAY, IMAGE},
+};
+use crate::{dashboards, run, shell};
+
+const NAMESPACE: &str = "e2e";
+const QUEUE_PORT: u16 = 18443;
+/// Of one replica, and of as many as the HPA may have.
+const DEPTH: [u32; 2] = [5, 60];
+const REPLICAS: usize = 12;
+/// Peaks of 40 to 120 MiB below a limit of 88: two start-ups of five are killed, and none in 13 once in a thousand runs.
+const COMMAND: &str = r#"["/workload","spike","--peak","80","--spread","0.5","--steady","24","--ramp","1.5","--hold","0.5","--seconds","900"]"#;
+/// Shares of a peak above which it counts as seen.
+const SEEN: f64 = 0.9;
+
+/// What of the shipped queries may have nothing to show here, and why.
+const MAY_BE_EMPTY: &[(&str, &str)] = &[
+    ("observer_node_stampede", "a stampede needs half of this machine's memory"),
+    ("observer_container_state{state=\"drifting\"}", "nothing leaks here"),
+    ("check=\"scaling_signal\"", "the queue's depth is a right signal"),
+    ("check=\"hpa_vpa_conflict\"", "there is no VPA"),
+    ("observer_node_startup_forecast_bytes >", "this machine has room"),
+    ("observer_probe_status{status=\"broken\"}) == 1", "nothing is broken"),
+];
+
+/// Needs deploy/ with the ledger applied. Returns how many tests passed.
+pub fn test(cluster: &Cluster) -> Result<u32> {
+    let home = Path::new(HOME).join("e2e");
+    fs::create_dir_all(&home)?;
+    let _queue = queue(cluster, &home)?;
+    let prometheus = Prometheus::start(cluster, &home)?;
+    scale_up(cluster, &home, &prometheus)?;
+    println!("test an_hpa_on_a_queue_scales_and_the_observer_tells_the_kills ... ok");
+    println!("\n{}", compare(cluster, &prometheus)?);
+    let asked = queries(&prometheus)?;
+    println!("test every_query_shipped_has_something_to_show ... ok, {asked} queries");
+    let patches = advise(cluster, &prometheus)?;
+    println!("test advise_tells_of_the_fleet_and_kubectl_takes_its_patches ... ok, {patches} patch(es)");
+    cluster.kubectl(&["delete", "apiservice", "v1beta1.external.metrics.k8s.io"])?;
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
+    Ok(3)
+}
+
+/// A child that ends with the test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let log = fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(Self(command.spawn().with_context(|| format!("cannot start `{}`", shell::show(command)))?))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // ended already is what is wanted
+        let _ = self.0.wait();
+    }
+}
+
+/// The queue, and the API that tells its depth to the HPA.
+fn queue(cluster: &Cluster, home: &Path) -> Result<Running> {
+    set_depth(home, DEPTH[0])?;
+    let file = |name: &str| home.join(name).display().to_string();
+    let request = format!(
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={GATEWAY} -keyout {} -out {}",
+        file("queue.key"),
+        file("queue.crt")
+    );
+    shell::output(Command::new("openssl").args(request.split(' ')))?;
+    let mut command = Command::new(run::target().join("debug/queue"));
+    command.arg("--listen").arg(format!("{GATEWAY}:{QUEUE_PORT}"));
+    for option in ["cert", "key"] {
+        command.arg(format!("--{option}")).arg(file(&format!("queue.{}", option.replace("cert", "crt"))));
+    }
+    let queue = Running::start(command.arg("--depth").arg(home.join("depth")), &home.join("queue.log"))?;
+    cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: queue, namespace: {NAMESPACE}}}\nspec: {{type: ExternalName, externalName: {GATEWAY}, ports: [{{port: {QUEUE_PORT}}}]}}\n---\n\
+         apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {{name: v1beta1.external.metrics.k8s.io}}\nspec:\n  group: external.metrics.k8s.io\n  version: v1beta1\n  \
+         groupPriorityMinimum: 100\n  versionPriority: 100\n  insecureSkipTLSVerify: true\n  service: {{name: queue, namespace: {NAMESPACE}, port: {QUEUE_PORT}}}\n"
+    ))?;
+    let metric = format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/queue_depth");
+    cluster.wait("the external metric", Duration::from_secs(60), || {
+        Ok(cluster.kubectl(&["get", "--raw", &metric])?.contains("queue_depth"))
+    })?;
+    Ok(queue)
+}
+
+fn set_depth(home: &Path, depth: u32) -> Result<()> {
+    fs::write(home.join("depth"), depth.to_string()).context("cannot set the queue's depth")
+}
+
+struct Prometheus {
+    _process: Running,
+    url: String,
+}
+
+impl Prometheus {
+    /// Scrapes as deploy/prometheus/scrape.yaml says, with the rules shipped; and the kubelet as others do.
+    fn start(cluster: &Cluster, home: &Path) -> Result<Self> {
+        shell::apt(&["prometheus"])?;
+        let shipped = shell::root().join("deploy/prometheus");
+        let read = |name: &str| {
+            fs::read_to_string(shipped.join(name)).with_context(|| format!("cannot read {name}"))
+        };
+        let role = "    - role: pod\n";
+        let scrape = read("scrape.yaml")?;
+        ensure!(scrape.contains(role), "scrape.yaml has no longer a `role: pod`");
+        let with = format!("{role}      kubeconfig_file: {}\n", cluster.kubeconfig().display());
+        let scrape = scrape.replace(role, &with);
+        let kubelet = |name: &str, path: &str, interval: u32| {
+            format!(
+                "- job_name: {name}\n  scheme: https\n  metrics_path: {path}\n  scrape_interval: {interval}s\n  honor_labels: true\n  tls_config: {{insecure_skip_verify: true}}\n  static_configs: [{{targets: ['{GATEWAY}:10250']}}]\n"
+            )
+        };
+        let config = home.join("prometheus.yml");
+        fs::write(
+            &config,
+            format!(
+                "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\nrule_files: ['{}']\nscrape_configs:\n{scrape}{}{}",
+                shipped.join("rules.yaml").display(),
+                // As often as is usual: kube-prometheus asks every 30 s, metrics-server, which kubectl top reads, every 15 s.
+                kubelet("cadvisor", "/metrics/cadvisor", 30),
+                kubelet("top", "/metrics/resource", 15),
+            ),
+        )?;
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", home.join("tsdb").display()));
+        command.arg(format!("--web.listen-address={address}"));
+        let process = Running::start(&mut command, &home.join("prometheus.log"))?;
+        let prometheus = Self { _process: process, url: format!("http://{address}") };
+        cluster.wait("Prometheus's first scrape of the observer", Duration::from_secs(60), || {
+            Ok(prometheus.number("sum(up{job=\"observer\"})")? >= 1.0)
+        })?;
+        Ok(prometheus)
+    }
+
+    fn ask(&self, query: &str) -> Result<Vec<Value>> {
+        let answer = get(&format!("{}/api/v1/query?query={}", self.url, escape(query)))
+            .with_context(|| format!("query {query}"))?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        match answer["data"]["result"].take() {
+            Value::Array(rows) => Ok(rows),
+            _ => bail!("query {query}: {answer}"),
+        }
+    }
+
+    /// Of the first series; none is 0.
+    fn number(&self, query: &str) -> Result<f64> {
+        let rows = self.ask(query)?;
+        let value = rows.first().and_then(|row| row["value"][1].as_str());
+        Ok(value.map_or(0.0, |value| value.parse().unwrap_or(0.0)))
+    }
+}
+
+/// For a URL's query.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric();
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<()> {
+    let deployment = format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: {NAMESPACE}}}\nspec:\n  replicas: 1\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    \
+         spec:\n      terminationGracePeriodSeconds: 0\n      automountServiceAccountToken: false\n      containers:\n        - name: main\n          image: {IMAGE}\n          imagePullPolicy: Never\n          command: {COMMAND}\n          \
+         resources: {{requests: {{memory: 64Mi}}, limits: {{memory: 88Mi}}}}\n"
+    );
+    let per_replica = DEPTH[1] / REPLICAS as u32;
+    cluster.apply(&deployment)?;
+    cluster.apply(&format!(
+        "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {{name: web, namespace: {NAMESPACE}}}\nspec:\n  minReplicas: 1\n  maxReplicas: {REPLICAS}\n  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}\n  \
+         behavior: {{scaleUp: {{policies: [{{type: Pods, value: {REPLICAS}, periodSeconds: 15}}]}}}}\n  metrics: [{{type: External, external: {{metric: {{name: queue_depth}}, target: {{type: AverageValue, averageValue: \"{per_replica}\"}}}}}}]\n"
+    ))?;
+    let of = format!("namespace=\"{NAMESPACE}\", workload=\"web\"");
+    cluster.wait("the first start-up, settled", Duration::from_secs(120), || {
+        Ok(prometheus.number(&format!("sum(observer_container_state{{{of}, state=\"stable\"}})"))? >= 1.0)
+    })?;
+    set_depth(home, DEPTH[1])?;
+    let began = Instant::now();
+    cluster.wait("twelve replicas", Duration::from_secs(60), || {
+        let replicas = ["get", "deployment/web", "-n", NAMESPACE, "-o", "jsonpath={.status.replicas}"];
+        Ok(cluster.kubectl(&replicas)? == REPLICAS.to_string())
+    })?;
+    eprintln!("   scaled by the HPA after {:.1} s", began.elapsed().as_secs_f64());
+    let at_least = |what: &str, query: String, least: f64| {
+        cluster.wait(what, Duration::from_secs(90), || Ok(prometheus.number(&query)? >= least))
+    };
+    let starts = format!("sum(observer_workload_starts_total{{{of}, cause=\"scale_up_hpa\"}})");
+    at_least("eleven starts because of the HPA", starts, 11.0)?;
+    at_least("the scale event", format!("sum(observer_scale_events_total{{{of}, by=\"hpa\"}})"), 1.0)?;
+    let victims = format!("sum(observer_scale_event_oom_kills_total{{{of}, by=\"hpa\", role=\"victim\"}})");
+    at_least("OOM kills tied to the scale event", victims, 1.0)?;
+    at_least(
+        "times to stable",
+        format!("sum(observer_workload_time_to_stable_seconds_count{{{of}, cause=\"scale_up_hpa\"}})"),
+        4.0,
+    )?;
+    at_least("peaks", format!("count(observer_container_startup_peak_bytes{{{of}}})"), REPLICAS as f64)?;
+    // Until each has settled or waits for its next try, and the kubelet's metrics were scraped twice.
+    sleep(Duration::from_secs(60));
+    Ok(())
+}
+
+/// The same minutes, as told by everybody.
+fn compare(cluster: &Cluster, prometheus: &Prometheus) -> Result<String> {
+    let of = format!("namespace=\"{NAMESPACE}\", workload=\"web\"");
+    let kills = prometheus.number(&format!("sum(observer_workload_oom_kills_total{{{of}}})"))?;
+    let tied =
+        prometheus.number(&format!("sum(observer_scale_event_oom_kills_total{{{of}, role=\"victim\"}})"))?;
+    let cadvisor =
+        prometheus.number(&format!("sum(container_oom_events_total{{namespace=\"{NAMESPACE}\"}})"))?;
+    let path = "jsonpath={range .items[*].status.containerStatuses[*]}{.restartCount} {.lastState.terminated.reason}{\"\\n\"}{end}";
+    let statuses = cluster.kubectl(&["get", "pods", "-n", NAMESPACE, "-o", path])?;
+    let restarts: u32 = statuses.lines().filter_map(|line| line.split(' ').next()?.parse::<u32>().ok()).sum();
+    let last = statuses.lines().filter(|line| line.ends_with("OOMKilled")).count();
+    let events = cluster.kubectl(&[
+        "get",
+        "events",
+        "-A",
+        "-o",
+        "jsonpath={range .items[*]}{.reason}{\"\\n\"}{end}",
+    ])?;
+    let events = events.lines().filter(|reason| reason.contains("OOM")).count();
+    ensure!(
+        kills > 0.0 && kills >= f64::from(restarts),
+        "{kills} OOM kills told, {restarts} restarts by the statuses"
+    );
+
+    // A pod's highest, by each: the kernel's watermark is the truth.
+    let peaks = format!("max by (pod) (max_over_time(observer_container_startup_peak_bytes{{{of}}}[15m]))");
+    let truth = prometheus.ask(&peaks)?.len();
+    let seen = |job: &str| {
+        let series = format!(
+            "container_memory_working_set_bytes{{job=\"{job}\", namespace=\"{NAMESPACE}\", container=\"main\"}}"
+        );
+        prometheus.number(&format!("count(max by (pod) (max_over_time({series}[15m])) >= {SEEN} * {peaks})"))
+    };
+    let (cadvisor_spikes, top_spikes) = (seen("cadvisor")?, seen("top")?);
+    Ok(format!(
+        "what was told of {truth} pods, {kills} OOM kills      observer   kubelet, 30 s   kubectl top   statuses   events\n\
+         pods whose peak was told to {:.0} %              {truth:8}   {cadvisor_spikes:13}   {top_spikes:11}          -        -\n\
+         OOM kills                                    {kills:8}   {cadvisor:13}             -   {last:8}   {events:6}\n\
+         OOM kills tied to the scale-up               {tied:8}               -             -          -        -\n",
+        SEEN * 100.0
+    ))
+}
+
+/// Dashboards, rules and documents: everything that is shipped with a query in it.
+fn queries(prometheus: &Prometheus) -> Result<usize> {
+    let mut all: Vec<(String, String)> = dashboards::queries()
+        .map(|(panel, query)| {
+            let query = ["$namespace", "$workload", "$instance"]
+                .iter()
+                .fold(query.to_owned(), |query, name| query.replace(name, ".*"));
+            (panel, query)
+        })
+        .collect();
+    let rules: Value = serde_json::from_str(&get(&format!("{}/api/v1/rules", prometheus.url))?)?;
+    for rule in rules["data"]["groups"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|group| group["rules"].as_array())
+        .flatten()
+    {
+        ensure!(rule["health"] == "ok", "rule {}: {}", rule["name"], rule["lastError"]);
+        all.push((
+            format!("rule {}", rule["name"]),
+            rule["query"].as_str().context("a rule without a query")?.to_owned(),
+        ));
+    }
+    all.extend(documents()?);
+    let mut empty = Vec::new();
+    for (from, query) in &all {
+        let excused =
+            MAY_BE_EMPTY.iter().any(|(part, _)| query.replace(", ", ",").contains(&part.replace(", ", ",")));
+        if prometheus.ask(query)?.is_empty() && !excused {
+            empty.push(format!("{from}: {query}"));
+        }
+    }
+    ensure!(empty.is_empty(), "nothing to show for\n{}", empty.join("\n"));
+    Ok(all.len())
+}
+
+/// Every line of every promql block.
+fn documents() -> Result<Vec<(String, String)>> {
+    let root = shell::root();
+    let mut paths: Vec<PathBuf> = vec![root.join("README.md")];
+    paths.extend(fs::read_dir(root.join("docs"))?.flatten().map(|entry| entry.path()));
+    let mut found = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        for block in text.split("```promql\n").skip(1) {
+            let block = block.split("```").next().unwrap_or_default();
+            let lines =
+                block.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            found.extend(lines.map(|line| (path.display().to_string(), line.to_owned())));
+        }
+    }
+    Ok(found)
+}
+
+/// What the fleet is advised, and whether the API server would take it.
+fn advise(cluster: &Cluster, prometheus: &Prometheus) -> Result<usize> {
+    let advise = |more: &[&str]| {
+        let mut command = Command::new(super::observer());
+        command.args(["advise", "--namespace", NAMESPACE, "--prometheus", &prometheus.url]).args(more);
+        shell::output(command.stderr(Stdio::null()))
+    };
+    let table = advise(&[])?;
+    println!("\n{table}");
+    ensure!(table.contains("limit_covers_peak"), "the limit is not told of:\n{table}");
+    println!("{}", advise(&["--explain", "deploy/web"])?);
+    let mut patches = 0;
+    for line in advise(&["--output", "patch"])?.lines().filter(|line| line.starts_with("kubectl ")) {
+        println!("{line}");
+        let mut shell = Command::new("sh");
+        // The shell splits it as it will for whoever pastes it.
+        shell
+            .arg("-c")
+            .arg(format!("{} --dry-run=server", line.replacen("kubectl", "\"$0\" --kubeconfig \"$1\"", 1)));
+        crate::shell::output(shell.arg(cluster.kubectl_command().get_program()).arg(cluster.kubeconfig()))?;
+        patches += 1;
+    }
+    ensure!(patches > 0, "no patch was told");
+    Ok(patches)
+}
