@@ -35,8 +35,9 @@ pub struct Pods {
 #[derive(Debug)]
 struct Known {
     pod: Pod,
-    /// First told, on this node's clock.
+    /// First told, and last, on this node's clock.
     seen: f64,
+    told: f64,
     gone: Option<f64>,
 }
 
@@ -70,7 +71,7 @@ impl Pods {
             self.by_hash.insert(hash.clone(), pod.uid.clone());
         }
         let seen = self.pods.get(&pod.uid).map_or(now, |known| known.seen);
-        self.pods.insert(pod.uid.clone(), Known { pod, seen, gone: None });
+        self.pods.insert(pod.uid.clone(), Known { pod, seen, told: now, gone: None });
     }
 
     pub fn gone(&mut self, uid: &str, now: f64) {
@@ -118,6 +119,13 @@ impl Pods {
         self.records.insert(record.workload.uid.clone(), (record, now));
     }
 
+    /// Whether a status written since then tells an id for each of the pod's containers: what is none of them is the sandbox.
+    pub fn tells_all_since(&self, key: &str, since: f64) -> bool {
+        let uid = self.by_hash.get(key).map_or(key, String::as_str);
+        let all = |pod: &Pod| pod.containers.iter().all(|container| container.id.is_some());
+        self.pods.get(uid).is_some_and(|known| known.told >= since && all(&known.pod))
+    }
+
     /// By uid or config hash.
     pub fn get(&self, key: &str) -> Option<&Pod> {
         let uid = self.by_hash.get(key).map_or(key, String::as_str);
@@ -127,17 +135,32 @@ impl Pods {
     pub fn resolve(&self, key: &str, container_id: &str) -> Resolved {
         let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
         let Some(container) = pod.container(container_id) else { return Resolved::NoContainer };
+        match self.labels(pod, &container.name) {
+            Ok(labels) => Resolved::Container(labels),
+            Err(labels) => Resolved::OwnerPending(labels),
+        }
+    }
+
+    /// Of a container no status tells of, while its pod is known: named by the pod where that has only one, else as given.
+    pub fn presumed(&self, key: &str, otherwise: &str) -> Option<Labels> {
+        let pod = self.get(key)?;
+        let name = match pod.containers.as_slice() {
+            [only] => &only.name,
+            _ => otherwise,
+        };
+        Some(self.labels(pod, name).unwrap_or_else(|of_owner| of_owner))
+    }
+
+    /// `Err`: with the owner's name, who may have an owner.
+    fn labels(&self, pod: &Pod, container: &str) -> Result<Labels, Labels> {
         let labels = |(workload, workload_type): (String, String)| Labels {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
-            container: container.name.clone(),
+            container: container.to_owned(),
             workload,
             workload_type,
         };
-        match self.workload(pod) {
-            Ok(workload) => Resolved::Container(labels(workload)),
-            Err(owner) => Resolved::OwnerPending(labels(owner)),
-        }
+        self.workload(pod).map(labels).map_err(labels)
     }
 
     /// Name and type of the top owner; `Err`: of the owner we know, who may have one.

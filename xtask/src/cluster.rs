@@ -93,6 +93,7 @@ fn deploy(cluster: &Cluster) -> Result<u32> {
         "--package",
         "observer-tests",
     ]))?;
+    deployed::remove(cluster)?; // what an interrupted run left
     let passed = deployed::test(cluster)? + e2e::test(cluster)?;
     deployed::remove(cluster)?;
     Ok(passed)

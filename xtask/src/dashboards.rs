@@ -165,7 +165,7 @@ const DASHBOARDS: &[Dashboard] = &[
                 12,
                 &[
                     ("nodes", "count(observer_build_info)"),
-                    ("probes broken", "sum(observer_probe_status{status=\"broken\"})"),
+                    ("probes broken", "sum(observer_probe_status{status=\"broken\"}) or vector(0)"),
                     ("lost, 1 h", "sum(increase(observer_lost_total[1h]))"),
                 ],
             ),

@@ -117,6 +117,9 @@ pub static ALL: &[&Declaration] = &[
     &PEAK_OF_LIMIT,
 ];
 
+/// When a kill struck.
+const PHASES: [&str; 2] = ["startup", "steady"];
+
 pub struct Families {
     containers: GaugeVec,
     starts: CounterVec,
@@ -185,7 +188,7 @@ impl Families {
                     self.raise_peak(container, killed.peak);
                     let [namespace, workload, workload_type] = values(container);
                     let kills = killed.kills as f64;
-                    let phase = if killed.starting { "startup" } else { "steady" };
+                    let phase = PHASES[usize::from(!killed.starting)];
                     let scope = killed.scope.name();
                     self.oom_kills
                         .with_label_values(&[namespace, workload, workload_type, scope])
@@ -220,6 +223,9 @@ impl Families {
         for scope in [OomScope::Container, OomScope::Node] {
             self.oom_kills.with_label_values(&[namespace, workload, workload_type, scope.name()]);
         }
+        for phase in PHASES {
+            self.oom_phases.with_label_values(&[namespace, workload, workload_type, phase]);
+        }
     }
 
     /// What was counted under a pod's uid, for want of a name, is the workload's.
@@ -239,7 +245,7 @@ impl Families {
             let (old, new) = with(scope.name());
             carry(&self.oom_kills, &old, &new);
         }
-        for phase in ["startup", "steady"] {
+        for phase in PHASES {
             let (old, new) = with(phase);
             carry(&self.oom_phases, &old, &new);
         }

@@ -8,11 +8,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Pipeline, unattributed};
 use crate::{
+    attribution::Entry,
     cause::{Cause, Decision},
     causes::Causes,
     event::{CgroupId, Event, What as Happened},
     finding::{Caused, Container, Finding, What},
-    identity::{self, Kind},
+    identity::{self, Kind, Labels},
     lifecycle::Life,
     objects::{ApiState, Owner, Pod, PodContainer, Record},
     pods::{Pods, Resolved},
@@ -22,8 +23,10 @@ use crate::{
 
 /// A pod the API does not tell is reported by its uid from here on.
 const NO_POD: Duration = Duration::from_secs(30);
-/// A container its pod's status does not tell is the pod's sandbox: the kubelet writes statuses within seconds.
+/// A container that is none of those its pod's status tells is the pod's sandbox: the kubelet writes statuses within seconds.
 const NO_CONTAINER: Duration = Duration::from_secs(15);
+/// While the API is silent no status tells of a container; it is reported by its id before what is held for it is too old.
+const SILENT: Duration = Duration::from_secs(20);
 /// Looking up the owner takes a request and at most two seconds of jitter.
 const NO_OWNER: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,7 @@ struct Member {
     /// Uid or config hash, as the path has it.
     pod: String,
     id: String,
+    since: Time,
     /// Reported without the API's word.
     provisional: bool,
 }
@@ -73,9 +77,26 @@ impl Cluster {
         self.pods.record_of(pod)
     }
 
+    /// Nothing older of its pod is known: the runtime makes the sandbox before the containers.
+    fn is_first(&self, cgroup: CgroupId, waiting: &Waiting) -> bool {
+        let older = |other: CgroupId, pod: &str, since: Time| {
+            pod == waiting.pod && (since, other) < (waiting.since, cgroup)
+        };
+        !self.waiting.iter().any(|(other, one)| older(*other, &one.pod, one.since))
+            && !self.members.iter().any(|(other, one)| older(*other, &one.pod, one.since))
+    }
+
     pub fn booted(&mut self, at: f64) {
         self.causes.booted(at);
     }
+}
+
+/// What the path alone tells.
+fn by_path(entry: Option<&Entry>) -> Labels {
+    entry
+        .and_then(|entry| identity::owner(&entry.path))
+        .map(|owner| identity::labels(&owner))
+        .unwrap_or_default()
 }
 
 impl Pipeline {
@@ -90,7 +111,7 @@ impl Pipeline {
         };
         let waiting = Waiting { pod: uid.clone(), id: (*container_id).to_owned(), since: at, dormant: false };
         self.cluster.waiting.insert(cgroup, waiting);
-        self.identify(at, cgroup, out);
+        self.identify(at, cgroup, SILENT, out);
     }
 
     /// Whether the event is about a container that waits; then it is held, or dropped.
@@ -114,18 +135,23 @@ impl Pipeline {
         dormant
     }
 
-    fn identify(&mut self, at: Time, cgroup: CgroupId, out: &mut Vec<Finding>) {
-        let Some(waiting) = self.cluster.waiting.get_mut(&cgroup) else { return };
+    /// `patience`: for how long it may wait for a status that does not come.
+    fn identify(&mut self, at: Time, cgroup: CgroupId, patience: Duration, out: &mut Vec<Finding>) {
+        let wall = self.wall_ns();
+        let Some(waiting) = self.cluster.waiting.get(&cgroup) else { return };
         let age = at.since(waiting.since);
+        let all_told = self.cluster.pods.tells_all_since(&waiting.pod, waiting.since.unix_seconds(wall));
+        let is_first = self.cluster.is_first(cgroup, waiting);
+        let Some(waiting) = self.cluster.waiting.get_mut(&cgroup) else { return };
         let (labels, provisional) = match self.cluster.pods.resolve(&waiting.pod, &waiting.id) {
             Resolved::Container(labels) => (labels, false),
             Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, true),
-            Resolved::UnknownPod if age >= NO_POD => {
-                let entry = self.index.get(cgroup).map(|entry| entry.path.clone()).unwrap_or_default();
-                let Some(owner) = identity::owner(&entry) else { return };
-                (identity::labels(&owner), true)
+            Resolved::UnknownPod if age >= NO_POD => (by_path(self.index.get(cgroup)), true),
+            Resolved::NoContainer if age >= patience && !all_told && !is_first => {
+                let by_path = by_path(self.index.get(cgroup));
+                (self.cluster.pods.presumed(&waiting.pod, &by_path.container).unwrap_or(by_path), true)
             }
-            Resolved::NoContainer if age >= NO_CONTAINER && !waiting.dormant => {
+            Resolved::NoContainer if age >= NO_CONTAINER && all_told && !waiting.dormant => {
                 waiting.dormant = true;
                 let index = &mut self.index;
                 let owners: Vec<CgroupId> = index.members(cgroup);
@@ -139,8 +165,8 @@ impl Pipeline {
             }
             _ => return,
         };
-        let Some(Waiting { pod, id, .. }) = self.cluster.waiting.remove(&cgroup) else { return };
-        self.cluster.members.insert(cgroup, Member { pod, id, provisional });
+        let Some(Waiting { pod, id, since, .. }) = self.cluster.waiting.remove(&cgroup) else { return };
+        self.cluster.members.insert(cgroup, Member { pod, id, since, provisional });
         let container = Container { cgroup, labels: Arc::new(labels) };
         self.lives.insert(cgroup, Life::new(container, Cause::Unknown));
         let owners = self.index.members(cgroup);
@@ -154,7 +180,7 @@ impl Pipeline {
     fn identify_of(&mut self, at: Time, is_of: impl Fn(&str) -> bool, out: &mut Vec<Finding>) {
         let waiting = self.cluster.waiting.iter().filter(|(_, waiting)| is_of(&waiting.pod));
         for cgroup in waiting.map(|(cgroup, _)| *cgroup).collect::<Vec<_>>() {
-            self.identify(at, cgroup, out);
+            self.identify(at, cgroup, SILENT, out);
         }
         for (cgroup, member) in &mut self.cluster.members {
             if !member.provisional || !is_of(&member.pod) {
@@ -163,6 +189,9 @@ impl Pipeline {
             if let Resolved::Container(labels) = self.cluster.pods.resolve(&member.pod, &member.id) {
                 member.provisional = false;
                 let Some(life) = self.lives.get_mut(cgroup) else { continue };
+                if *life.container().labels == labels {
+                    continue; // as was presumed
+                }
                 let before = life.rename(Arc::new(labels));
                 let container = life.container().clone();
                 self.cluster.causes.relabelled(&container);
@@ -207,9 +236,22 @@ impl Pipeline {
     }
 
     pub(super) fn tick_cluster(&mut self, now: Time, out: &mut Vec<Finding>) {
-        let awake = self.cluster.waiting.iter().filter(|(_, waiting)| !waiting.dormant);
-        for cgroup in awake.map(|(cgroup, _)| *cgroup).collect::<Vec<_>>() {
-            self.identify(now, cgroup, out);
+        let mut awake: Vec<(Time, CgroupId)> = self
+            .cluster
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| !waiting.dormant)
+            .map(|(cgroup, waiting)| (waiting.since, *cgroup))
+            .collect();
+        awake.sort_unstable();
+        // Those of one scale-up are told together: once one has waited in vain, the others need not.
+        let mut patience = SILENT;
+        for (_, cgroup) in awake {
+            let waited = self.cluster.waiting.len();
+            self.identify(now, cgroup, patience, out);
+            if self.cluster.waiting.len() < waited {
+                patience = SILENT / 2;
+            }
         }
         self.cluster.scale.tick(now, out);
         self.cluster.causes.evidence_came(); // closes what is too old

@@ -83,13 +83,13 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
     let resident = resident.context("no resident memory")? / 1048576.0;
     println!("test the_deployed_pair_tells_a_scale_up ... ok; the daemon holds {resident:.1} MiB");
     fs::write(Path::new(HOME).join("deployed.log"), log)?;
-    cluster.kubectl(&["delete", "deployment", "deployed", "--wait=false"])?;
     Ok(2)
 }
 
 pub fn remove(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["delete", "deployment", "deployed", "--ignore-not-found"])?;
     let ledger = shell::root().join("deploy/ledger").display().to_string();
-    cluster.kubectl(&["delete", "-k", &ledger, "--wait=true", "--timeout=60s"]).map(|_| ())
+    cluster.kubectl(&["delete", "-k", &ledger, "--ignore-not-found", "--timeout=60s"]).map(|_| ())
 }
 
 /// Waits for the DaemonSet; the error holds what its pod said.
