@@ -61,14 +61,7 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
     sleep(Duration::from_secs(2));
     cluster.kubectl(&["scale", "deployment/deployed", "--replicas=4"])?;
     cluster.kubectl(&["rollout", "status", "deployment/deployed", "--timeout=60s"])?;
-    // The youngest: the one it replaced may still be going.
-    let metrics = || {
-        let youngest = "jsonpath={.items[-1:].status.podIP}";
-        let name = "app.kubernetes.io/name=observer";
-        let sorted = "--sort-by=.metadata.creationTimestamp";
-        let pod = cluster.kubectl(&["get", "pods", "-n", "observer", "-l", name, sorted, "-o", youngest])?;
-        observer_tests::daemon::get(&format!("http://{pod}:9843/metrics"))
-    };
+    let metrics = || observer_tests::daemon::get(&format!("{}/metrics", agent(cluster)?));
     let starts = |cause: &str| -> Result<Option<f64>> {
         let with = ["workload=\"deployed\"".to_owned(), format!("cause=\"{cause}\"")];
         let with: Vec<&str> = with.iter().map(String::as_str).collect();
@@ -84,6 +77,15 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
     println!("test the_deployed_pair_tells_a_scale_up ... ok; the daemon holds {resident:.1} MiB");
     fs::write(Path::new(HOME).join("deployed.log"), log)?;
     Ok(2)
+}
+
+/// Where the observer of the node is. The youngest: the one it replaced may still be going.
+pub fn agent(cluster: &Cluster) -> Result<String> {
+    let youngest = "jsonpath={.items[-1:].status.podIP}";
+    let name = "app.kubernetes.io/name=observer";
+    let sorted = "--sort-by=.metadata.creationTimestamp";
+    let pod = cluster.kubectl(&["get", "pods", "-n", "observer", "-l", name, sorted, "-o", youngest])?;
+    Ok(format!("http://{pod}:9843"))
 }
 
 pub fn remove(cluster: &Cluster) -> Result<()> {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{
     Cluster, HOME,
     control::{GATEWAY, IMAGE},
+    deployed,
 };
 use crate::{dashboards, run, shell};
 
@@ -370,15 +371,19 @@ fn documents() -> Result<Vec<(String, String)>> {
 fn advise(cluster: &Cluster, prometheus: &Prometheus) -> Result<usize> {
     let advise = |more: &[&str]| {
         let mut command = Command::new(super::observer());
-        command.args(["advise", "--namespace", NAMESPACE, "--prometheus", &prometheus.url]).args(more);
-        shell::output(command.stderr(Stdio::null()))
+        shell::output(command.arg("advise").args(more).stderr(Stdio::null()))
     };
-    let table = advise(&[])?;
+    let fleet = ["--prometheus", &prometheus.url];
+    let table = advise(&fleet)?;
     println!("\n{table}");
     ensure!(table.contains("limit_covers_peak"), "the limit is not told of:\n{table}");
-    println!("{}", advise(&["--explain", "deploy/web"])?);
+    let agent = deployed::agent(cluster)?;
+    println!("{}", advise(&["--node", &agent, "--namespace", NAMESPACE, "--explain", "deploy/web"])?);
     let mut patches = 0;
-    for line in advise(&["--output", "patch"])?.lines().filter(|line| line.starts_with("kubectl ")) {
+    for line in advise(&[&fleet[..], &["--output", "patch"]].concat())?
+        .lines()
+        .filter(|line| line.starts_with("kubectl "))
+    {
         println!("{line}");
         let mut shell = Command::new("sh");
         // The shell splits it as it will for whoever pastes it.
