@@ -15,6 +15,7 @@ use crate::shell;
 
 mod binaries;
 mod causes;
+mod chart;
 mod control;
 mod deployed;
 mod e2e;
@@ -94,7 +95,7 @@ fn deploy(cluster: &Cluster) -> Result<u32> {
         "observer-tests",
     ]))?;
     deployed::remove(cluster)?; // what an interrupted run left
-    let passed = deployed::test(cluster)? + e2e::test(cluster)?;
+    let passed = chart::test(cluster)? + deployed::test(cluster)? + e2e::test(cluster)?;
     deployed::remove(cluster)?;
     Ok(passed)
 }

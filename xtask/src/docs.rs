@@ -25,23 +25,25 @@ pub fn docs() -> Result<()> {
 
 fn deployed() -> Result<Vec<(PathBuf, String)>> {
     let mut files = dashboards::files();
-    files.push((shell::root().join("deploy/operator/prometheusrule.yaml"), prometheus_rule()?));
+    let rules = shell::root().join("deploy/prometheus/rules.yaml");
+    let rules = fs::read_to_string(&rules).with_context(|| format!("cannot read {}", rules.display()))?;
+    files.push((shell::root().join("deploy/operator/prometheusrule.yaml"), prometheus_rule(&rules)));
+    // Helm reads nothing outside of the chart.
+    files.push((shell::root().join("deploy/chart/files/rules.yaml"), rules));
     Ok(files)
 }
 
 /// The plain rules, as the Prometheus Operator wants them.
-fn prometheus_rule() -> Result<String> {
-    let path = shell::root().join("deploy/prometheus/rules.yaml");
-    let rules = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+fn prometheus_rule(rules: &str) -> String {
     let rules: String = rules
         .lines()
         .skip_while(|line| line.starts_with('#'))
         .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") })
         .collect();
-    Ok(format!(
+    format!(
         "# Made from ../prometheus/rules.yaml by `cargo xtask docs`.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: observer\n  \
          labels: {{app.kubernetes.io/name: observer}}\nspec:\n{rules}"
-    ))
+    )
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Kubernetes from its Go modules: built once, kept in the user's cache.
+//! Kubernetes, and Helm, from their Go modules: built once, kept in the user's cache.
 
 use std::{fs, path::PathBuf, process::Command, time::Instant};
 
@@ -13,11 +13,15 @@ const COMMANDS: [&str; 5] =
 
 /// Where they are, or will be.
 pub fn directory() -> Result<PathBuf> {
+    Ok(cache()?.join(format!("kubernetes-{VERSION}")))
+}
+
+fn cache() -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .context("neither XDG_CACHE_HOME nor HOME is set")?;
-    Ok(cache.join(format!("memory-observer/kubernetes-{VERSION}")))
+    Ok(cache.join("memory-observer"))
 }
 
 /// Builds what is not there yet.
@@ -56,6 +60,29 @@ pub fn build() -> Result<PathBuf> {
         eprintln!("   {} s", began.elapsed().as_secs());
     }
     Ok(directory)
+}
+
+const HELM: &str = "3.22.0";
+
+/// Helm, from its Go module, too.
+pub fn helm() -> Result<PathBuf> {
+    let directory = cache()?.join(format!("helm-{HELM}"));
+    let helm = directory.join("helm");
+    if helm.is_file() {
+        return Ok(helm);
+    }
+    eprintln!("building helm (two minutes the first time)");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::write(directory.join("go.mod"), "module helm\n\ngo 1.26\n")?;
+    let go = || {
+        let mut go = Command::new("go");
+        go.current_dir(&directory).env("CGO_ENABLED", "0");
+        go
+    };
+    let package = "helm.sh/helm/v3/cmd/helm";
+    shell::output(go().args(["get", &format!("{package}@v{HELM}")]))?;
+    shell::output(go().args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&helm).arg(package))?;
+    Ok(helm)
 }
 
 /// Kubernetes replaces its staging modules by paths inside its own tree; outside of it each is a module of its own.
