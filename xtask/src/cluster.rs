@@ -100,6 +100,13 @@ fn deploy(cluster: &Cluster) -> Result<u32> {
     Ok(passed)
 }
 
+pub use binaries::helm;
+
+/// Also without a cluster.
+pub fn kubectl() -> Result<PathBuf> {
+    Ok(binaries::build()?.join("kubectl"))
+}
+
 /// Why there can be no cluster on this machine, if so.
 pub fn missing() -> Option<&'static str> {
     if !shell::is_root() {

@@ -19,6 +19,12 @@ pub struct Options {
 /// What deploy/ asks for.
 pub const NAME: &str = concat!("memory-observer:", env!("CARGO_PKG_VERSION"));
 
+impl Default for Options {
+    fn default() -> Self {
+        Self { name: NAME.to_owned() }
+    }
+}
+
 pub fn image(options: &Options) -> Result<PathBuf> {
     build_ebpf::build_ebpf()?;
     let to = run::target().join("image.tar");

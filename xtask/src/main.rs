@@ -9,6 +9,7 @@ mod docs;
 mod image;
 mod oci;
 mod record;
+mod release;
 mod run;
 mod setup;
 mod shell;
@@ -45,6 +46,8 @@ enum Task {
     Cluster(cluster::Options),
     /// Build the container image as a tar file, without a container engine
     Image(image::Options),
+    /// Make and check what is released: image, chart, manifests, bill of materials, checksums
+    Release(release::Options),
     /// Measure: what a page fault pays, how true a spike is seen
     Bench(bench::Options),
     /// Record the replay cases anew on this machine, into tests/cases/
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Record(options) => record::record(&options),
         Task::Vm(options) => vm::vm(&options),
         Task::Cluster(options) => cluster::cluster(&options),
+        Task::Release(options) => release::release(&options),
         Task::Image(options) => image::image(&options).map(|_| ()),
         Task::Docs => docs::docs(),
     };

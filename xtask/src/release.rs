@@ -1,0 +1,137 @@
+//! What is released: the image, the chart, one manifest, the dashboards, a bill of materials with licences, and checksums. The
+//! forge publishes them (.github/workflows/release.yml); everything before that is proved here.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    cluster::{helm, kubectl},
+    dashboards, image, oci, run, shell,
+};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Make and check everything, publish nothing: what the workflow does before it uploads
+    #[arg(long)]
+    dry_run: bool,
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// More would be noticed by whoever pulls it on a thousand nodes.
+const LARGEST_IMAGE: u64 = 15 << 20;
+
+pub fn release(options: &Options) -> Result<()> {
+    if !options.dry_run {
+        bail!(
+            "publishing is the forge's: push the tag v{VERSION}; here there is `cargo xtask release --dry-run`"
+        );
+    }
+    let to = run::target().join("release-files");
+    if to.exists() {
+        fs::remove_dir_all(&to)?;
+    }
+    fs::create_dir_all(&to)?;
+    let step = |what: &str| eprintln!("== {what}");
+    step("versions agree");
+    versions()?;
+    step("image");
+    let tar = image::image(&image::Options::default())?;
+    let size = fs::metadata(&tar)?.len();
+    ensure!(size < LARGEST_IMAGE, "the image is {size} bytes, above {LARGEST_IMAGE}");
+    fs::copy(&tar, to.join(format!("memory-observer-{VERSION}-amd64.tar")))?;
+    step("chart");
+    let chart = shell::root().join("deploy/chart");
+    shell::output(Command::new(helm()?).arg("package").arg(&chart).arg("--destination").arg(&to))?;
+    step("manifests");
+    for (overlay, file) in [("", "install.yaml"), ("ledger", "install-with-ledger.yaml")] {
+        let path = shell::root().join("deploy").join(overlay);
+        let text = shell::output(Command::new(kubectl()?).arg("kustomize").arg(path))?;
+        fs::write(to.join(file), text)?;
+    }
+    step("rules and dashboards");
+    fs::copy(shell::root().join("deploy/prometheus/rules.yaml"), to.join("rules.yaml"))?;
+    for (path, text) in dashboards::files() {
+        let name = path.file_name().context("a dashboard without a name")?.to_string_lossy().into_owned();
+        fs::write(to.join(format!("dashboard-{name}")), text)?;
+    }
+    step("bill of materials");
+    materials(&to)?;
+    step("checksums");
+    let sums = checksums(&to)?;
+    fs::write(to.join("SHA256SUMS"), &sums)?;
+    print!("{sums}");
+    println!("{} is complete; nothing was published", to.display());
+    Ok(())
+}
+
+/// The workspace's version, the chart's, the image's tag in deploy/, and the changelog's.
+fn versions() -> Result<()> {
+    for (file, wanted) in [
+        ("deploy/chart/Chart.yaml", format!("\nversion: {VERSION}\n")),
+        ("deploy/chart/Chart.yaml", format!("\nappVersion: {VERSION}\n")),
+        ("deploy/base/daemonset.yaml", format!("image: memory-observer:{VERSION}\n")),
+        ("deploy/ledger/ledger.yaml", format!("image: memory-observer:{VERSION}\n")),
+        ("CHANGELOG.md", format!("{VERSION})\n")),
+    ] {
+        let text =
+            fs::read_to_string(shell::root().join(file)).with_context(|| format!("cannot read {file}"))?;
+        ensure!(text.contains(&wanted), "{file} has no `{}`: it is of another version", wanted.trim());
+    }
+    Ok(())
+}
+
+/// CycloneDX, with every crate's licence; the eBPF part must stay compatible with the GPL.
+fn materials(to: &Path) -> Result<()> {
+    let tool = || {
+        shell::find("cargo-cyclonedx")
+            .or_else(|| Some(shell::cargo_bin()?.join("cargo-cyclonedx")).filter(|path| path.is_file()))
+    };
+    if tool().is_none() {
+        eprintln!("installing cargo-cyclonedx");
+        shell::run(shell::cargo().args(["install", "--locked", "--quiet", "cargo-cyclonedx"]))?;
+    }
+    let name = format!("memory-observer-{VERSION}.cdx");
+    let mut cyclonedx = Command::new(tool().context("cargo-cyclonedx was installed and is not to be found")?);
+    cyclonedx.current_dir(shell::root()).args([
+        "cyclonedx",
+        "--format",
+        "json",
+        "--override-filename",
+        &name,
+    ]);
+    shell::output(cyclonedx.args(["--manifest-path", "observer/Cargo.toml"]))?;
+    // It writes beside every member's manifest.
+    let mut kept = None;
+    for member in ["observer", "observer-ebpf", "xtask", "tests"] {
+        let written = shell::root().join(member).join(format!("{name}.json"));
+        if member == "observer" {
+            fs::copy(&written, to.join(format!("{name}.json")))
+                .with_context(|| written.display().to_string())?;
+            kept = Some(fs::read_to_string(&written)?);
+        }
+        let _ = fs::remove_file(&written); // not every member has one
+    }
+    let materials: serde_json::Value = serde_json::from_str(&kept.unwrap_or_default())?;
+    let components = materials["components"].as_array().context("no components")?;
+    let named = |one: &&serde_json::Value| one["licenses"].as_array().is_none_or(Vec::is_empty);
+    let nameless: Vec<&str> =
+        components.iter().filter(named).filter_map(|one| one["name"].as_str()).collect();
+    ensure!(nameless.is_empty(), "without a licence: {}", nameless.join(", "));
+    eprintln!("   {} components, each with its licence", components.len());
+    Ok(())
+}
+
+fn checksums(of: &Path) -> Result<String> {
+    let mut files: Vec<PathBuf> = fs::read_dir(of)?.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let line = |path: &PathBuf| -> Result<String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(format!("{}  {name}\n", oci::hex(&fs::read(path)?)))
+    };
+    files.iter().map(line).collect()
+}
