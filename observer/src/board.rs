@@ -169,7 +169,10 @@ impl Board {
             .probes
             .iter()
             .filter(|status| status.required && !matches!(status.outcome, Outcome::Attached { .. }))
-            .map(|status| format!("required probe {} is {}", status.probe, status.outcome.name()))
+            .map(|status| {
+                let why = status.outcome.why().map_or(String::new(), |why| format!(" ({why})"));
+                format!("required probe {} is {}{why}", status.probe, status.outcome.name())
+            })
             .collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
     }

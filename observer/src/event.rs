@@ -185,6 +185,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Why it is not attached as it should be.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Outcome::Fallback { why, .. } => Some(why.clone()),
+            Outcome::Unsupported { missing, .. } => Some(format!("no {missing}")),
+            Outcome::Broken { error, .. } => Some(error.clone()),
+            Outcome::Attached { .. } | Outcome::Disabled { .. } => None,
+        }
+    }
+
     /// Label value of `observer_probe_status`.
     pub fn name(&self) -> &'static str {
         match self {

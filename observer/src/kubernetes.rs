@@ -121,6 +121,12 @@ async fn pods(
                 events.extend(gone);
                 events.push(What::Api(ApiState::Synced));
                 away = false;
+                if known.is_empty() {
+                    tracing::warn!(
+                        "the Kubernetes API knows no pod of node {node}; if there are any, that is not its name, and containers stay \
+                         without names and causes: set node_name to the name of the Node object"
+                    );
+                }
             }
             Ok(Some(watcher::Event::Delete(pod))) => {
                 if let Some(uid) = pod.uid() {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
+mod bad_input;
 mod binaries;
 mod causes;
 mod chart;
@@ -95,7 +96,9 @@ fn deploy(cluster: &Cluster) -> Result<u32> {
         "observer-tests",
     ]))?;
     deployed::remove(cluster)?; // what an interrupted run left
-    let passed = chart::test(cluster)? + deployed::test(cluster)? + e2e::test(cluster)?;
+    deployed::image()?;
+    let passed =
+        chart::test(cluster)? + bad_input::test(cluster)? + deployed::test(cluster)? + e2e::test(cluster)?;
     deployed::remove(cluster)?;
     Ok(passed)
 }

@@ -31,7 +31,8 @@ pub fn build(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
 pub fn release(name: &str) -> Result<PathBuf> {
     eprintln!("building {name} statically, optimised (minutes at the first time)");
     let args = ["build", "--release", "--package", name, "--bin", name];
-    let built = executables_with(&args, "-C target-feature=+crt-static -C strip=symbols")?;
+    // For size: a thousand nodes pull it, and the daemon's work is in the kernel and in waiting.
+    let built = executables_with(&args, "-C target-feature=+crt-static -C strip=symbols -C opt-level=s")?;
     let found = built.into_iter().find(|(built, _)| built == name);
     found.map(|(_, path)| path).with_context(|| format!("cargo built no {name}"))
 }

@@ -71,7 +71,9 @@ impl Support {
             return Some("the eBPF object: this binary was built without it; run `cargo xtask build-ebpf` and build again".into());
         }
         if !self.capabilities.can_load() {
-            return Some("CAP_BPF and CAP_PERFMON: run as root, or add both capabilities".into());
+            let absent = [(self.capabilities.bpf, "CAP_BPF"), (self.capabilities.perfmon, "CAP_PERFMON")];
+            let absent: Vec<&str> = absent.iter().filter(|(has, _)| !has).map(|(_, name)| *name).collect();
+            return Some(format!("{}: run as root, or add what is missing", absent.join(" and ")));
         }
         if self.lockdown == Lockdown::Confidentiality {
             return Some("lockdown=confidentiality forbids BPF to read kernel memory; boot with lockdown=integrity or none".into());

@@ -13,11 +13,14 @@ use anyhow::{Context, Result, ensure};
 use super::{Cluster, HOME, control, scenes};
 use crate::{image, shell, statics};
 
-pub fn test(cluster: &Cluster) -> Result<u32> {
-    // As it is shipped but for the optimisation, which would take minutes.
+/// Makes it known to the node: as it is shipped but for the optimisation, which would take minutes.
+pub fn image() -> Result<()> {
     let tar = Path::new(HOME).join("observer.tar");
     image::write(&tar, image::NAME, statics::build(&["observer"])?.remove(0).1)?;
-    control::import(&tar)?;
+    control::import(&tar)
+}
+
+pub fn test(cluster: &Cluster) -> Result<u32> {
     let began = Instant::now();
     let path = |overlay: &str| shell::root().join("deploy").join(overlay).display().to_string();
     cluster.kubectl(&["apply", "-k", &path("")])?;
