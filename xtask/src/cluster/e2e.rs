@@ -264,7 +264,7 @@ fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<(
 /// The same minutes, as told by everybody.
 fn compare(cluster: &Cluster, prometheus: &Prometheus) -> Result<String> {
     let of = format!("namespace=\"{NAMESPACE}\", workload=\"web\"");
-    let kills = prometheus.number(&format!("sum(observer_workload_oom_kills_total{{{of}}})"))?;
+    let kills = || prometheus.number(&format!("sum(observer_workload_oom_kills_total{{{of}}})"));
     let tied =
         prometheus.number(&format!("sum(observer_scale_event_oom_kills_total{{{of}, role=\"victim\"}})"))?;
     let cadvisor =
@@ -281,10 +281,10 @@ fn compare(cluster: &Cluster, prometheus: &Prometheus) -> Result<String> {
         "jsonpath={range .items[*]}{.reason}{\"\\n\"}{end}",
     ])?;
     let events = events.lines().filter(|reason| reason.contains("OOM")).count();
-    ensure!(
-        kills > 0.0 && kills >= f64::from(restarts),
-        "{kills} OOM kills told, {restarts} restarts by the statuses"
-    );
+    // Every restart was after a kill, and Prometheus is a scrape behind.
+    let what = format!("as many OOM kills told as there are restarts by the statuses, {restarts}");
+    cluster.wait(&what, Duration::from_secs(20), || Ok(kills()? >= f64::from(restarts).max(1.0)))?;
+    let kills = kills()?;
 
     // A pod's highest, by each: the kernel's watermark is the truth.
     let peaks = format!("max by (pod) (max_over_time(observer_container_startup_peak_bytes{{{of}}}[15m]))");
