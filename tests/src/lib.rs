@@ -3,4 +3,5 @@
 
 pub mod daemon;
 pub mod group;
+pub mod prometheus;
 pub mod synthetic;

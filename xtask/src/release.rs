@@ -105,18 +105,14 @@ fn materials(to: &Path) -> Result<()> {
         &name,
     ]);
     shell::output(cyclonedx.args(["--manifest-path", "observer/Cargo.toml"]))?;
-    // It writes beside every member's manifest.
-    let mut kept = None;
+    // It writes beside every member's manifest, and not every member has one.
+    let written = |member: &str| shell::root().join(member).join(format!("{name}.json"));
+    let text = fs::read_to_string(written("observer")).context("cargo-cyclonedx wrote nothing")?;
     for member in ["observer", "observer-ebpf", "xtask", "tests"] {
-        let written = shell::root().join(member).join(format!("{name}.json"));
-        if member == "observer" {
-            fs::copy(&written, to.join(format!("{name}.json")))
-                .with_context(|| written.display().to_string())?;
-            kept = Some(fs::read_to_string(&written)?);
-        }
-        let _ = fs::remove_file(&written); // not every member has one
+        let _ = fs::remove_file(written(member));
     }
-    let materials: serde_json::Value = serde_json::from_str(&kept.unwrap_or_default())?;
+    fs::write(to.join(format!("{name}.json")), &text)?;
+    let materials: serde_json::Value = serde_json::from_str(&text)?;
     let components = materials["components"].as_array().context("no components")?;
     let named = |one: &&serde_json::Value| one["licenses"].as_array().is_none_or(Vec::is_empty);
     let nameless: Vec<&str> =

@@ -9,15 +9,14 @@ use std::{
     fs::{self, File},
     io::{BufReader, BufWriter, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    process::{Command, Stdio},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use observer::replay::replay;
-use observer_tests::daemon::{free_port, get};
+use observer_tests::prometheus::Prometheus;
 
 #[derive(Parser)]
 struct Cli {
@@ -83,7 +82,7 @@ fn main() -> Result<()> {
     fs::remove_file(&text)?;
     eprintln!("imported, {:.0} s", began.elapsed().as_secs_f64());
 
-    let prometheus = Prometheus::start(&scratch.0, &tsdb)?;
+    let prometheus = Prometheus::start(&scratch.0, "")?;
     let mut seconds = Vec::new();
     for _ in 0..cli.runs {
         seconds.push(advise(&cli, &prometheus)?);
@@ -186,41 +185,6 @@ fn advise(cli: &Cli, prometheus: &Prometheus) -> Result<f64> {
     let whole = whole.count() as u64;
     ensure!(whole == cli.workloads, "only {whole} of {} have numbers: {:#}", cli.workloads, advice[0]);
     Ok(seconds)
-}
-
-struct Prometheus {
-    process: Child,
-    url: String,
-}
-
-impl Prometheus {
-    fn start(scratch: &Path, tsdb: &Path) -> Result<Self> {
-        let config = scratch.join("prometheus.yml");
-        fs::write(&config, "")?;
-        let url = format!("http://127.0.0.1:{}", free_port()?);
-        let process = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", tsdb.display()))
-            .arg(format!("--web.listen-address={}", url.trim_start_matches("http://")))
-            .stdout(Stdio::null())
-            .stderr(File::create(scratch.join("prometheus.log"))?)
-            .spawn()
-            .context("cannot start prometheus")?;
-        let prometheus = Self { process, url };
-        let began = Instant::now();
-        while get(&format!("{}/-/ready", prometheus.url)).is_err() {
-            ensure!(began.elapsed() < Duration::from_secs(120), "Prometheus is not ready after two minutes");
-            sleep(Duration::from_millis(200));
-        }
-        Ok(prometheus)
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill(); // ended already is what is wanted
-        let _ = self.process.wait();
-    }
 }
 
 /// Gigabytes that do not stay.

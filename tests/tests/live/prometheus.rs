@@ -1,7 +1,6 @@
 //! A real Prometheus scrapes the observer, and promtool reads its exposition.
 
 use std::{
-    fs,
     io::Write,
     path::Path,
     process::{Command, Output, Stdio},
@@ -10,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use observer_tests::daemon::{Daemon, free_port, get};
+use observer_tests::{
+    daemon::{Daemon, free_port},
+    prometheus,
+};
 
 use crate::{Case, Needs::Prometheus, Stage};
 
@@ -68,46 +70,23 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill(); // ended already is what is wanted
-        let _ = self.0.wait();
-    }
-}
-
 fn scrape(stage: &Stage) -> Result<()> {
     let daemon = busy_daemon(stage)?;
-    let port = free_port()?;
-    let config = stage.directory.join("prometheus.yml");
-    fs::write(
-        &config,
-        format!(
+    let prometheus = prometheus::Prometheus::start(
+        &stage.directory,
+        &format!(
             "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: observer\n    static_configs:\n      - targets: ['{}']\n",
             daemon.address
         ),
     )?;
-    let log = fs::File::create(stage.directory.join("prometheus.log"))?;
-    let _prometheus = Running(
-        Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", stage.directory.join("tsdb").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("cannot start prometheus")?,
-    );
-    let query = "observer_workload_oom_kills_total%7Bscope%3D%22container%22%7D%3E0";
-    let url = format!("http://127.0.0.1:{port}/api/v1/query?query={query}");
     let began = Instant::now();
     loop {
-        let answer = get(&url).unwrap_or_default();
-        if answer.contains("scraped") {
-            return advise(stage, &format!("http://127.0.0.1:{port}"));
+        let kills =
+            prometheus.ask("observer_workload_oom_kills_total{scope=\"container\"} > 0").unwrap_or_default();
+        if kills.iter().any(|kill| kill.to_string().contains("scraped")) {
+            return advise(stage, &prometheus.url);
         }
-        ensure!(began.elapsed() < Duration::from_secs(30), "Prometheus has not scraped the kill: {answer}");
+        ensure!(began.elapsed() < Duration::from_secs(30), "Prometheus has not scraped the kill: {kills:?}");
         sleep(Duration::from_millis(250));
     }
 }

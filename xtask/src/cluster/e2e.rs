@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use observer_tests::daemon::{free_port, get};
+use anyhow::{Context, Result, ensure};
+use observer_tests::{daemon::get, prometheus::Prometheus};
 use serde_json::{Value, json};
 
 use super::{
@@ -57,7 +57,7 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
 
 fn play(cluster: &Cluster, home: &Path) -> Result<u32> {
     let _queue = queue(cluster, home)?;
-    let prometheus = Prometheus::start(cluster, home)?;
+    let prometheus = prometheus(cluster, home)?;
     scale_up(cluster, home, &prometheus)?;
     println!("test an_hpa_on_a_queue_scales_and_the_observer_tells_the_kills ... ok");
     println!("\n{}", compare(cluster, &prometheus)?);
@@ -119,75 +119,37 @@ fn set_depth(home: &Path, depth: u32) -> Result<()> {
     fs::write(home.join("depth"), depth.to_string()).context("cannot set the queue's depth")
 }
 
-struct Prometheus {
-    _process: Running,
-    url: String,
-}
-
-impl Prometheus {
-    /// Scrapes as deploy/prometheus/scrape.yaml says, with the rules shipped; and the kubelet as others do.
-    fn start(cluster: &Cluster, home: &Path) -> Result<Self> {
-        shell::apt(&["prometheus"])?;
-        let shipped = shell::root().join("deploy/prometheus");
-        let read = |name: &str| {
-            fs::read_to_string(shipped.join(name)).with_context(|| format!("cannot read {name}"))
-        };
-        // Debian's build has no Kubernetes discovery: the same labels come from a file.
-        let discovery = "  kubernetes_sd_configs:\n    - role: pod\n      namespaces: {names: [observer]}\n";
-        let scrape = read("scrape.yaml")?;
-        ensure!(
-            scrape.contains(discovery),
-            "scrape.yaml discovers in another way than this test stands in for"
-        );
-        let pods = home.join("pods.json");
-        fs::write(&pods, discovered(cluster)?)?;
-        let scrape =
-            scrape.replace(discovery, &format!("  file_sd_configs: [{{files: ['{}']}}]\n", pods.display()));
-        let kubelet = |name: &str, path: &str, interval: u32| {
-            format!(
-                "- job_name: {name}\n  scheme: https\n  metrics_path: {path}\n  scrape_interval: {interval}s\n  honor_labels: true\n  tls_config: {{insecure_skip_verify: true}}\n  static_configs: [{{targets: ['{GATEWAY}:10250']}}]\n"
-            )
-        };
-        let config = home.join("prometheus.yml");
-        fs::write(
-            &config,
-            format!(
-                "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\nrule_files: ['{}']\nscrape_configs:\n{scrape}{}{}",
-                shipped.join("rules.yaml").display(),
-                // As often as is usual: kube-prometheus asks every 30 s, metrics-server, which kubectl top reads, every 15 s.
-                kubelet("cadvisor", "/metrics/cadvisor", 30),
-                kubelet("top", "/metrics/resource", 15),
-            ),
-        )?;
-        let address = format!("127.0.0.1:{}", free_port()?);
-        let mut command = Command::new("prometheus");
-        command.arg(format!("--config.file={}", config.display()));
-        command.arg(format!("--storage.tsdb.path={}", home.join("tsdb").display()));
-        command.arg(format!("--web.listen-address={address}"));
-        let process = Running::start(&mut command, &home.join("prometheus.log"))?;
-        let prometheus = Self { _process: process, url: format!("http://{address}") };
-        cluster.wait("Prometheus's first scrape of the observer", Duration::from_secs(60), || {
-            Ok(prometheus.number("sum(up{job=\"observer\"})")? >= 1.0)
-        })?;
-        Ok(prometheus)
-    }
-
-    fn ask(&self, query: &str) -> Result<Vec<Value>> {
-        let answer = get(&format!("{}/api/v1/query?query={}", self.url, escape(query)))
-            .with_context(|| format!("query {query}"))?;
-        let mut answer: Value = serde_json::from_str(&answer)?;
-        match answer["data"]["result"].take() {
-            Value::Array(rows) => Ok(rows),
-            _ => bail!("query {query}: {answer}"),
-        }
-    }
-
-    /// Of the first series; none is 0.
-    fn number(&self, query: &str) -> Result<f64> {
-        let rows = self.ask(query)?;
-        let value = rows.first().and_then(|row| row["value"][1].as_str());
-        Ok(value.map_or(0.0, |value| value.parse().unwrap_or(0.0)))
-    }
+/// Scrapes as deploy/prometheus/scrape.yaml says, with the rules shipped; and the kubelet as others do.
+fn prometheus(cluster: &Cluster, home: &Path) -> Result<Prometheus> {
+    shell::apt(&["prometheus"])?;
+    let shipped = shell::root().join("deploy/prometheus");
+    let scrape = fs::read_to_string(shipped.join("scrape.yaml")).context("cannot read scrape.yaml")?;
+    // Debian's build has no Kubernetes discovery: the same labels come from a file.
+    let discovery = "  kubernetes_sd_configs:\n    - role: pod\n      namespaces: {names: [observer]}\n";
+    ensure!(scrape.contains(discovery), "scrape.yaml discovers in another way than this test stands in for");
+    let pods = home.join("pods.json");
+    fs::write(&pods, discovered(cluster)?)?;
+    let scrape =
+        scrape.replace(discovery, &format!("  file_sd_configs: [{{files: ['{}']}}]\n", pods.display()));
+    let kubelet = |name: &str, path: &str, interval: u32| {
+        format!(
+            "- job_name: {name}\n  scheme: https\n  metrics_path: {path}\n  scrape_interval: {interval}s\n  honor_labels: true\n  tls_config: {{insecure_skip_verify: true}}\n  static_configs: [{{targets: ['{GATEWAY}:10250']}}]\n"
+        )
+    };
+    let prometheus = Prometheus::start(
+        home,
+        &format!(
+            "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\nrule_files: ['{}']\nscrape_configs:\n{scrape}{}{}",
+            shipped.join("rules.yaml").display(),
+            // As often as is usual: kube-prometheus asks every 30 s, metrics-server, which kubectl top reads, every 15 s.
+            kubelet("cadvisor", "/metrics/cadvisor", 30),
+            kubelet("top", "/metrics/resource", 15),
+        ),
+    )?;
+    cluster.wait("Prometheus's first scrape of the observer", Duration::from_secs(60), || {
+        Ok(prometheus.number("sum(up{job=\"observer\"})")? >= 1.0)
+    })?;
+    Ok(prometheus)
 }
 
 /// What role `pod` finds in the namespace, with the labels that scrape.yaml looks at.
@@ -210,12 +172,6 @@ fn discovered(cluster: &Cluster) -> Result<String> {
         }
     }
     Ok(serde_json::to_string(&targets)?)
-}
-
-/// For a URL's query.
-fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric();
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<()> {
