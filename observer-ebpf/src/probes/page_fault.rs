@@ -5,10 +5,10 @@
 //! start-up curve.
 //!
 //! Nothing leaves the kernel per fault. Each CPU keeps the task and cgroup that faulted last in a [`Slot`]: the same task
-//! again costs an increment and one read of the usage; another task of the same cgroup the walk to it; another cgroup
-//! flushes the slot into the table. A curve point is
-//! emitted when usage moved by more than `max(1 MiB, 1/128)` since this cgroup's last point, so the curve is exact
-//! within that step for all growth that faults.
+//! again costs an increment, and at every fourth fault one read of the usage; another task of the same cgroup the walk
+//! to it; another cgroup flushes the slot into the table. A curve point is emitted when usage moved by more than
+//! `max(1 MiB, 1/128)` since this cgroup's last point, so the curve is exact within that step, and three faults, for all
+//! growth that faults.
 //!
 //! [`Slot`]: crate::abi::Slot
 
@@ -71,7 +71,8 @@ mod program {
         // Where a task's user registers are saved is on its kernel stack: as good as its name, and free to look at.
         let registers = ctx.arg::<walk::Ptr>(1) as u64;
         let generation = maps::generation();
-        if slot.registers != registers || slot.generation != generation {
+        let turned = slot.registers != registers || slot.generation != generation;
+        if turned {
             curve::turn_to_current(ctx, slot);
             if SLOT_BY_TASK.load() != 0 {
                 slot.registers = registers;
@@ -79,7 +80,9 @@ mod program {
             slot.generation = generation;
         }
         slot.faults += 1;
-        curve::look(slot);
+        if turned || slot.faults.is_multiple_of(abi::LOOK_EVERY) {
+            curve::look(slot);
+        }
         Some(())
     }
 }

@@ -53,6 +53,8 @@ struct Bench {
     directory: PathBuf,
 }
 
+/// Daemon starts over which the cost per fault is taken.
+const LOADS: usize = 9;
 const READY: Duration = Duration::from_secs(20);
 
 fn main() -> Result<()> {
@@ -74,12 +76,20 @@ fn main() -> Result<()> {
 impl Bench {
     fn all(&self, cli: &Cli) -> Result<Value> {
         eprintln!("cost per fault by bpf_stats");
-        let (null_ns, observer_ns) = self.per_fault(&cli.null)?;
+        // Where the kernel puts the programs changes from load to load, and their cost with it by a third.
+        let loads = (0..LOADS).map(|_| self.per_fault(&cli.null)).collect::<Result<Vec<_>>>()?;
+        let median = |of: &dyn Fn(&(f64, f64)) -> f64| Quartiles::of(loads.iter().map(of).collect());
+        let (null, observer) = (median(&|load| load.0), median(&|load| load.1));
+        let extra = median(&|load| load.1 - load.0);
+        let cost = json!({
+            "null_ns": round(null.median, 1),
+            "observer_ns": round(observer.median, 1),
+            "extra_ns": round(extra.median, 1),
+            "extra_ns_quartiles": [round(extra.low, 1), round(extra.high, 1)],
+            "loads": LOADS,
+        });
         if cli.only_cost {
-            let extra = round(observer_ns - null_ns, 1);
-            return Ok(
-                json!({ "null_ns": round(null_ns, 1), "observer_ns": round(observer_ns, 1), "extra_ns": extra }),
-            );
+            return Ok(cost);
         }
         eprintln!("{} pairs with and without the observer", cli.pairs);
         let slowdown = self.pairs(cli.pairs, &|bench| {
@@ -104,10 +114,7 @@ impl Bench {
         let spike = self.spike()?;
         eprintln!("ready time and resident memory with 200 cgroups");
         let (ready_ms, resident) = self.resident(200)?;
-        Ok(json!({
-            "null_ns": round(null_ns, 1),
-            "observer_ns": round(observer_ns, 1),
-            "extra_ns": round(observer_ns - null_ns, 1),
+        let mut all = json!({
             "slowdown_ratio": round(slowdown.median, 4),
             "slowdown_quartiles": [round(slowdown.low, 4), round(slowdown.high, 4)],
             "programs_slowdown_ratio": round(attached.median, 4),
@@ -119,7 +126,11 @@ impl Bench {
             "spike": spike,
             "ready_ms": ready_ms,
             "resident_mib_200_cgroups": round(resident as f64 / 1048576.0, 1),
-        }))
+        });
+        for (name, value) in cost.as_object().into_iter().flatten() {
+            all[name] = value.clone();
+        }
+        Ok(all)
     }
 
     /// Nanoseconds per run of the null program and of the observer's, over the same faults.
@@ -159,7 +170,7 @@ impl Bench {
     }
 
     /// Ratio of the time per fault with and without, pair by pair, the order changing from pair to pair.
-    fn pairs(&self, pairs: usize, with: &dyn Fn(&Bench) -> Result<Box<dyn Any>>) -> Result<Ratio> {
+    fn pairs(&self, pairs: usize, with: &dyn Fn(&Bench) -> Result<Box<dyn Any>>) -> Result<Quartiles> {
         let group = self.tree.group(&format!("observer-bench-{}/pairs", std::process::id()))?;
         self.fault(Some(&group))?; // warm
         let measure = |on: bool| -> Result<f64> {
@@ -173,7 +184,7 @@ impl Bench {
 
     /// The same ratio with what makes it vary taken out: the programs attached and detached within one second, no daemon
     /// started or stopped between, and many pairs, so that the machine's drift falls on both sides alike.
-    fn programs_alone(&self, pairs: usize) -> Result<Ratio> {
+    fn programs_alone(&self, pairs: usize) -> Result<Quartiles> {
         let group = self.tree.group(&format!("observer-bench-{}/alone", std::process::id()))?;
         self.fault(Some(&group))?; // warm
         let roots = Roots { proc: "/proc".into(), sys: "/sys".into(), cgroup: None };
@@ -246,7 +257,7 @@ impl Bench {
 }
 
 /// Ratio of what `measure` says with and without, pair by pair, the order changing from pair to pair.
-fn ratios(pairs: usize, measure: impl Fn(bool) -> Result<f64>) -> Result<Ratio> {
+fn ratios(pairs: usize, measure: impl Fn(bool) -> Result<f64>) -> Result<Quartiles> {
     let mut ratios = Vec::new();
     for pair in 0..pairs {
         let (off, on) = if pair % 2 == 0 {
@@ -258,15 +269,21 @@ fn ratios(pairs: usize, measure: impl Fn(bool) -> Result<f64>) -> Result<Ratio> 
         };
         ratios.push(on / off);
     }
-    ratios.sort_by(f64::total_cmp);
-    let at = |q: f64| ratios[((ratios.len() - 1) as f64 * q).round() as usize];
-    Ok(Ratio { median: at(0.5), low: at(0.25), high: at(0.75) })
+    Ok(Quartiles::of(ratios))
 }
 
-struct Ratio {
+struct Quartiles {
     median: f64,
     low: f64,
     high: f64,
+}
+
+impl Quartiles {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |q: f64| values[((values.len() - 1) as f64 * q).round() as usize];
+        Self { median: at(0.5), low: at(0.25), high: at(0.75) }
+    }
 }
 
 /// A program on the same hook that does nothing.
