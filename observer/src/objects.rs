@@ -141,6 +141,10 @@ pub struct Owner {
     /// Replicas of the whole workload: `deployment.kubernetes.io/desired-replicas` and its like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<u64>,
+    /// Pods a rollout may add at once: maxSurge in pods (kubernetes: pkg/controller/deployment/util, max-replicas is
+    /// desired-replicas and the surge).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surge: Option<u64>,
     /// Who last changed spec.replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas_set_by: Option<Writer>,

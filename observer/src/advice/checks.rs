@@ -246,7 +246,7 @@ fn scale_up_fits(facts: &Facts) -> Judged {
         return unknown("needs the start-up curves and the headroom of a node");
     };
     let seen = facts.changes.starting_max;
-    let policy = facts.autoscalers.iter().flatten().filter_map(|one| one.burst).max();
+    let scaling = facts.autoscalers.iter().flatten().filter_map(|one| one.burst).max();
     let evidence = format!(
         "{} may start at once in the {} free on this node{}; seen starting at once: {seen}{}",
         together.at_once,
@@ -255,10 +255,15 @@ fn scale_up_fits(facts: &Facts) -> Judged {
             Some(gap) if gap > 0.0 => format!(", {} if {} apart", together.settled, Seconds(gap)),
             _ => String::new(),
         },
-        policy.map_or(String::new(), |burst| format!(
-            "; its scale-up policy allows {burst} at once in the cluster"
-        )),
+        match (scaling, facts.surge) {
+            (None, None) => String::new(),
+            (Some(burst), None) => format!("; in the cluster its scale-up policy allows {burst} at once"),
+            (None, Some(surge)) => format!("; in the cluster its maxSurge allows {surge} at once"),
+            (Some(burst), Some(surge)) =>
+                format!("; in the cluster its scale-up policy allows {burst} at once, its maxSurge {surge}"),
+        },
     );
+    let policy = scaling.max(facts.surge);
     match () {
         () if seen > together.at_once => (Grade::Fail, evidence),
         () if policy.is_some_and(|burst| burst > together.at_once) => (Grade::Warn, evidence),
@@ -472,6 +477,14 @@ mod tests {
             (ScaleUpFits, Pass, |facts| starting(facts, 4, None)),
             (ScaleUpFits, Warn, |facts| starting(facts, 4, Some(8))),
             (ScaleUpFits, Fail, |facts| starting(facts, 5, None)),
+            (ScaleUpFits, Pass, |facts| {
+                starting(facts, 4, None);
+                facts.surge = Some(4);
+            }),
+            (ScaleUpFits, Warn, |facts| {
+                starting(facts, 4, Some(4));
+                facts.surge = Some(5);
+            }),
             (ReadyAfterSettled, Unknown, |_| {}),
             (ReadyAfterSettled, Warn, |facts| probes(facts, false, (0, 4))),
             (ReadyAfterSettled, Warn, |facts| probes(facts, true, (3, 4))),

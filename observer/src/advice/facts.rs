@@ -28,6 +28,9 @@ pub struct Facts {
     pub kills: Kills,
     /// Everything that scales it; `None`: nobody who knows was asked (the ledger).
     pub autoscalers: Option<Vec<Autoscaler>>,
+    /// Pods a rollout may start at once, in the whole cluster (a Deployment's maxSurge).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surge: Option<u64>,
     /// Start-ups that were ready before they were stable, of those where both were seen.
     pub ready_early: Option<(u64, u64)>,
     pub node: Option<Node>,

@@ -7,6 +7,9 @@ use crate::objects::Owner;
 
 pub fn parse(of: &ObjectMeta, kind: &str, looked: f64) -> Owner {
     let number = |name: &str| metadata::annotation(of, name).and_then(|text| text.parse().ok());
+    let desired = number("deployment.kubernetes.io/desired-replicas")
+        .or_else(|| number("rollout.argoproj.io/desired-replicas"));
+    let most: Option<u64> = number("deployment.kubernetes.io/max-replicas");
     Owner {
         uid: of.uid.clone().unwrap_or_default(),
         kind: kind.to_owned(),
@@ -21,8 +24,8 @@ pub fn parse(of: &ObjectMeta, kind: &str, looked: f64) -> Owner {
         revision: number("deployment.kubernetes.io/revision")
             .or_else(|| number("rollout.argoproj.io/revision")),
         reused: metadata::annotation(of, "deployment.kubernetes.io/revision-history").is_some(),
-        desired: number("deployment.kubernetes.io/desired-replicas")
-            .or_else(|| number("rollout.argoproj.io/desired-replicas")),
+        desired,
+        surge: most.zip(desired).and_then(|(most, desired)| most.checked_sub(desired)),
         replicas_set_by: metadata::replicas_set_by(of),
         controller_wrote: metadata::controller_wrote(of),
         looked,
@@ -38,7 +41,7 @@ mod tests {
     #[test]
     fn a_replica_set_tells_its_workloads_replicas_and_when_they_were_written() {
         let text = r#"{"name":"web-7","namespace":"shop","uid":"rs1","creationTimestamp":"2026-11-24T11:06:08Z",
-            "annotations":{"deployment.kubernetes.io/desired-replicas":"4","deployment.kubernetes.io/revision":"2"},
+            "annotations":{"deployment.kubernetes.io/desired-replicas":"4","deployment.kubernetes.io/max-replicas":"5","deployment.kubernetes.io/revision":"2"},
             "ownerReferences":[{"apiVersion":"apps/v1","kind":"Deployment","name":"web","uid":"d1","controller":true}],
             "managedFields":[
               {"manager":"kube-controller-manager","operation":"Update","apiVersion":"apps/v1","fieldsType":"FieldsV1",
@@ -46,7 +49,7 @@ mod tests {
               {"manager":"kube-controller-manager","operation":"Update","apiVersion":"apps/v1","fieldsType":"FieldsV1",
                "time":"2026-11-24T11:09:00Z","subresource":"status","fieldsV1":{"f:status":{"f:replicas":{}}}}]}"#;
         let owner = parse(&serde_json::from_str(text).unwrap(), "ReplicaSet", 0.0);
-        assert_eq!((owner.desired, owner.revision), (Some(4), Some(2)));
+        assert_eq!((owner.desired, owner.surge, owner.revision), (Some(4), Some(1), Some(2)));
         assert_eq!(owner.controller_wrote.map(|wrote| wrote - owner.created), Some(60.0));
         assert_eq!(owner.controller.map(|above| above.name), Some("web".into()));
         let writer = Writer { manager: "kube-controller-manager".into(), scale: false };
@@ -59,5 +62,9 @@ mod tests {
             r#"{"annotations":{"deployment.kubernetes.io/desired-replicas":"many"},"managedFields":[{}]}"#;
         let owner = parse(&serde_json::from_str(text).unwrap(), "ReplicaSet", 1.0);
         assert_eq!((owner.desired, owner.controller_wrote, owner.created), (None, None, 0.0));
+        let text = r#"{"annotations":{"deployment.kubernetes.io/desired-replicas":"4",
+            "deployment.kubernetes.io/max-replicas":"3"}}"#;
+        let owner = parse(&serde_json::from_str(text).unwrap(), "ReplicaSet", 1.0);
+        assert_eq!((owner.desired, owner.surge), (Some(4), None));
     }
 }

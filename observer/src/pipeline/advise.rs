@@ -245,6 +245,7 @@ impl Pipeline {
             current: self.current(workload, pod, noted.map(|noted| &noted.current)),
             kills: noted.map(|noted| noted.kills).unwrap_or_default(),
             autoscalers: record.map(|record| record.autoscalers.clone()),
+            surge: pod.and_then(|(pod, _)| self.cluster.owner_of(pod)?.surge),
             ready_early: noted.map(|noted| noted.ready_early),
             together: node.and_then(|node| stagger::together(past, node.headroom)),
             node,

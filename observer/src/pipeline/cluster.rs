@@ -73,6 +73,10 @@ impl Cluster {
         Some((pod, pod.container(&member.id)?))
     }
 
+    pub fn owner_of(&self, pod: &Pod) -> Option<&Owner> {
+        self.pods.owner(pod)
+    }
+
     pub fn record_of(&self, pod: &Pod) -> Option<&Record> {
         self.pods.record_of(pod)
     }
