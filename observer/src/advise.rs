@@ -28,11 +28,14 @@ pub struct Options {
     /// The observer of one node
     #[arg(long, default_value = "http://127.0.0.1:9843", value_name = "URL")]
     node: String,
+    /// PEM file with the certificate authority of an https:// address [default: the public ones, as Mozilla lists them]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<std::path::PathBuf>,
     /// The whole fleet, from the series in a Prometheus, Thanos, Mimir or VictoriaMetrics
     #[arg(long, value_name = "URL", conflicts_with = "node", env = "OBSERVER_PROMETHEUS")]
     prometheus: Option<String>,
-    /// Sent to Prometheus as a bearer token, read from this file
-    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    /// Sent as a bearer token, read from this file
+    #[arg(long, value_name = "FILE")]
     token_file: Option<std::path::PathBuf>,
     /// How far back Prometheus is asked
     #[arg(long, default_value = "7d", value_name = "SPAN", requires = "prometheus", value_parser = window)]
@@ -108,16 +111,16 @@ pub struct Told {
 pub fn run(options: &Options) -> Result<String, String> {
     let settings = Settings { headroom: options.headroom / 100.0, min_startups: options.min_startups };
     let timeout = Duration::from_secs(options.timeout.max(1));
+    let read = |what: &str, path: &std::path::PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read the {what} in {}: {error}", path.display()))
+    };
+    let token = options.token_file.as_ref().map(|path| read("token", path)).transpose()?;
+    let ca = options.ca.as_ref().map(|path| read("certificate authority", path)).transpose()?;
+    let http = |url: &str| http::Http::new(url, timeout, token, ca.as_deref());
     let mut told = match &options.prometheus {
-        Some(url) => {
-            let token = options.token_file.as_ref().map(|path| {
-                std::fs::read_to_string(path)
-                    .map_err(|error| format!("cannot read the token in {}: {error}", path.display()))
-            });
-            let http = http::Http::new(url, timeout, token.transpose()?);
-            prometheus::told(&http, options.window, &settings)?
-        }
-        None => node(&http::Http::new(&options.node, timeout, None), &settings)?,
+        Some(url) => prometheus::told(&http(url)?, options.window, &settings)?,
+        None => node(&http(&options.node)?, &settings)?,
     };
     let all = told.len();
     told.retain(|one| options.wants(&one.facts));

@@ -25,16 +25,20 @@ use crate::{
     finding::What::Learned,
     journal,
     kernel::{Kernel, support::Support},
-    kubernetes,
+    kubernetes::{
+        self,
+        access::{Access, Admits},
+    },
     ledger::{self, ask},
     metrics::Metrics,
     node,
     objects::ApiState,
     pipeline::Pipeline,
     record::{CannotRecord, Recorder},
-    server::{self, Shared},
+    server::{self, Protection, Shared},
     state,
     time::Time,
+    tls,
 };
 
 /// Events on their way to the pipeline. A burst of 1 MiB of ring is at most some 20,000 records; this many are taken
@@ -51,6 +55,10 @@ const EVERY_TOTALS: Duration = Duration::from_secs(1);
 pub enum CannotRun {
     #[error(transparent)]
     Listen(#[from] server::CannotListen),
+    #[error(transparent)]
+    Certificate(#[from] tls::CannotUse),
+    #[error("{0}; nobody could be let in: authorize needs the Kubernetes API")]
+    Reviewer(kubernetes::CannotConnect),
     #[error(transparent)]
     Record(#[from] CannotRecord),
     #[error(
@@ -77,8 +85,11 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let shared = Shared { registry: metrics.registry(), board: Arc::new(Mutex::new(Board::default())) };
     let (stop, stopped) = watch::channel(false);
 
-    let server = tokio::spawn(server::serve(listener, shared.clone(), until(stopped.clone())));
-    tracing::info!("serving http://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
+    let protection = protection(&config).await?;
+    let serving = server::serve(listener, shared.clone(), protection, until(stopped.clone()));
+    let server = tokio::spawn(serving);
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    tracing::info!("serving {scheme}://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
     let host = HostTask::open(&config, began)?;
     let (events, received) = mpsc::channel(CHANNEL);
     let cluster =
@@ -105,6 +116,21 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         Ok(result) => result.map_err(CannotRun::Server),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// What the page and metrics are protected by, as configured.
+async fn protection(config: &Config) -> Result<Protection, CannotRun> {
+    let mut protection = Protection::default();
+    if let Some(pair) = config.tls.clone() {
+        let tls = pair.load().await?;
+        protection.tls = Some(tls.clone());
+        tokio::spawn(async move { pair.renew(tls).await });
+    }
+    if let Some(settings) = config.kubernetes.as_ref().filter(|_| config.authorize) {
+        let client = kubernetes::client(settings.kubeconfig.as_ref()).await.map_err(CannotRun::Reviewer)?;
+        protection.access = Some(Access::new(client, Admits::WhoMayGet));
+    }
+    Ok(protection)
 }
 
 /// The pods of this node and, as configured, what happened to their workloads. Without the API the rest goes on.

@@ -13,6 +13,8 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::tls::Pair;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -26,6 +28,10 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// Absent outside Kubernetes.
     pub kubernetes: Option<Kubernetes>,
+    /// `None`: plain HTTP.
+    pub tls: Option<Pair>,
+    /// Bearer tokens are asked for, and reviewed by the Kubernetes API.
+    pub authorize: bool,
     pub roots: Roots,
 }
 
@@ -91,6 +97,19 @@ pub struct Flags {
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// Serve by TLS, with this certificate chain (PEM), read again when it is renewed
+    #[arg(long, value_name = "FILE", help_heading = "Protection")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "Protection")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Answer only bearer tokens whose account RBAC lets `get` the path (nonResourceURLs), as the Kubernetes API says;
+    /// /healthz and /readyz stay open. Needs TLS, and create on tokenreviews and subjectaccessreviews
+    #[arg(long, help_heading = "Protection")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub authorize: bool,
     /// How log lines look [default: text]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,8 +205,11 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 21] = [
     "listen",
+    "tls_cert",
+    "tls_key",
+    "authorize",
     "log_format",
     "log_level",
     "retention",
@@ -244,12 +266,18 @@ impl Config {
             metrics_at_exit: read.value("metrics_at_exit", None),
             state: read.value("state", None),
             kubernetes: read.kubernetes(),
+            tls: read.tls(),
+            authorize: read.value("authorize", false),
             roots: Roots {
                 proc: read.value("proc_root", PathBuf::from("/proc")),
                 sys: read.value("sys_root", PathBuf::from("/sys")),
                 cgroup: read.value("cgroup_root", None),
             },
         };
+        if config.authorize && (config.tls.is_none() || config.kubernetes.is_none()) {
+            let why = "it needs node_name (the Kubernetes API reviews the tokens), and tls_cert and tls_key (a token in the clear is anybody's)";
+            read.problems.push(format!("authorize: {why}"));
+        }
         let names: Vec<&str> = observer_ebpf::probes::ALL.iter().map(|probe| probe.name).collect();
         for (key, chosen) in
             [("disabled_probes", &config.probes.disabled), ("enabled_probes", &config.probes.enabled)]
@@ -298,6 +326,18 @@ impl Reader<'_> {
             None => format!(" ({})", metadata.name),
         });
         source.unwrap_or_default()
+    }
+
+    fn tls(&mut self) -> Option<Pair> {
+        match (self.value("tls_cert", None::<PathBuf>), self.value("tls_key", None::<PathBuf>)) {
+            (Some(cert), Some(key)) => Some(Pair { cert, key }),
+            (None, None) => None,
+            (cert, _) => {
+                let missing = if cert.is_none() { "tls_cert" } else { "tls_key" };
+                self.problems.push(format!("{missing}: is not set; TLS needs the certificate and its key"));
+                None
+            }
+        }
     }
 
     fn kubernetes(&mut self) -> Option<Kubernetes> {
@@ -407,6 +447,17 @@ mod tests {
         for part in ["5 problems", "nowhere", "soon", "xml", "pagefault", "limit"] {
             assert!(error.contains(part), "{part} not in:\n{error}");
         }
+    }
+
+    #[test]
+    fn half_a_protection_is_none() {
+        let error = load("tls_cert = '/c'\nauthorize = true").unwrap_err();
+        for part in ["2 problems", "tls_key: is not set", "authorize: it needs"] {
+            assert!(error.contains(part), "{part} not in:\n{error}");
+        }
+        assert!(
+            load("tls_cert = '/c'\ntls_key = '/k'\nauthorize = true\nnode_name = 'n'").unwrap().authorize
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{
     objects::{ApiState, Reference, Uid},
 };
 
+pub mod access;
 pub mod metadata;
 pub mod owner;
 pub mod pod;

@@ -103,7 +103,7 @@ pub async fn run(options: Options) -> Result<(), CannotRun> {
 
 async fn work(options: &Options, client: Client, shared: Shared) -> Result<(), CannotRun> {
     let ready = serve::Ready::default();
-    let server = serve::Server::new(options, client.clone(), shared.clone(), ready.clone())?;
+    let server = serve::Server::new(options, client.clone(), shared.clone(), ready.clone());
     let watching = async {
         if let Some(namespace) = &options.lease_namespace {
             tracing::info!("waiting for the lease {namespace}/{}", lease::NAME);

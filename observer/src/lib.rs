@@ -41,4 +41,5 @@ pub mod stampede;
 pub mod startup;
 pub mod state;
 pub mod time;
+pub mod tls;
 pub mod units;

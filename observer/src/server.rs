@@ -3,20 +3,30 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use axum_server::{Handle, tls_rustls::RustlsConfig};
 use prometheus::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use crate::{board::Board, metrics};
+use crate::{
+    board::Board,
+    kubernetes::access::{self, Access},
+    metrics,
+};
+
+/// Requests under way when it stops are waited for this long.
+const GRACE: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub struct Shared {
@@ -44,23 +54,50 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
     TcpListener::bind(address).await.map_err(|source| CannotListen { address, source })
 }
 
+/// How it is protected; by default it is not, and bound to where only the pod's network reaches.
+#[derive(Clone, Default)]
+pub struct Protection {
+    pub tls: Option<RustlsConfig>,
+    /// Asked about everything but /healthz and /readyz, which tell nothing of workloads.
+    pub access: Option<Access>,
+}
+
 /// Serves until `stop` resolves; requests under way are finished.
 pub async fn serve(
     listener: TcpListener,
     shared: Shared,
+    protection: Protection,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let router = Router::new()
+    let mut told = Router::new()
         .route("/", get(page))
         .route("/metrics", get(exposition))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
         .route("/api/probes", get(async |State(shared): State<Shared>| Json(shared.board().probes.clone())))
         .route("/api/state", get(state))
         .route("/api/scale-events", get(scale_events))
-        .route("/api/advice", get(advice))
-        .with_state(shared);
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+        .route("/api/advice", get(advice));
+    if let Some(access) = protection.access {
+        told = told.layer(from_fn_with_state(access, access::guard));
+    }
+    let open = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
+    let router = told.merge(open).with_state(shared).into_make_service();
+    let (listener, handle) = (listener.into_std()?, Handle::new());
+    let stopping = handle.clone();
+    let stop = async move {
+        stop.await;
+        stopping.graceful_shutdown(Some(GRACE));
+        std::future::pending().await
+    };
+    let served = async {
+        match protection.tls {
+            Some(tls) => axum_server::from_tcp_rustls(listener, tls)?.handle(handle).serve(router).await,
+            None => axum_server::from_tcp(listener)?.handle(handle).serve(router).await,
+        }
+    };
+    tokio::select! {
+        done = served => done,
+        () = stop => Ok(()),
+    }
 }
 
 async fn page() -> Html<&'static str> {

@@ -2,7 +2,10 @@
 
 use std::{io::Read, time::Duration};
 
-use ureq::Agent;
+use ureq::{
+    Agent,
+    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+};
 
 /// An answer larger than this is not what was asked for: 10,000 pods are some 20 MB.
 const LARGEST: u64 = 256 << 20;
@@ -14,11 +17,30 @@ pub struct Http {
 }
 
 impl Http {
-    pub fn new(url: &str, timeout: Duration, token: Option<String>) -> Self {
-        let config = Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false);
+    /// `ca`: PEM of the authorities trusted, instead of the system's.
+    pub fn new(
+        url: &str,
+        timeout: Duration,
+        token: Option<String>,
+        ca: Option<&str>,
+    ) -> Result<Self, String> {
+        let mut config = Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false);
+        if let Some(pem) = ca {
+            let certificates = parse_pem(pem.as_bytes()).filter_map(|item| match item {
+                Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                _ => None,
+            });
+            let certificates: Vec<_> = certificates.collect();
+            if certificates.is_empty() {
+                return Err("--ca: there is no certificate in it".into());
+            }
+            let roots = RootCerts::new_with_certs(&certificates);
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
         let url = url.trim_end_matches('/');
         let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        Self { agent: config.build().into(), url, token: token.map(|token| token.trim().to_owned()) }
+        let token = token.map(|token| token.trim().to_owned());
+        Ok(Self { agent: config.build().into(), url, token })
     }
 
     pub fn url(&self) -> &str {
@@ -77,7 +99,7 @@ mod tests {
             }
             thread::sleep(Duration::from_secs(1)); // what is not answered is kept waiting, not refused
         });
-        Http::new(&url, Duration::from_millis(300), None)
+        Http::new(&url, Duration::from_millis(300), None, None).unwrap()
     }
 
     fn response(status: &str, body: &str) -> String {
