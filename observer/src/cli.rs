@@ -76,12 +76,15 @@ pub enum Command {
     /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets and a
     /// few events, keeps two hours of changes, and answers agents by TLS. Without it causes are less sure.
     Ledger(ledger::Options),
-    /// Print a Secret with a certificate for the ledger, for clusters where nobody issues them
+    /// Print a Secret with a certificate for the ledger, or for the agents, for clusters where nobody issues them
     LedgerSecret {
         /// Namespace of the Secret
         #[arg(long, default_value = "observer")]
         namespace: String,
-        /// Names or addresses by which agents reach the ledger
+        /// Name of the Secret
+        #[arg(long, default_value = "observer-ledger-tls")]
+        secret: String,
+        /// Names or addresses by which it is reached
         #[arg(default_value = "observer-ledger.observer.svc")]
         names: Vec<String>,
     },

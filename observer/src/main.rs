@@ -34,9 +34,11 @@ fn main() -> ExitCode {
             observer::advise::run(&options).map_err(|error| (FAILED, error)).and_then(|text| print(&text))
         }
         Command::Ledger(options) => ledger(options),
-        Command::LedgerSecret { namespace, names } => observer::ledger::secret::manifest(&namespace, &names)
-            .map_err(|error| (FAILED, format!("cannot make a certificate for {names:?}: {error}")))
-            .and_then(|secret| print(&secret)),
+        Command::LedgerSecret { namespace, secret, names } => {
+            observer::ledger::secret::manifest(&namespace, &secret, &names)
+                .map_err(|error| (FAILED, format!("cannot make a certificate for {names:?}: {error}")))
+                .and_then(|secret| print(&secret))
+        }
         Command::Docs { name: Document::Metrics } => print(&observer::docs::metrics_md()),
         Command::Docs { name: Document::Probes } => print(&observer::docs::probes_md()),
     };

@@ -22,6 +22,7 @@ mod deployed;
 mod e2e;
 mod outage;
 mod scenes;
+mod secured;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -95,10 +96,11 @@ fn deploy(cluster: &Cluster) -> Result<u32> {
         "--package",
         "observer-tests",
     ]))?;
-    deployed::remove(cluster)?; // what an interrupted run left
+    secured::remove(cluster)?; // what an interrupted run left
+    deployed::remove(cluster)?;
     deployed::image()?;
-    let passed =
-        chart::test(cluster)? + bad_input::test(cluster)? + deployed::test(cluster)? + e2e::test(cluster)?;
+    let mut passed = chart::test(cluster)? + bad_input::test(cluster)? + secured::test(cluster)?;
+    passed += deployed::test(cluster)? + e2e::test(cluster)?;
     deployed::remove(cluster)?;
     Ok(passed)
 }

@@ -3,11 +3,11 @@
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 
 /// A Secret (YAML) with a certificate authority of its own, and a certificate for these names.
-pub fn manifest(namespace: &str, names: &[String]) -> Result<String, rcgen::Error> {
+pub fn manifest(namespace: &str, secret: &str, names: &[String]) -> Result<String, rcgen::Error> {
     let (ca, cert, key) = generate(names)?;
     let indent = |pem: &str| pem.trim().lines().map(|line| format!("    {line}\n")).collect::<String>();
     Ok(format!(
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: observer-ledger-tls\n  namespace: {namespace}\ntype: kubernetes.io/tls\nstringData:\n  ca.crt: |\n{}  tls.crt: |\n{}  tls.key: |\n{}",
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {secret}\n  namespace: {namespace}\ntype: kubernetes.io/tls\nstringData:\n  ca.crt: |\n{}  tls.crt: |\n{}  tls.key: |\n{}",
         indent(&ca),
         indent(&cert),
         indent(&key)
@@ -19,7 +19,7 @@ pub fn generate(names: &[String]) -> Result<(String, String, String), rcgen::Err
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "observer ledger");
+    params.distinguished_name.push(DnType::CommonName, "memory observer");
     let ca_key = KeyPair::generate()?;
     let ca = params.self_signed(&ca_key)?;
     let issuer = Issuer::new(params, ca_key);

@@ -14,6 +14,7 @@ const PAIRS: &[(&[&str], &[&str])] = &[
     (&["ledger.enabled"], &["ledger"]),
     (&["embedLedger"], &["small"]),
     (&["oldKernels"], &["old-kernels"]),
+    (&["secured.enabled"], &["secured"]),
     (&["podMonitor.enabled", "prometheusRule.enabled"], &["", "operator"]),
     (&["networkPolicy.enabled"], &["", "network-policy"]),
 ];

@@ -98,7 +98,7 @@ pub fn remove(cluster: &Cluster) -> Result<()> {
 }
 
 /// Waits for the DaemonSet; the error holds what its pod said.
-fn ready(cluster: &Cluster) -> Result<()> {
+pub fn ready(cluster: &Cluster) -> Result<()> {
     let status = ["rollout", "status", "daemonset/observer", "-n", "observer", "--timeout=60s"];
     cluster.kubectl(&status).map(|_| ()).map_err(|error| {
         let said = cluster.kubectl(&["logs", "-n", "observer", "daemonset/observer", "--tail=20"]);

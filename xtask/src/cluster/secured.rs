@@ -1,0 +1,109 @@
+//! deploy/secured: /metrics by TLS, to those RBAC lets read it, and to nobody else.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use super::{Cluster, HOME, deployed};
+use crate::shell;
+
+const NAME: &str = "observer.observer.svc";
+
+/// Two accounts, of which one may read /metrics.
+const ACCOUNTS: &str = "\
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: scraper, namespace: observer}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: passer-by, namespace: observer}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: observer-test-reader}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: observer-reader}
+subjects: [{kind: ServiceAccount, name: scraper, namespace: observer}]
+";
+
+pub fn test(cluster: &Cluster) -> Result<u32> {
+    shell::apt(&["curl"])?;
+    let overlay = shell::root().join("deploy/secured").display().to_string();
+    let secret = shell::output(Command::new(super::observer()).args([
+        "ledger-secret",
+        "--secret",
+        "observer-tls",
+        NAME,
+    ]))?;
+    cluster.apply(&secret)?;
+    cluster.kubectl(&["apply", "-k", &overlay])?;
+    cluster.apply(ACCOUNTS)?;
+    deployed::ready(cluster)?;
+    let of_secret = ["get", "secret/observer-tls", "-n", "observer", "-o", "jsonpath={.data.ca\\.crt}"];
+    let ca = Path::new(HOME).join("secured-ca.crt");
+    let encoded = cluster.kubectl(&of_secret)?;
+    fs::write(&ca, shell::output(Command::new("sh").args(["-c", &format!("echo {encoded} | base64 -d")]))?)?;
+
+    let token = |account: &str| cluster.kubectl(&["create", "token", account, "-n", "observer"]);
+    let (reader, stranger) = (token("scraper")?, token("passer-by")?);
+    for (path, token, expected) in [
+        ("/healthz", None, "200"),
+        ("/readyz", None, "200"),
+        ("/metrics", None, "401"),
+        ("/metrics", Some("made.up.token"), "401"),
+        ("/metrics", Some(stranger.trim()), "403"),
+        ("/api/state", Some(stranger.trim()), "403"),
+        ("/metrics", Some(reader.trim()), "200"),
+        ("/api/advice", Some(reader.trim()), "200"),
+        ("/", Some(reader.trim()), "200"),
+    ] {
+        let (status, body) = get(cluster, &ca, path, token)?;
+        ensure!(status == expected, "{path} with {token:?}: {status} instead of {expected}: {body}");
+        ensure!(expected == "200" || !body.contains("observer_"), "{path}: refused, and told all the same");
+    }
+    let (_, metrics) = get(cluster, &ca, "/metrics", Some(reader.trim()))?;
+    ensure!(metrics.contains("observer_node_containers"), "these are no metrics: {metrics}");
+    // In the clear it answers nothing.
+    let plain = deployed::agent(cluster)?;
+    ensure!(observer_tests::daemon::get(&format!("{plain}/metrics")).is_err(), "{plain} answers without TLS");
+    println!("test deploy_secured_tells_those_who_may_read ... ok");
+
+    // A permission that is taken away holds on for a minute at the most.
+    cluster.kubectl(&["delete", "clusterrolebinding/observer-test-reader"])?;
+    cluster.wait("the reader to be refused", Duration::from_secs(80), || {
+        Ok(get(cluster, &ca, "/metrics", Some(reader.trim()))?.0 == "403")
+    })?;
+    println!("test deploy_secured_forgets_a_permission_within_a_minute ... ok");
+    remove(cluster)?;
+    Ok(2)
+}
+
+/// Status and body. The pods have no name here that resolves, so the name of the certificate is told to curl.
+fn get(cluster: &Cluster, ca: &Path, path: &str, token: Option<&str>) -> Result<(String, String)> {
+    let agent = deployed::agent(cluster)?;
+    let address = agent.trim_start_matches("http://").trim_end_matches(":9843").to_owned();
+    let mut curl = Command::new("curl");
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "10",
+        "--noproxy",
+        "*",
+        "--write-out",
+        "\n%{http_code}",
+    ]);
+    curl.arg("--cacert").arg(ca).args(["--resolve", &format!("{NAME}:9843:{address}")]);
+    if let Some(token) = token {
+        curl.args(["--header", &format!("Authorization: Bearer {token}")]);
+    }
+    let said = shell::output(curl.arg(format!("https://{NAME}:9843{path}")))?;
+    let (body, status) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim()));
+    Ok((status.to_owned(), body.to_owned()))
+}
+
+pub fn remove(cluster: &Cluster) -> Result<()> {
+    let overlay = shell::root().join("deploy/secured").display().to_string();
+    cluster.kubectl(&["delete", "clusterrolebinding/observer-test-reader", "--ignore-not-found"])?;
+    cluster.kubectl(&["delete", "-k", &overlay, "--ignore-not-found", "--timeout=60s"]).map(|_| ())
+}
