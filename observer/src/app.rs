@@ -128,7 +128,7 @@ async fn protection(config: &Config) -> Result<Protection, CannotRun> {
     }
     if let Some(settings) = config.kubernetes.as_ref().filter(|_| config.authorize) {
         let client = kubernetes::client(settings.kubeconfig.as_ref()).await.map_err(CannotRun::Reviewer)?;
-        protection.access = Some(Access::new(client, Admits::WhoMayGet));
+        protection.access = Some(Access::new(client, Admits::WhoMayGet("/metrics")));
     }
     Ok(protection)
 }

@@ -105,7 +105,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", help_heading = "Protection")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
-    /// Answer only bearer tokens whose account RBAC lets `get` the path (nonResourceURLs), as the Kubernetes API says;
+    /// Answer only bearer tokens whose account RBAC lets `get` /metrics (nonResourceURLs), as the Kubernetes API says;
     /// /healthz and /readyz stay open. Needs TLS, and create on tokenreviews and subjectaccessreviews
     #[arg(long, help_heading = "Protection")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -18,10 +18,17 @@ pub fn metrics_md() -> String {
          `container` is the systemd unit, the container id or the cgroup's path. Series of an ended container stay for \
          the retention (5 minutes unless configured), then go; workload series stay.\n",
     );
+    const GROUPS: [&str; 7] = ["container", "workload", "scale", "history", "node", "observer", "ledger"];
+    let group_of = |name: &str| {
+        let word = name.split('_').nth(1);
+        GROUPS.into_iter().find(|group| Some(*group) == word).unwrap_or("observer")
+    };
+    let mut families = metrics::declarations();
+    families.extend(ledger::metrics::ALL.iter().copied());
+    families.sort_by_key(|family| GROUPS.iter().position(|group| *group == group_of(family.name)));
     let mut group = "";
-    for family in metrics::declarations().into_iter().chain(ledger::metrics::ALL.iter().copied()) {
-        const GROUPS: [&str; 6] = ["container", "workload", "scale", "history", "node", "ledger"];
-        let of = family.name.split('_').nth(1).filter(|of| GROUPS.contains(of)).unwrap_or("observer");
+    for family in families {
+        let of = group_of(family.name);
         if of != group {
             group = of;
             let _ = write!(md, "\n## {group}\n\n| name | type | labels | meaning |\n|---|---|---|---|\n");

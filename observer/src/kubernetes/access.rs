@@ -24,7 +24,7 @@ use tokio::{sync::Semaphore, time::Instant};
 /// just given is seen within ten seconds.
 const GOOD: Duration = Duration::from_secs(60);
 const BAD: Duration = Duration::from_secs(10);
-/// Answers remembered; a cluster has one per agent and path.
+/// Answers remembered; a cluster has one per agent.
 const ANSWERS: usize = 10_000;
 /// Reviews under way at once: whoever tries tokens does so at the pace of the API server, and costs it no more.
 const AT_ONCE: usize = 4;
@@ -33,8 +33,10 @@ const AT_ONCE: usize = 4;
 pub enum Admits {
     /// These service accounts (`namespace:name`), with a token made for this audience.
     Accounts { audience: &'static str, allowed: Vec<String> },
-    /// Whoever RBAC lets `get` the path (`nonResourceURLs`), as it is with the metrics of Kubernetes' own parts.
-    WhoMayGet,
+    /// Whoever RBAC lets `get` this path (`nonResourceURLs`), as it is with the metrics of Kubernetes' own parts. One path
+    /// stands for all that is served: `/api/*` of the cluster's own discovery is everybody's (ClusterRole
+    /// system:discovery), so a path such as /api/state would be, too.
+    WhoMayGet(&'static str),
 }
 
 /// Not let in: 401 nobody, 403 somebody who may not, 503 nobody can tell now.
@@ -77,14 +79,14 @@ impl Access {
         }
     }
 
-    /// Whether these headers carry a token that may have this path.
-    pub async fn check(&self, headers: &HeaderMap, path: &str) -> Result<(), Refused> {
+    /// Whether these headers carry a token of somebody admitted.
+    pub async fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = bearer.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         if token.is_empty() {
             return Err(refused(StatusCode::UNAUTHORIZED, "a service-account token is needed as bearer"));
         }
-        let key = self.hasher.hash_one((token, path));
+        let key = self.hasher.hash_one(token);
         if let Some(answer) = self.remembered(key) {
             return answer;
         }
@@ -93,7 +95,7 @@ impl Access {
         if let Some(answer) = self.remembered(key) {
             return answer; // the one before asked the same
         }
-        let answer = self.review(token, path).await;
+        let answer = self.review(token).await;
         let unknown = matches!(&answer, Err(refused) if refused.status == StatusCode::SERVICE_UNAVAILABLE);
         if !unknown {
             let mut answers = self.answers();
@@ -117,10 +119,10 @@ impl Access {
         (at.elapsed() < kept).then(|| answer.clone())
     }
 
-    async fn review(&self, token: &str, path: &str) -> Result<(), Refused> {
+    async fn review(&self, token: &str) -> Result<(), Refused> {
         let audience = match &*self.admits {
             Admits::Accounts { audience, .. } => Some(*audience),
-            Admits::WhoMayGet => None,
+            Admits::WhoMayGet(_) => None,
         };
         let review = TokenReview {
             spec: TokenReviewSpec {
@@ -142,11 +144,11 @@ impl Access {
             Admits::Accounts { allowed, .. } => name
                 .strip_prefix("system:serviceaccount:")
                 .is_some_and(|name| allowed.iter().any(|one| one == name)),
-            Admits::WhoMayGet => self.may_get(user, path).await?,
+            Admits::WhoMayGet(path) => self.may_get(user, path).await?,
         };
         match may {
             true => Ok(()),
-            false => Err(refused(StatusCode::FORBIDDEN, format!("{name} may not get {path}"))),
+            false => Err(refused(StatusCode::FORBIDDEN, format!("{name} may not read this"))),
         }
     }
 
@@ -184,7 +186,7 @@ fn cannot(resource: &str, error: &kube::Error) -> Refused {
 
 /// Middleware: lets through what [`Access::check`] lets through.
 pub async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match access.check(request.headers(), request.uri().path()).await {
+    match access.check(request.headers()).await {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }

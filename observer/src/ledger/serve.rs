@@ -125,7 +125,7 @@ struct Asked {
 
 async fn records(State(state): State<Answering>, headers: HeaderMap, Query(asked): Query<Asked>) -> Response {
     let metrics = &state.shared.metrics;
-    if let Err(refused) = state.access.check(&headers, "/v1/records").await {
+    if let Err(refused) = state.access.check(&headers).await {
         metrics.asked("refused");
         return refused.into_response();
     }

@@ -1,14 +1,17 @@
 //! What following advice does: `cargo xtask bench advise`.
 //!
-//! Synthetic workloads with a known truth: eight start-ups are seen, forty more are replayed against what each rule would
-//! have set. Beside the observer's advice the published rules of others, implemented here and nowhere else:
+//! Synthetic workloads with a known truth, and recorded traces if given: eight start-ups are seen, forty more are replayed
+//! against what each rule would have set. Of a recorded trace there is one start-up, so that the others are it with
+//! another height, drawn as for the synthetic ones. Beside the observer's advice the published rules of others, implemented here and nowhere else:
 //! - max + 20 %: request = limit = highest peak and a fifth, with exact peaks;
 //! - KRR (strategy `simple`): request = limit = highest of what is scraped every 30 s, and 15 %;
 //! - VPA recommender: request = 90th percentile of daily peaks (a start-up a day, exact) and 15 %; the limit follows in the
 //!   proportion that was set, here 1;
 //! - VPA at equal safety: the same, its margin raised until no more start-ups are killed than by the advice.
 
-use anyhow::{Result, ensure};
+use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use observer::{
     advice::{
@@ -16,6 +19,7 @@ use observer::{
         facts::{Startups, Steady},
         stagger,
     },
+    analyse::input::{self, Row},
     history::{Outcome, Past},
     levels::Levels,
     stability::Verdict,
@@ -34,6 +38,8 @@ struct Cli {
     /// First seed, to try unseen ones
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Recorded traces (CSV, as for `observer analyse`): compared by themselves, after the synthetic ones
+    traces: Vec<PathBuf>,
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -45,13 +51,17 @@ const DIFFER: [f64; 3] = [0.02, 0.08, 0.2];
 const SCRAPE: f64 = 30.0;
 
 struct Workload {
-    class: Class,
+    name: String,
+    /// Of a recorded one nobody knows.
+    kind: Option<Kind>,
     seen: Vec<Run>,
     next: Vec<Run>,
 }
 
 struct Run {
     past: Past,
+    /// Of the working set, exact: a limit below it kills, since the rest of the cache is taken back first.
+    highest: f64,
     scraped: f64,
     levels: Vec<(f64, f64)>,
 }
@@ -61,43 +71,76 @@ fn main() -> Result<()> {
     let mut workloads = Vec::new();
     for class in Class::ALL {
         for seed in cli.from..cli.from + cli.seeds {
-            workloads.push(workload(class, seed));
+            let trace = synthetic::trace(class, seed, false);
+            let rows: Vec<Row> =
+                trace.samples.iter().map(|(seconds, mib)| synthetic(*seconds, *mib)).collect();
+            workloads.push(workload(&format!("{class:?}"), Some(class.kind()), &rows, seed, class as u64));
         }
     }
     leaks(&workloads)?;
-    let settle = |w: &&Workload| matches!(w.class.kind(), Kind::Stable | Kind::Oscillating | Kind::Bursts);
+    let settle = |w: &&Workload| matches!(w.kind, Some(Kind::Stable | Kind::Oscillating | Kind::Bursts));
     let workloads: Vec<&Workload> = workloads.iter().filter(settle).collect();
     compare(&workloads)?;
-    stagger(&workloads)
+    stagger(&workloads)?;
+    if !cli.traces.is_empty() {
+        recorded(&cli)?;
+    }
+    Ok(())
 }
 
-fn workload(class: Class, seed: u64) -> Workload {
-    let mut rng = StdRng::seed_from_u64(seed * 1000 + class as u64);
+fn recorded(cli: &Cli) -> Result<()> {
+    let mut workloads = Vec::new();
+    for (index, path) in cli.traces.iter().enumerate() {
+        let mut rows = Vec::new();
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        input::read(BufReader::new(file), |row| rows.push(row))
+            .with_context(|| format!("in {}", path.display()))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for seed in cli.from..cli.from + cli.seeds {
+            workloads.push(workload(&name, None, &rows, seed, 100 + index as u64));
+        }
+    }
+    println!("\nrecorded: {} traces, {} workloads of each", cli.traces.len(), cli.seeds);
+    compare(&workloads.iter().collect::<Vec<_>>())
+}
+
+fn synthetic(seconds: f64, mib: f64) -> Row {
+    Row { seconds, usage: (mib * MIB) as u64, anon: None, inactive_file: None }
+}
+
+fn workload(name: &str, kind: Option<Kind>, rows: &[Row], seed: u64, which: u64) -> Workload {
+    let mut rng = StdRng::seed_from_u64(seed * 1000 + which);
     let differ = Normal::new(0.0, DIFFER[seed as usize % DIFFER.len()]).unwrap_or_else(|_| unreachable!());
-    let trace = synthetic::trace(class, seed, false);
-    let mut run = |day: usize| run(&trace.samples, differ.sample(&mut rng).exp(), day);
+    let mut run = |day: usize| run(rows, differ.sample(&mut rng).exp(), day);
     Workload {
-        class,
+        name: name.to_owned(),
+        kind,
         seen: (0..SEEN).map(&mut run).collect(),
         next: (SEEN..SEEN + REPLAYED).map(&mut run).collect(),
     }
 }
 
-fn run(samples: &[(f64, f64)], height: f64, day: usize) -> Run {
+fn run(rows: &[Row], height: f64, day: usize) -> Run {
     let mut startup = Startup::default();
-    let (mut scraped, mut next, mut levels, mut before) = (0.0f64, SCRAPE, Vec::new(), 0.0);
-    for (seconds, mib) in samples {
-        let bytes = mib * height * MIB;
-        let sample = Sample { seconds: *seconds, usage: bytes as u64, working_set: bytes as u64, anon: None };
-        startup.sample(sample);
-        if *seconds >= next {
+    let (mut highest, mut scraped, mut next, mut levels, mut before) =
+        (0.0f64, 0.0f64, SCRAPE, Vec::new(), 0.0);
+    for row in rows {
+        let seconds = row.seconds;
+        let higher = |bytes: u64| (bytes as f64 * height) as u64;
+        let working_set = higher(row.usage.saturating_sub(row.inactive_file.unwrap_or(0)));
+        let (usage, anon) = (higher(row.usage), row.anon.map(higher));
+        startup.sample(Sample { seconds, usage, working_set, anon });
+        // What others scrape and set limits by is the working set.
+        let bytes = working_set as f64;
+        highest = highest.max(bytes);
+        if seconds >= next {
             scraped = scraped.max(bytes);
             next += SCRAPE;
         }
         if matches!(startup.verdict(), Verdict::Stable | Verdict::Oscillating) {
             levels.push((bytes, seconds - before));
         }
-        before = *seconds;
+        before = seconds;
     }
     let outcome = match startup.verdict() {
         Verdict::Stable => Outcome::Stable,
@@ -106,7 +149,7 @@ fn run(samples: &[(f64, f64)], height: f64, day: usize) -> Run {
         _ => Outcome::Ended,
     };
     let past = Past::of(&startup, "", Time::default(), (day as i64) * 86_400_000_000_000, outcome);
-    Run { past, scraped, levels }
+    Run { past, highest, scraped, levels }
 }
 
 fn facts(workload: &Workload) -> (Facts, Vec<Past>) {
@@ -124,7 +167,7 @@ fn facts(workload: &Workload) -> (Facts, Vec<Past>) {
 /// No verdict of pass on a leak.
 fn leaks(workloads: &[Workload]) -> Result<()> {
     let (mut all, mut passed) = (0, 0);
-    for workload in workloads.iter().filter(|workload| workload.class.kind() == Kind::Leak) {
+    for workload in workloads.iter().filter(|workload| workload.kind == Some(Kind::Leak)) {
         let (mut facts, _) = facts(workload);
         facts.current.limit = Some(Some(1 << 40));
         let advice = Advice::of(&facts, &Settings::default());
@@ -148,7 +191,7 @@ struct Score {
 
 impl Score {
     fn add(&mut self, workload: &Workload, request: f64, limit: f64) {
-        let killed = workload.next.iter().filter(|run| run.past.peak as f64 > limit).count() as u64;
+        let killed = workload.next.iter().filter(|run| run.highest > limit).count() as u64;
         self.killed += killed;
         self.workloads_killed += u64::from(killed > 0);
         self.reserved += request;
@@ -174,16 +217,16 @@ impl Score {
 
 fn compare(workloads: &[&Workload]) -> Result<()> {
     let [mut ours, mut max20, mut krr, mut vpa] = [(); 4].map(|()| Score::default());
-    let (mut advised, mut unknown) = (Vec::new(), 0);
+    let (mut advised, mut unknown) = (Vec::new(), BTreeMap::<&str, u64>::new());
     for workload in workloads {
         let (facts, _) = facts(workload);
         let numbers = Advice::of(&facts, &Settings::default()).numbers;
         let (Some(request), Some(limit)) = (numbers.request, numbers.limit) else {
-            unknown += 1;
+            *unknown.entry(&workload.name).or_default() += 1;
             continue;
         };
         advised.push(*workload);
-        let highest = workload.seen.iter().map(|run| run.past.peak as f64).fold(0.0, f64::max);
+        let highest = workload.seen.iter().map(|run| run.highest).fold(0.0, f64::max);
         let scraped = workload.seen.iter().map(|run| run.scraped).fold(0.0, f64::max);
         ours.add(workload, request as f64, limit.bytes() as f64);
         max20.add(workload, highest * 1.2, highest * 1.2);
@@ -206,7 +249,7 @@ fn compare(workloads: &[&Workload]) -> Result<()> {
     };
     let starts = (advised.len() * REPLAYED) as u64;
     println!(
-        "\n{} workloads advised, {unknown} unknown; {SEEN} start-ups seen, {REPLAYED} replayed each",
+        "\n{} workloads advised, not advised {unknown:?}; {SEEN} start-ups seen, {REPLAYED} replayed each",
         advised.len()
     );
     println!(
@@ -221,7 +264,7 @@ fn compare(workloads: &[&Workload]) -> Result<()> {
 }
 
 fn p90(workload: &Workload) -> f64 {
-    let mut peaks: Vec<f64> = workload.seen.iter().map(|run| run.past.peak as f64).collect();
+    let mut peaks: Vec<f64> = workload.seen.iter().map(|run| run.highest).collect();
     peaks.sort_by(f64::total_cmp);
     peaks[((peaks.len() - 1) as f64 * 0.9).ceil() as usize]
 }

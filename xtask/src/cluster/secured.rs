@@ -46,19 +46,19 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
 
     let token = |account: &str| cluster.kubectl(&["create", "token", account, "-n", "observer"]);
     let (reader, stranger) = (token("scraper")?, token("passer-by")?);
-    for (path, token, expected) in [
-        ("/healthz", None, "200"),
-        ("/readyz", None, "200"),
-        ("/metrics", None, "401"),
-        ("/metrics", Some("made.up.token"), "401"),
-        ("/metrics", Some(stranger.trim()), "403"),
-        ("/api/state", Some(stranger.trim()), "403"),
-        ("/metrics", Some(reader.trim()), "200"),
-        ("/api/advice", Some(reader.trim()), "200"),
-        ("/", Some(reader.trim()), "200"),
+    for (path, who, token, expected) in [
+        ("/healthz", "no token", None, "200"),
+        ("/readyz", "no token", None, "200"),
+        ("/metrics", "no token", None, "401"),
+        ("/metrics", "a made-up token", Some("made.up.token"), "401"),
+        ("/metrics", "a stranger's token", Some(stranger.trim()), "403"),
+        ("/api/state", "a stranger's token", Some(stranger.trim()), "403"),
+        ("/metrics", "a reader's token", Some(reader.trim()), "200"),
+        ("/api/advice", "a reader's token", Some(reader.trim()), "200"),
+        ("/", "a reader's token", Some(reader.trim()), "200"),
     ] {
         let (status, body) = get(cluster, &ca, path, token)?;
-        ensure!(status == expected, "{path} with {token:?}: {status} instead of {expected}: {body}");
+        ensure!(status == expected, "{path} with {who}: {status} instead of {expected}: {body}");
         ensure!(expected == "200" || !body.contains("observer_"), "{path}: refused, and told all the same");
     }
     let (_, metrics) = get(cluster, &ca, "/metrics", Some(reader.trim()))?;
