@@ -197,7 +197,7 @@ fn configure(cluster: &Cluster) -> Result<()> {
         format!(
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\naddress: {GATEWAY}\n\
              authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}\nauthorization: {{mode: AlwaysAllow}}\n\
-             cgroupDriver: cgroupfs\nfailCgroupV1: false\nfailSwapOn: false\nmaxPods: 110\nsyncFrequency: 5s\n\
+             cgroupDriver: cgroupfs\nfailCgroupV1: false\nfailSwapOn: false\nmaxPods: 300\nsyncFrequency: 5s\n\
              containerRuntimeEndpoint: unix://{home}/containerd/containerd.sock\nstaticPodPath: {home}/manifests\n\
              evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}}\n\
              imageGCHighThresholdPercent: 100\nresolvConf: \"\"\nenableServer: true\nhealthzPort: 0\n"
