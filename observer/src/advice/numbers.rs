@@ -4,6 +4,7 @@
 //! - **Limit** = the worst start-up seen plus the user's headroom, or more if the start-ups seen differ so much that one in
 //!   a thousand must be expected above that: the one-sided 99.9 % prediction bound of a log-normal from as many start-ups
 //!   (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make it larger by themselves.
+//!   Where memory went higher after start-up, both are meant of that height.
 //! - Start-ups the kernel cut off wanted more than they got. If no whole start-up was seen above them, the limit is a
 //!   **trial**: twice the last one, to be asked again after the next start-up.
 
@@ -107,8 +108,10 @@ fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<Limit
     }
     let worst = worst?;
     let roomy = worst as f64 * (1.0 + settings.headroom);
+    // What goes higher later than it did while starting differs between pods as the start-ups do.
+    let later = startups.need.map_or(1.0, |[.., max]| (worst as f64 / (max as f64).max(1.0)).max(1.0));
     let next = prediction(startups.need_mean_log, startups.need_spread, startups.whole);
-    let next = next.unwrap_or(0.0).min(worst as f64 * TRIAL as f64);
+    let next = (next.unwrap_or(0.0) * later).min(worst as f64 * TRIAL as f64);
     Some(Limit::Hold(round_up((roomy.max(next) as u64).max(LEAST))))
 }
 
@@ -219,6 +222,10 @@ mod tests {
             assert_eq!((numbers.request, numbers.limit), (request.map(|mib| mib * MIB), limit), "{name}");
             assert_eq!(numbers.missing.is_some(), request.is_none() || limit.is_none(), "{name}");
         }
+        // The same ones that go twice as high later as they did while starting: so may the next.
+        let mut later = facts(&[50, 60, 70, 90].map(|peak| past(peak, Stable)), 64);
+        later.steady = later.steady.map(|steady| Steady { max: 180 * MIB, ..steady });
+        assert_eq!(Numbers::of(&later, &Settings::default()).limit, Some(Limit::Hold(368 * MIB)));
         let numbers = Numbers::of(&facts(&vec![past(90, Stable); 3], 64), &Settings::default());
         assert_eq!(numbers.request_change, Some(-600 * MIB as i64), "ten containers, 60 MiB less each");
         assert_eq!(numbers.limit_change, Some(360 * MIB as i64));
