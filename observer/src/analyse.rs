@@ -102,8 +102,7 @@ struct Course {
 
 impl Course {
     fn row(&mut self, row: Row) {
-        let Row { seconds, usage, anon, inactive_file } = row;
-        let working_set = usage.saturating_sub(inactive_file.unwrap_or(0));
+        let (Row { seconds, usage, anon, .. }, working_set) = (row, row.working_set());
         self.space(seconds);
         self.samples += 1;
         self.last = seconds;

@@ -83,20 +83,13 @@ pub async fn serve(
     let router = told.merge(open).with_state(shared).into_make_service();
     let (listener, handle) = (listener.into_std()?, Handle::new());
     let stopping = handle.clone();
-    let stop = async move {
+    tokio::spawn(async move {
         stop.await;
         stopping.graceful_shutdown(Some(GRACE));
-        std::future::pending().await
-    };
-    let served = async {
-        match protection.tls {
-            Some(tls) => axum_server::from_tcp_rustls(listener, tls)?.handle(handle).serve(router).await,
-            None => axum_server::from_tcp(listener)?.handle(handle).serve(router).await,
-        }
-    };
-    tokio::select! {
-        done = served => done,
-        () = stop => Ok(()),
+    });
+    match protection.tls {
+        Some(tls) => axum_server::from_tcp_rustls(listener, tls)?.handle(handle).serve(router).await,
+        None => axum_server::from_tcp(listener)?.handle(handle).serve(router).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! A certificate and its key, read again when they are renewed.
+//! Certificates from PEM: those trusted, and a server's own with its key, read again when they are renewed.
 
 use std::{
     fs,
@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum_server::tls_rustls::RustlsConfig;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 /// The kubelet renews a mounted Secret within a minute or two; half of that again is soon enough.
 const LOOK: Duration = Duration::from_secs(30);
@@ -17,6 +18,13 @@ pub struct CannotUse {
     cert: PathBuf,
     key: PathBuf,
     source: std::io::Error,
+}
+
+/// The authorities in a PEM text, as DER. `None`: there is none, or one is broken.
+pub fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found: Vec<Vec<u8>> = found.ok()?.into_iter().map(|der| der.to_vec()).collect();
+    (!found.is_empty()).then_some(found)
 }
 
 /// Files of a certificate chain and its private key, PEM.
@@ -31,7 +39,7 @@ impl Pair {
         // Of the two providers rustls knows, the one that needs no C compiler; set already if a client was made.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let loaded = RustlsConfig::from_pem_file(&self.cert, &self.key).await;
-        loaded.map_err(|source| CannotUse { cert: self.cert.clone(), key: self.key.clone(), source })
+        loaded.map_err(|source| self.cannot_use(source))
     }
 
     /// Takes up a renewed pair; never ends. One that cannot be used is told of, and the one before stays.
@@ -46,12 +54,13 @@ impl Pair {
             taken = now;
             match config.reload_from_pem_file(&self.cert, &self.key).await {
                 Ok(()) => tracing::info!("the certificate {} was renewed", self.cert.display()),
-                Err(source) => {
-                    let error = CannotUse { cert: self.cert.clone(), key: self.key.clone(), source };
-                    tracing::warn!("{error}; the one before stays in use");
-                }
+                Err(source) => tracing::warn!("{}; the one before stays in use", self.cannot_use(source)),
             }
         }
+    }
+
+    fn cannot_use(&self, source: std::io::Error) -> CannotUse {
+        CannotUse { cert: self.cert.clone(), key: self.key.clone(), source }
     }
 
     fn changed(&self) -> [Option<SystemTime>; 2] {

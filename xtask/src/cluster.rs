@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread::sleep,
     time::{Duration, Instant},
@@ -127,6 +127,21 @@ pub fn missing() -> Option<&'static str> {
 
 fn observer() -> PathBuf {
     crate::run::target().join("debug/observer")
+}
+
+/// A Secret with a certificate, as the observer makes it.
+fn secret(args: &[&str]) -> Result<String> {
+    shell::output(Command::new(observer()).arg("ledger-secret").args(args))
+}
+
+/// The files a Secret holds.
+fn write_files(secret: &str, directory: &Path) -> Result<()> {
+    let secret: serde_json::Value = serde_saphyr::from_str(secret).context("the Secret is no YAML")?;
+    fs::create_dir_all(directory)?;
+    for (name, text) in secret["stringData"].as_object().context("the Secret holds nothing")? {
+        fs::write(directory.join(name), text.as_str().unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 /// For `cargo xtask test`: starts a cluster, tests, and stops it again.

@@ -109,7 +109,7 @@ fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<Limit
     let worst = worst?;
     let roomy = worst as f64 * (1.0 + settings.headroom);
     // What goes higher later than it did while starting differs between pods as the start-ups do.
-    let later = startups.need.map_or(1.0, |[.., max]| (worst as f64 / (max as f64).max(1.0)).max(1.0));
+    let later = startups.need.map_or(1.0, |[.., max]| worst as f64 / max.max(1) as f64);
     let next = prediction(startups.need_mean_log, startups.need_spread, startups.whole);
     let next = (next.unwrap_or(0.0) * later).min(worst as f64 * TRIAL as f64);
     Some(Limit::Hold(round_up((roomy.max(next) as u64).max(LEAST))))

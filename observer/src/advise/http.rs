@@ -4,8 +4,10 @@ use std::{io::Read, time::Duration};
 
 use ureq::{
     Agent,
-    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+    tls::{Certificate, RootCerts, TlsConfig},
 };
+
+use crate::tls;
 
 /// An answer larger than this is not what was asked for: 10,000 pods are some 20 MB.
 const LARGEST: u64 = 256 << 20;
@@ -17,7 +19,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// `ca`: PEM of the authorities trusted, instead of the system's.
+    /// `ca`: PEM of the authorities trusted, instead of the public ones.
     pub fn new(
         url: &str,
         timeout: Duration,
@@ -26,15 +28,9 @@ impl Http {
     ) -> Result<Self, String> {
         let mut config = Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false);
         if let Some(pem) = ca {
-            let certificates = parse_pem(pem.as_bytes()).filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            });
-            let certificates: Vec<_> = certificates.collect();
-            if certificates.is_empty() {
-                return Err("--ca: there is no certificate in it".into());
-            }
-            let roots = RootCerts::new_with_certs(&certificates);
+            let found = tls::certificates(pem.as_bytes()).ok_or("--ca: there is no certificate in it")?;
+            let found: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+            let roots = RootCerts::new_with_certs(&found);
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
         let url = url.trim_end_matches('/');

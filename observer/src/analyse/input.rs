@@ -15,6 +15,13 @@ pub struct Row {
     pub inactive_file: Option<u64>,
 }
 
+impl Row {
+    /// What the kubelet calls so: usage less the file cache that is first to go.
+    pub fn working_set(&self) -> u64 {
+        self.usage.saturating_sub(self.inactive_file.unwrap_or(0))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum BadInput {
     #[error("no samples: at least one line with seconds,usage_bytes is needed")]

@@ -15,6 +15,7 @@ use crate::{
     config::LedgerAddress,
     event::{Event, What},
     objects::{ApiState, Record, Uid},
+    tls,
 };
 
 /// After a pod came: at once, and again when the controllers have told more (an autoscaler tells after it wrote).
@@ -45,7 +46,8 @@ impl Source {
         let pem =
             std::fs::read(&address.ca).map_err(|error| bad(&address.ca.display().to_string(), &error))?;
         let mut config = kube::Config::new(uri);
-        config.root_cert = Some(certificates(&pem).ok_or_else(|| bad("certificate authority", &"no PEM"))?);
+        config.root_cert =
+            Some(tls::certificates(&pem).ok_or_else(|| bad("certificate authority", &"no PEM"))?);
         config.auth_info.token_file = Some(address.token.display().to_string());
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = Some(Duration::from_secs(10));
@@ -68,13 +70,6 @@ impl Source {
             }
         }
     }
-}
-
-fn certificates(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found: Vec<Vec<u8>> = found.ok()?.into_iter().map(|der| der.to_vec()).collect();
-    (!found.is_empty()).then_some(found)
 }
 
 /// Asks about the owners of pods as they come; ends when nobody tells of pods any more.

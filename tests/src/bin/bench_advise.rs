@@ -2,7 +2,8 @@
 //!
 //! Synthetic workloads with a known truth, and recorded traces if given: eight start-ups are seen, forty more are replayed
 //! against what each rule would have set. Of a recorded trace there is one start-up, so that the others are it with
-//! another height, drawn as for the synthetic ones. Beside the observer's advice the published rules of others, implemented here and nowhere else:
+//! another height, drawn as for the synthetic ones. Beside the observer's advice the published rules of others,
+//! implemented here and nowhere else:
 //! - max + 20 %: request = limit = highest peak and a fifth, with exact peaks;
 //! - KRR (strategy `simple`): request = limit = highest of what is scraped every 30 s, and 15 %;
 //! - VPA recommender: request = 90th percentile of daily peaks (a start-up a day, exact) and 15 %; the limit follows in the
@@ -111,7 +112,8 @@ fn synthetic(seconds: f64, mib: f64) -> Row {
 fn workload(name: &str, kind: Option<Kind>, rows: &[Row], seed: u64, which: u64) -> Workload {
     let mut rng = StdRng::seed_from_u64(seed * 1000 + which);
     let differ = Normal::new(0.0, DIFFER[seed as usize % DIFFER.len()]).unwrap_or_else(|_| unreachable!());
-    let mut run = |day: usize| run(rows, differ.sample(&mut rng).exp(), day);
+    let needs: Vec<u64> = (0..rows.len()).map(|at| need(&rows[at..])).collect();
+    let mut run = |day: usize| run(rows, &needs, differ.sample(&mut rng).exp(), day);
     Workload {
         name: name.to_owned(),
         kind,
@@ -120,17 +122,16 @@ fn workload(name: &str, kind: Option<Kind>, rows: &[Row], seed: u64, which: u64)
     }
 }
 
-fn run(rows: &[Row], height: f64, day: usize) -> Run {
+fn run(rows: &[Row], needs: &[u64], height: f64, day: usize) -> Run {
     let mut startup = Startup::default();
     let (mut highest, mut scraped, mut next, mut levels, mut before) =
         (0.0f64, 0.0f64, SCRAPE, Vec::new(), 0.0);
-    for (at, row) in rows.iter().enumerate() {
+    for (row, need) in rows.iter().zip(needs) {
         let seconds = row.seconds;
         let higher = |bytes: u64| (bytes as f64 * height) as u64;
-        let working_set = higher(row.usage.saturating_sub(row.inactive_file.unwrap_or(0)));
-        let (usage, anon) = (higher(row.usage), row.anon.map(higher));
+        let (usage, anon, working_set) = (higher(row.usage), row.anon.map(higher), higher(row.working_set()));
         if startup.verdict() == Verdict::Settling {
-            highest = highest.max(higher(row.usage.saturating_sub(cache_soon(&rows[at..]))) as f64);
+            highest = highest.max(higher(*need) as f64);
         }
         startup.sample(Sample { seconds, usage, working_set, anon });
         // What others scrape and set limits by is the working set.
@@ -154,12 +155,12 @@ fn run(rows: &[Row], height: f64, day: usize) -> Run {
     Run { past, highest, scraped, levels }
 }
 
-/// The kernel tells the cache up to two seconds late (mm/memcontrol.c, FLUSH_TIME): what it tells within three is there
-/// now, and would be taken back before anybody is killed.
-fn cache_soon(rows: &[Row]) -> u64 {
-    let from = rows.first().map_or(0.0, |row| row.seconds);
-    let soon = rows.iter().take_while(|row| row.seconds <= from + 3.0);
-    soon.filter_map(|row| row.inactive_file).max().unwrap_or(0)
+/// Working set of the first of these rows, exactly. The kernel tells the cache up to two seconds late (mm/memcontrol.c,
+/// FLUSH_TIME): what it tells within three is there already, and would be taken back before anybody is killed.
+fn need(rows: &[Row]) -> u64 {
+    let Some(now) = rows.first() else { return 0 };
+    let soon = rows.iter().take_while(|row| row.seconds <= now.seconds + 3.0);
+    now.usage.saturating_sub(soon.filter_map(|row| row.inactive_file).max().unwrap_or(0))
 }
 
 fn facts(workload: &Workload) -> (Facts, Vec<Past>) {

@@ -78,9 +78,9 @@ impl Bench {
         eprintln!("cost per fault by bpf_stats");
         // Where the kernel puts the programs changes from load to load, and their cost with it by a third.
         let loads = (0..LOADS).map(|_| self.per_fault(&cli.null)).collect::<Result<Vec<_>>>()?;
-        let median = |of: &dyn Fn(&(f64, f64)) -> f64| Quartiles::of(loads.iter().map(of).collect());
-        let (null, observer) = (median(&|load| load.0), median(&|load| load.1));
-        let extra = median(&|load| load.1 - load.0);
+        let over_loads = |of: &dyn Fn(&(f64, f64)) -> f64| Quartiles::of(loads.iter().map(of).collect());
+        let (null, observer) = (over_loads(&|load| load.0), over_loads(&|load| load.1));
+        let extra = over_loads(&|load| load.1 - load.0);
         let cost = json!({
             "null_ns": round(null.median, 1),
             "observer_ns": round(observer.median, 1),

@@ -131,18 +131,7 @@ fn prepare(cluster: &Cluster, home: &Path) -> Result<()> {
         "--duration=1h",
     ])?;
     fs::write(home.join("token"), token.trim())?;
-    let secret = shell::output(Command::new(observer()).args(["ledger-secret", "127.0.0.1"]))?;
-    let mut file = None;
-    for line in secret.lines() {
-        if let Some(name) = line.trim().strip_suffix(": |") {
-            file = Some((home.join(name), String::new()));
-        } else if let (Some((path, text)), true) = (&mut file, line.starts_with("    ")) {
-            *text += line.trim();
-            text.push('\n');
-            fs::write(path, text)?;
-        }
-    }
-    Ok(())
+    super::write_files(&super::secret(&["127.0.0.1"])?, home)
 }
 
 struct Observers(Vec<(&'static str, Child)>);

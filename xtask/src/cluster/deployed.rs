@@ -30,9 +30,7 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
 
     // With the ledger. There is no service proxy on this node, so that the agents are told the pod's own address.
     let address = "observer-ledger.observer.svc";
-    let secret =
-        shell::output(std::process::Command::new(super::observer()).args(["ledger-secret", address]))?;
-    cluster.apply(&secret)?;
+    cluster.apply(&super::secret(&[address])?)?;
     cluster.kubectl(&["apply", "-k", &path("ledger")])?;
     let ledger_ip = || -> Result<String> {
         let ready =
@@ -84,11 +82,14 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
 
 /// Where the observer of the node is. The youngest: the one it replaced may still be going.
 pub fn agent(cluster: &Cluster) -> Result<String> {
+    Ok(format!("http://{}:9843", address(cluster)?))
+}
+
+pub fn address(cluster: &Cluster) -> Result<String> {
     let youngest = "jsonpath={.items[-1:].status.podIP}";
     let name = "app.kubernetes.io/name=observer";
     let sorted = "--sort-by=.metadata.creationTimestamp";
-    let pod = cluster.kubectl(&["get", "pods", "-n", "observer", "-l", name, sorted, "-o", youngest])?;
-    Ok(format!("http://{pod}:9843"))
+    cluster.kubectl(&["get", "pods", "-n", "observer", "-l", name, sorted, "-o", youngest])
 }
 
 pub fn remove(cluster: &Cluster) -> Result<()> {

@@ -1,6 +1,6 @@
 //! deploy/secured: /metrics by TLS, to those RBAC lets read it, and to nobody else.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
 
@@ -29,20 +29,14 @@ subjects: [{kind: ServiceAccount, name: scraper, namespace: observer}]
 pub fn test(cluster: &Cluster) -> Result<u32> {
     shell::apt(&["curl"])?;
     let overlay = shell::root().join("deploy/secured").display().to_string();
-    let secret = shell::output(Command::new(super::observer()).args([
-        "ledger-secret",
-        "--secret",
-        "observer-tls",
-        NAME,
-    ]))?;
+    let secret = super::secret(&["--secret", "observer-tls", NAME])?;
     cluster.apply(&secret)?;
     cluster.kubectl(&["apply", "-k", &overlay])?;
     cluster.apply(ACCOUNTS)?;
     deployed::ready(cluster)?;
-    let of_secret = ["get", "secret/observer-tls", "-n", "observer", "-o", "jsonpath={.data.ca\\.crt}"];
-    let ca = Path::new(HOME).join("secured-ca.crt");
-    let encoded = cluster.kubectl(&of_secret)?;
-    fs::write(&ca, shell::output(Command::new("sh").args(["-c", &format!("echo {encoded} | base64 -d")]))?)?;
+    let home = Path::new(HOME).join("secured");
+    super::write_files(&secret, &home)?;
+    let ca = home.join("ca.crt");
 
     let token = |account: &str| cluster.kubectl(&["create", "token", account, "-n", "observer"]);
     let (reader, stranger) = (token("scraper")?, token("passer-by")?);
@@ -80,8 +74,7 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
 
 /// Status and body. The pods have no name here that resolves, so the name of the certificate is told to curl.
 fn get(cluster: &Cluster, ca: &Path, path: &str, token: Option<&str>) -> Result<(String, String)> {
-    let agent = deployed::agent(cluster)?;
-    let address = agent.trim_start_matches("http://").trim_end_matches(":9843").to_owned();
+    let address = deployed::address(cluster)?;
     let mut curl = Command::new("curl");
     curl.args([
         "--silent",
