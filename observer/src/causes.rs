@@ -11,7 +11,7 @@ use std::{
 use crate::{
     cause::{
         Cause, Decision,
-        decide::{Facts, Looks, decide},
+        decide::{Facts, Looks, Sibling, decide},
     },
     event::CgroupId,
     finding::{Caused, Container, Ended},
@@ -66,6 +66,8 @@ struct Start {
     before: Option<Cause>,
     /// The pod's owners as they were at the first look after it came: later ones tell of later changes.
     owners: Option<Owners>,
+    /// As they were when the pod was first known.
+    siblings: Option<Vec<Sibling>>,
     told: Option<Decision>,
 }
 
@@ -107,7 +109,7 @@ impl Causes {
         self.members.insert(container.cgroup, key);
         let (pod, id) = (pod.to_owned(), id.to_owned());
         let container = container.clone();
-        let start = Start { container, pod, id, at, before, owners: None, told: None };
+        let start = Start { container, pod, id, at, before, owners: None, siblings: None, told: None };
         self.open.insert(start.container.cgroup, start);
         self.stale = true;
     }
@@ -146,6 +148,9 @@ impl Causes {
             if start.owners.is_none() {
                 start.owners = pod.and_then(|pod| Owners::at_first_look(pods, pod));
             }
+            if start.siblings.is_none() {
+                start.siblings = pod.map(|pod| pods.siblings(pod));
+            }
             let owners = start.owners.as_ref();
             let facts = Facts {
                 pod,
@@ -153,7 +158,8 @@ impl Causes {
                 before: start.before,
                 owner: owners.map(|owners| &owners.owner),
                 top: owners.and_then(|owners| owners.top.as_ref()),
-                looks: owners.map(|owners| &owners.looks),
+                looks: owners.map(|owners| &owners.looks).or_else(|| pods.looks(pod?)),
+                siblings: start.siblings.as_deref().unwrap_or_default(),
                 record: pod.and_then(|pod| pods.record_of(pod)),
                 booted: self.booted,
             };

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    cause::decide::{Look, Looks},
+    cause::decide::{DELETED, Look, Looks, Sibling},
     identity::Labels,
     objects::{Owner, Pod, Record, Reference, Uid},
 };
@@ -14,6 +14,8 @@ use crate::{
 const OWNERS: usize = 512;
 /// A pod that is gone may still be asked for: its last container's end, an OOM kill told late. Seconds.
 const GONE_KEPT: f64 = 600.0;
+/// How long before a pod its siblings still count: a controller makes the pods of a scale-up by a thousand in that time.
+const SIBLINGS_SECONDS: f64 = 60.0;
 /// Of each owner.
 const HASHES: usize = 4;
 const LOST: usize = 8;
@@ -60,11 +62,9 @@ impl Pods {
             if !self.pods.contains_key(&pod.uid) {
                 remember(&mut looks.hashes, pod.revision_hash.clone(), HASHES);
             }
-            let lost = || pod.disruption.clone().or(pod.deleting.then(|| "deleted".to_owned()));
-            if let Some(reason) = lost()
-                && !looks.lost.iter().any(|(name, ..)| *name == pod.name)
-            {
-                keep(&mut looks.lost, (pod.name.clone(), reason, now), LOST);
+            let lost = || pod.disruption.clone().or(pod.deleting.then(|| DELETED.to_owned()));
+            if let Some(reason) = lost() {
+                looks.lose(&pod.name, reason, now);
             }
         }
         if let Some(hash) = &pod.config_hash {
@@ -80,6 +80,8 @@ impl Pods {
             if let Some(controller) = &known.pod.controller
                 && let Some(looks) = self.looks.get_mut(&controller.uid)
             {
+                // Without a grace period nothing else tells of its end.
+                looks.lose(&known.pod.name, DELETED.to_owned(), now);
                 remember(&mut looks.names, Some(known.pod.name.clone()), NAMES);
                 looks.highest_ordinal = looks.highest_ordinal.max(known.pod.ordinal);
             }
@@ -100,8 +102,12 @@ impl Pods {
         if let Some(before) = self.owners.get(&owner.uid)
             && before.generation != owner.generation
         {
-            let look =
-                Look { desired: before.desired, revision: before.revision, generation: before.generation };
+            let look = Look {
+                looked: before.looked,
+                desired: before.desired,
+                revision: before.revision,
+                generation: before.generation,
+            };
             self.looks.entry(owner.uid.clone()).or_default().before = Some(look);
         }
         self.owners.insert(owner.uid.clone(), owner);
@@ -203,12 +209,33 @@ impl Pods {
         self.looks.get(&pod.controller.as_ref()?.uid)
     }
 
+    /// Pods of the same owner made before it, as long before as one scale-up takes.
+    pub fn siblings(&self, pod: &Pod) -> Vec<Sibling> {
+        let (Some(owner), Some(own)) = (&pod.controller, self.pods.get(&pod.uid)) else { return Vec::new() };
+        let earlier = |known: &&Known| {
+            // The API's times are whole seconds: of two in the same one, that which was told before.
+            let before = known.pod.created.total_cmp(&pod.created).then(known.seen.total_cmp(&own.seen));
+            before.is_lt() && pod.created - known.pod.created <= SIBLINGS_SECONDS
+        };
+        let of_owner = |known: &&Known| known.pod.controller.as_ref().is_some_and(|by| by.uid == owner.uid);
+        let sibling = |known: &Known| Sibling { created: known.pod.created, told: known.seen };
+        self.pods.values().filter(earlier).filter(of_owner).map(sibling).collect()
+    }
+
     /// What the ledger told of the pod's workload since the pod came.
     pub fn record_of(&self, pod: &Pod) -> Option<&Record> {
         let uid = &pod.controller.as_ref()?.uid;
         let (record, told) = self.records.get(self.workload_of.get(uid).unwrap_or(uid))?;
         let seen = self.pods.get(&pod.uid)?.seen;
         (*told >= seen).then_some(record)
+    }
+}
+
+impl Looks {
+    fn lose(&mut self, pod: &str, reason: String, now: f64) {
+        if !self.lost.iter().any(|(name, ..)| name == pod) {
+            keep(&mut self.lost, (pod.to_owned(), reason, now), LOST);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell;
+use crate::{build_ebpf, shell};
 
 mod bad_input;
 mod binaries;
@@ -20,6 +20,7 @@ mod chart;
 mod control;
 mod deployed;
 mod e2e;
+mod links;
 mod outage;
 mod scenes;
 mod secured;
@@ -59,18 +60,22 @@ pub fn cluster(options: &Options) -> Result<()> {
         }
         What::Test(options) => {
             let was_up = Cluster::running().is_some();
+            build_ebpf::build_ebpf()?;
             let cluster = control::up()?;
             let done = match options.scenes.as_slice() {
                 [] => test(&cluster, options),
                 [scene] if scene == "e2e" => deploy(&cluster),
-                _ => causes::test(&cluster, options),
+                _ => build_observer().and_then(|()| causes::test(&cluster, options)),
             };
             if !was_up {
                 control::down()?;
             }
             done.map(|_| ())
         }
-        What::Deploy => deploy(&control::up()?).map(|_| ()),
+        What::Deploy => {
+            build_ebpf::build_ebpf()?;
+            deploy(&control::up()?).map(|_| ())
+        }
         What::Down => control::down(),
         What::Kubectl { args } => {
             let cluster = Cluster::running().context("the cluster is not up: cargo xtask cluster up")?;
@@ -81,8 +86,12 @@ pub fn cluster(options: &Options) -> Result<()> {
 
 /// Every test against the cluster; how many passed.
 fn test(cluster: &Cluster, options: &causes::Options) -> Result<u32> {
-    shell::run(shell::cargo().args(["build", "--quiet", "--package", "observer"]))?;
+    build_observer()?;
     Ok(causes::test(cluster, options)? + outage::test(cluster)? + deploy(cluster)?)
+}
+
+fn build_observer() -> Result<()> {
+    shell::run(shell::cargo().args(["build", "--quiet", "--package", "observer"]))
 }
 
 /// What is deployed, and everything around it.

@@ -10,9 +10,10 @@ use crate::{
 
 /// A workload's first pods come with it; its first autoscaling comes later (the HPA waits for metrics).
 const DEPLOY_SECONDS: f64 = 60.0;
-/// From the write of desired replicas to the pods: the controllers act within a second, in batches; a slow API server
-/// makes it a few.
+/// From the write of desired replicas to the first pods: the controllers act within a second; a slow API server makes it a few.
 const FOLLOWS_SECONDS: f64 = 5.0;
+/// A controller makes at most so many pods a second (kube-controller-manager --kube-api-qps, its default).
+const MADE_PER_SECOND: f64 = 20.0;
 /// So soon nothing else can have been lost and replaced: the first batches of a scale-up.
 const AT_ONCE_SECONDS: f64 = 2.0;
 /// Quota and admission may hold pods back for minutes; a pod that comes later than this is not said to be of the scale-up.
@@ -34,6 +35,8 @@ pub struct Facts<'a> {
     pub top: Option<&'a Owner>,
     /// What earlier looks at the same owner said.
     pub looks: Option<&'a Looks>,
+    /// Pods of the same owner that came to this node shortly before it.
+    pub siblings: &'a [Sibling],
     /// The ledger's record of the workload.
     pub record: Option<&'a Record>,
     /// Unix time of the host's boot.
@@ -57,9 +60,28 @@ pub struct Looks {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Look {
+    /// Unix seconds.
+    pub looked: f64,
     pub desired: Option<u64>,
     pub revision: Option<u64>,
     pub generation: i64,
+}
+
+/// Another pod of the same owner. Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sibling {
+    /// On the API server's clock.
+    pub created: f64,
+    /// When this node was told, on its own.
+    pub told: f64,
+}
+
+/// Why a pod was lost of whose end nothing else is told.
+pub const DELETED: &str = "deleted";
+
+/// How long after it was asked for the last of so many pods may be made.
+fn follows_seconds(pods: u64) -> f64 {
+    FOLLOWS_SECONDS + TRUNCATION + pods as f64 / MADE_PER_SECOND
 }
 
 /// `None`: nothing to say of this container (an ephemeral one is a person's).
@@ -146,7 +168,7 @@ fn of_pod(facts: &Facts, pod: &Pod) -> Decision {
         _ => {}
     }
     if let Some(record) = facts.record
-        && let Some(decision) = by_record(record, pod, facts.looks)
+        && let Some(decision) = by_record(record, pod, facts)
     {
         return decision;
     }
@@ -174,7 +196,7 @@ fn job(facts: &Facts, name: &str) -> Decision {
 }
 
 /// What the ledger saw happen to the workload. `None`: it had not watched long enough to tell.
-fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decision> {
+fn by_record(record: &Record, pod: &Pod, facts: &Facts) -> Option<Decision> {
     let made = pod.created;
     let until_made = |change: &&Change| change.at <= made + TRUNCATION;
     let newest = |wanted: fn(&Changed) -> bool| {
@@ -214,21 +236,30 @@ fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decisi
             let sure = if rolled.at - grew.at > 2.0 * TRUNCATION { 0.95 } else { 0.6 };
             Some(rollout(rolled, made, sure))
         }
-        (Some(_), Some(grew)) if made - grew.at <= FOLLOWS_SECONDS + TRUNCATION => {
+        (Some(_), Some(grew)) if follows(grew, made) => {
             scaled_up(grew, made, 0.6).map(|decision| decision.or(&[Cause::Rollout]))
         }
         (Some(rolled), Some(_)) => Some(rollout(rolled, made, 0.85)),
-        (None, Some(grew)) if made - grew.at <= FOLLOWS_SECONDS + TRUNCATION => {
+        (None, Some(grew)) if follows(grew, made) => {
             let at_once = made - grew.at <= AT_ONCE_SECONDS + TRUNCATION;
-            let lost = looks.and_then(|looks| lost_since(looks, grew.at, made)).filter(|_| !at_once);
-            match lost {
-                Some((name, reason)) => Some(
-                    Decision::new(Cause::Reschedule, 0.8, format!("{name} was lost since: {reason}"))
-                        .or(&[Cause::ScaleUpUnknown]),
-                ),
-                None if at_once => scaled_up(grew, made, 1.0),
-                None => scaled_up(grew, made, 0.85).map(|decision| decision.or(&[Cause::Reschedule])),
+            let lost = facts.looks.and_then(|looks| lost_since(looks, grew.at, made));
+            if all_have_come(&record.changes, facts.siblings, made) {
+                return Some(one_too_many(lost, 0.9));
             }
+            match lost {
+                None if at_once => scaled_up(grew, made, 1.0),
+                Some(_) if at_once => scaled_up(grew, made, 0.8),
+                None => scaled_up(grew, made, 0.85),
+                Some((name, reason)) => {
+                    let evidence = format!("{name} was lost since: {reason}");
+                    return Some(
+                        Decision::new(Cause::Reschedule, 0.8, evidence).or(&[Cause::ScaleUpUnknown]),
+                    );
+                }
+            }
+            .map(|decision| {
+                if at_once && lost.is_none() { decision } else { decision.or(&[Cause::Reschedule]) }
+            })
         }
         (None, _) if watched => {
             let evidence = "replicas and revision had not changed";
@@ -245,6 +276,48 @@ fn by_record(record: &Record, pod: &Pod, looks: Option<&Looks>) -> Option<Decisi
             })
         }
         _ => None,
+    }
+}
+
+/// How many pods more a change asked for.
+fn growth(change: &Change) -> u64 {
+    match change.what {
+        Changed::Scaled { from, to, .. } => to.saturating_sub(from),
+        _ => 0,
+    }
+}
+
+fn follows(grew: &Change, made: f64) -> bool {
+    made - grew.at <= follows_seconds(growth(grew))
+}
+
+/// Whether all pods that the scale-ups before it asked for came to this node before it.
+fn all_have_come(changes: &[Change], siblings: &[Sibling], made: f64) -> bool {
+    let before =
+        |change: &&Change| growth(change) > 0 && change.at <= made + TRUNCATION && follows(change, made);
+    let grown: Vec<&Change> = changes.iter().filter(before).collect();
+    // Of several in a row the pods of the first may come after the second: each is asked about with all that follow it.
+    grown.iter().all(|first| {
+        let since = grown.iter().filter(|change| change.at >= first.at);
+        let asked = since.map(|change| growth(change)).fold(0, u64::saturating_add);
+        came_since(siblings, first.at, f64::NEG_INFINITY) >= asked
+    })
+}
+
+/// How many were made since then, and told after this.
+fn came_since(siblings: &[Sibling], made: f64, told: f64) -> u64 {
+    let since = |sibling: &&Sibling| sibling.created >= made && sibling.told > told;
+    siblings.iter().filter(since).count() as u64
+}
+
+/// A pod beyond those that were asked for; `sure`: if one was seen to be lost.
+fn one_too_many(lost: Option<(&str, &str)>, sure: f64) -> Decision {
+    let evidence = "all pods that the scale-up asked for had come";
+    match lost {
+        Some((name, reason)) => {
+            Decision::new(Cause::Reschedule, sure, evidence).also(format!("{name} was lost since: {reason}"))
+        }
+        None => Decision::new(Cause::Reschedule, 0.7, evidence).or(&[Cause::ScaleUpUnknown]),
     }
 }
 
@@ -306,7 +379,8 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         !first && before.desired == owner.desired && before.generation < owner.generation
     });
     let wrote = owner.controller_wrote.map(|wrote| made - wrote);
-    let follows = wrote.is_some_and(|since| (-TRUNCATION..=FOLLOWS_SECONDS).contains(&since));
+    let asked = grew.map_or(0, |(from, to)| to - from);
+    let follows = wrote.is_some_and(|since| (-TRUNCATION..=follows_seconds(asked)).contains(&since));
     // A new ReplicaSet; scaled at once after, only what an earlier look remembers tells the two apart.
     if !first && (age <= AT_ONCE_SECONDS || (age <= FOLLOWS_SECONDS && grew.is_none())) {
         let revision = owner.revision.unwrap_or_default();
@@ -355,9 +429,16 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         );
     }
     let wrote_at = owner.controller_wrote.unwrap_or(made);
+    let lost = facts.looks.and_then(|looks| lost_since(looks, wrote_at, made));
+    if follows
+        && grew.is_some()
+        && before.is_some_and(|before| came_since(facts.siblings, wrote_at, before.looked) >= asked)
+    {
+        return one_too_many(lost, 0.85);
+    }
     if follows
         && made - wrote_at > AT_ONCE_SECONDS + TRUNCATION
-        && let Some((name, reason)) = facts.looks.and_then(|looks| lost_since(looks, wrote_at, made))
+        && let Some((name, reason)) = lost
     {
         return Decision::new(Cause::Reschedule, 0.7, format!("{name} was lost since: {reason}"))
             .or(&[Cause::scale_up(who(&writer))]);
@@ -428,7 +509,7 @@ fn reschedule(facts: &Facts, pod: &Pod, evidence: &str) -> Decision {
     match lost {
         Some((name, reason, _)) => {
             // A deletion alone may have been of a scale-down or a rollout.
-            let sure = if reason == "deleted" { 0.8 } else { 0.9 };
+            let sure = if reason == DELETED { 0.8 } else { 0.9 };
             Decision::new(Cause::Reschedule, sure, evidence).also(format!("{name} was lost before: {reason}"))
         }
         None => Decision::new(Cause::Reschedule, 0.7, evidence).or(&[Cause::ScaleUpUnknown]),
@@ -570,7 +651,12 @@ mod tests {
     fn one_look_is_never_sure_of_what_a_second_change_may_cover() {
         let look = |desired, revision, generation| {
             Some(Looks {
-                before: Some(Look { desired: Some(desired), revision: Some(revision), generation }),
+                before: Some(Look {
+                    looked: MADE - 60.0,
+                    desired: Some(desired),
+                    revision: Some(revision),
+                    generation,
+                }),
                 ..Looks::default()
             })
         };
@@ -638,6 +724,94 @@ mod tests {
         assert_eq!(told(booted), "restart_after_reboot 0.95");
     }
 
+    /// Siblings made so long before.
+    fn siblings(before: &[f64]) -> Vec<Sibling> {
+        before.iter().map(|before| Sibling { created: MADE - before, told: MADE - before }).collect()
+    }
+
+    #[test]
+    fn a_scale_up_explains_as_many_pods_as_it_asked_for() {
+        let created = Change { at: MADE - 900.0, what: Changed::Created };
+        let lost = Looks { lost: vec![("web-7-y".into(), DELETED.into(), MADE)], ..Looks::default() };
+        let none = Looks::default();
+        let to = |before, from, to| scaled(before, from, to, ByKind::Hpa);
+        let table = [
+            ("the last of three", vec![to(1.0, 2, 5)], &[1.0, 1.0][..], &none, "scale_up_hpa 1.00"),
+            ("one was lost and it is of three", vec![to(1.0, 2, 5)], &[1.0], &lost, "scale_up_hpa 0.80"),
+            ("beyond three", vec![to(1.0, 2, 5)], &[1.0, 1.0, 0.0], &none, "reschedule 0.70"),
+            ("beyond three, one was lost", vec![to(1.0, 2, 5)], &[1.0, 1.0, 0.0], &lost, "reschedule 0.90"),
+            (
+                "those before it do not count",
+                vec![to(1.0, 2, 5)],
+                &[9.0, 2.0, 2.0],
+                &none,
+                "scale_up_hpa 1.00",
+            ),
+            (
+                "late of the first of two",
+                vec![to(3.0, 2, 5), to(1.0, 5, 6)],
+                &[3.0, 1.0, 1.0],
+                &none,
+                "scale_up_hpa 1.00",
+            ),
+            (
+                "beyond two",
+                vec![to(3.0, 2, 5), to(1.0, 5, 6)],
+                &[3.0, 3.0, 1.0, 1.0],
+                &lost,
+                "reschedule 0.90",
+            ),
+            (
+                "of hundreds, made one after the other",
+                vec![to(10.0, 2, 300)],
+                &[],
+                &none,
+                "scale_up_hpa 0.85",
+            ),
+        ];
+        let pod = pod("ReplicaSet");
+        for (name, changes, before, looks, expected) in table {
+            let record = record([vec![created.clone()], changes].concat());
+            let siblings = siblings(before);
+            let facts = Facts {
+                pod: Some(&pod),
+                record: Some(&record),
+                siblings: &siblings,
+                looks: Some(looks),
+                ..Facts::default()
+            };
+            assert_eq!(told(facts), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn one_look_counts_too() {
+        let (owner, top) = (set(1.0), deployment(900.0, "kubectl", true));
+        let looks = Looks {
+            before: Some(Look { looked: MADE - 0.5, desired: Some(2), revision: Some(2), generation: 4 }),
+            ..Looks::default()
+        };
+        let pod = pod("ReplicaSet");
+        let table = [
+            (&[0.0][..], "scale_up_manual 0.90"),
+            (&[0.0, 0.0], "reschedule 0.70"),
+            // Told before the look at which nobody had scaled.
+            (&[1.0, 1.0], "scale_up_manual 0.90"),
+        ];
+        for (before, expected) in table {
+            let siblings = siblings(before);
+            let facts = Facts {
+                pod: Some(&pod),
+                owner: Some(&owner),
+                top: Some(&top),
+                looks: Some(&looks),
+                siblings: &siblings,
+                ..Facts::default()
+            };
+            assert_eq!(told(facts), expected, "{before:?}");
+        }
+    }
+
     proptest::proptest! {
         /// Clocks may be anywhere, and objects may be absurd: there is always an answer, and its confidence is one.
         #[test]
@@ -655,7 +829,12 @@ mod tests {
                 ..set(0.0)
             };
             let looks = Looks {
-                before: Some(Look { desired: Some(numbers[2]), revision: Some(numbers[3]), generation: 0 }),
+                before: Some(Look {
+                    looked: times[3],
+                    desired: Some(numbers[2]),
+                    revision: Some(numbers[3]),
+                    generation: 0,
+                }),
                 lost: vec![("x".into(), "y".into(), times[3])],
                 ..Looks::default()
             };

@@ -14,8 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{
-    Cluster, HOME, NODE, observer,
-    scenes::{SCENES, Scene, Stage, Truth},
+    Cluster, HOME, NODE,
+    links::links,
+    observer,
+    scenes::{SCENES, STORM, Scene, Stage, Truth},
 };
 use crate::shell;
 
@@ -74,8 +76,9 @@ pub fn test(cluster: &Cluster, options: &Options) -> Result<u32> {
     let load = load()?;
     let mut failures = Vec::new();
     for (who, least) in [("with-ledger", WITH_LEDGER), ("alone", ALONE)] {
-        let said = said(&home.join(format!("{who}.jsonl")))?;
-        let judged = judge(&truths, &said);
+        let recording = home.join(format!("{who}.jsonl"));
+        let findings = findings(&recording)?;
+        let judged = judge(&truths, &said(&findings)?);
         println!("\n{who}\n{}", judged.table());
         let right = judged.right();
         println!(
@@ -99,6 +102,11 @@ pub fn test(cluster: &Cluster, options: &Options) -> Result<u32> {
                 "{who}: {} decision(s) at {SURE} or more are wrong",
                 judged.sure_and_wrong.len()
             ));
+        }
+        if scenes.iter().any(|scene| scene.name == STORM) {
+            let links = links(&findings, &recording)?;
+            println!("{links}");
+            failures.extend(links.failure().map(|failure| format!("{who}: {failure}")));
         }
         if judged.missed > 0 {
             failures.push(format!("{who}: {} start(s) were not told", judged.missed));
@@ -158,7 +166,7 @@ impl Observers {
                 &kubeconfig,
             ],
         )?;
-        wait_ready("127.0.0.1:19846")?;
+        wait_ready(home, "ledger", "127.0.0.1:19846")?;
         let agent = |listen: &str, name: &str| {
             let recording = file(&format!("{name}.jsonl"));
             [
@@ -189,8 +197,8 @@ impl Observers {
         );
         started.spawn(home, "with-ledger", &with_ledger)?;
         started.spawn(home, "alone", &agent("127.0.0.1:19844", "alone"))?;
-        wait_ready("127.0.0.1:19843")?;
-        wait_ready("127.0.0.1:19844")?;
+        wait_ready(home, "with-ledger", "127.0.0.1:19843")?;
+        wait_ready(home, "alone", "127.0.0.1:19844")?;
         Ok(started)
     }
 
@@ -226,7 +234,7 @@ impl Drop for Observers {
     }
 }
 
-fn wait_ready(address: &str) -> Result<()> {
+fn wait_ready(home: &Path, name: &str, address: &str) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(20) {
         if ureq::get(&format!("http://{address}/readyz")).call().is_ok() {
@@ -234,7 +242,8 @@ fn wait_ready(address: &str) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(100));
     }
-    bail!("{address} is not ready within 20 s; see {HOME}/causes/*.log")
+    let log = fs::read_to_string(home.join(format!("{name}.log"))).unwrap_or_default();
+    bail!("observer {name} at {address} is not ready within 20 s; it said:\n{log}")
 }
 
 /// A start as an observer told it.
@@ -247,12 +256,16 @@ struct Said {
     evidence: String,
 }
 
-/// The last word on every start, from the recording: the same pipeline, the same findings.
-fn said(recording: &Path) -> Result<Vec<Said>> {
+/// What the observer found, from its recording: the same pipeline, the same findings.
+fn findings(recording: &Path) -> Result<Vec<Value>> {
     let findings = shell::output(Command::new(observer()).arg("replay").arg("--findings").arg(recording))?;
+    findings.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// The last word on every start.
+fn said(findings: &[Value]) -> Result<Vec<Said>> {
     let mut starts: BTreeMap<(u64, u64), Said> = BTreeMap::new();
-    for line in findings.lines() {
-        let finding: Value = serde_json::from_str(line)?;
+    for finding in findings {
         let container = &finding["container"];
         let Some(cgroup) = container["cgroup"].as_u64() else { continue };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::{API, Cluster, HOME, NODE, binaries};
@@ -20,6 +20,8 @@ use crate::{oci, shell, statics};
 pub const IMAGE: &str = "observer.test/workload:1";
 const BRIDGE: &str = "observer0";
 pub const GATEWAY: &str = "10.244.0.1";
+/// What the cluster writes in its life, and what its kubelet wants left.
+const ROOM: u64 = 1 << 30;
 const TOKEN: &str = "observer-test-admin";
 
 pub fn up() -> Result<Cluster> {
@@ -34,6 +36,7 @@ pub fn up() -> Result<Cluster> {
     let began = Instant::now();
     fs::create_dir_all(cluster.home.join("pids")).context("cannot make the cluster's home: run as root")?;
     fs::create_dir_all(cluster.home.join("manifests"))?;
+    has_room()?;
     bridge()?;
     configure(&cluster)?;
     oci::write(
@@ -115,6 +118,19 @@ pub fn start_api(cluster: &Cluster) -> Result<()> {
     cluster.wait("the API server", Duration::from_secs(90), || {
         Ok(cluster.kubectl(&["get", "--raw", "/readyz"]).is_ok())
     })
+}
+
+/// A node on a full disk takes no pods, and says so only in its conditions.
+fn has_room() -> Result<()> {
+    let disk = rustix::fs::statvfs(HOME).with_context(|| format!("cannot look at the disk of {HOME}"))?;
+    let free = disk.f_bavail * disk.f_frsize;
+    ensure!(
+        free >= ROOM,
+        "only {} MiB are free on the disk of {HOME}, and its kubelet takes no pods on a full disk: make {} MiB free",
+        free >> 20,
+        ROOM >> 20
+    );
+    Ok(())
 }
 
 /// Stops only the API server; pods go on.
@@ -199,7 +215,7 @@ fn configure(cluster: &Cluster) -> Result<()> {
              authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}\nauthorization: {{mode: AlwaysAllow}}\n\
              cgroupDriver: cgroupfs\nfailCgroupV1: false\nfailSwapOn: false\nmaxPods: 300\nsyncFrequency: 5s\n\
              containerRuntimeEndpoint: unix://{home}/containerd/containerd.sock\nstaticPodPath: {home}/manifests\n\
-             evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}}\n\
+             evictionHard: {{memory.available: 100Mi, nodefs.available: 100Mi, imagefs.available: 100Mi}}\n\
              imageGCHighThresholdPercent: 100\nresolvConf: \"\"\nenableServer: true\nhealthzPort: 0\n"
         ),
     )?;

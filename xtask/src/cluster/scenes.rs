@@ -36,7 +36,11 @@ pub const SCENES: &[Scene] = &[
     Scene { name: "singles", play: singles },
     Scene { name: "jobs", play: jobs },
     Scene { name: "restarts", play: restarts },
+    Scene { name: STORM, play: storm },
 ];
+
+/// The scene in which start-ups of one scale-up are OOM-killed.
+pub const STORM: &str = "storm";
 
 /// One scene being played.
 pub struct Stage<'a> {
@@ -83,10 +87,12 @@ impl<'a> Stage<'a> {
         let from = now();
         act(self)?;
         let what = format!("{}: {starts} start(s) because of {}", self.namespace, causes.join(" or "));
-        self.cluster.wait(&what, Duration::from_secs(150), || {
-            let new = self.started()?.into_iter().filter(|id| !before.contains(id)).count();
-            Ok(new >= starts && self.quiet()?)
-        })?;
+        self.cluster
+            .wait(&what, Duration::from_secs(150), || {
+                let new = self.started()?.into_iter().filter(|id| !before.contains(id)).count();
+                Ok(new >= starts && self.quiet()?)
+            })
+            .with_context(|| self.state())?;
         // The next step's starts must not fall into this one's time.
         std::thread::sleep(Duration::from_millis(500));
         let truth =
@@ -100,6 +106,19 @@ impl<'a> Stage<'a> {
         let path = "jsonpath={range .items[*].status.containerStatuses[*]}{.containerID}{\"\\n\"}{.lastState.terminated.containerID}{\"\\n\"}{end}";
         let text = self.kubectl(&["get", "pods", "-o", path])?;
         Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// For a person who asks why nothing happens.
+    fn state(&self) -> String {
+        let told = |args: &[&str]| self.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
+        let conditions =
+            "jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}";
+        [
+            told(&["get", "pods", "-o", "wide"]),
+            told(&["get", "events", "--sort-by=.lastTimestamp"]),
+            told(&["get", "nodes", "-o", conditions]),
+        ]
+        .concat()
     }
 
     /// No pod is pending or going.
@@ -269,6 +288,18 @@ fn keda(stage: &mut Stage) -> Result<()> {
             stage.namespace
         ))
     })
+}
+
+/// Peaks of 10 to 30 MiB below a limit of 22: two start-ups of five are killed, and none of twenty once in 27,000 runs.
+fn storm(stage: &mut Stage) -> Result<()> {
+    let limit = ", resources: {limits: {memory: 22Mi}}";
+    let spread = SPIKE.replace("\"24\"", "\"20\", \"--spread\", \"0.5\"").replace("\"12\"", "\"8\"");
+    let web = scalable("Deployment", "web", 1, "", limit).replace(SPIKE, &spread);
+    stage.step(&["first_deploy", "restart_after_oom_kill"], 1, |stage| stage.apply(&web))?;
+    for to in [11, 21] {
+        stage.step(&["scale_up_manual", "restart_after_oom_kill"], 10, scale(to))?;
+    }
+    Ok(())
 }
 
 fn bot(stage: &mut Stage) -> Result<()> {

@@ -1,0 +1,108 @@
+//! How soon an OOM kill is tied to the scale-up that made its victim: after the kill, and after the pod's status told it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::scenes::STORM;
+
+/// After the status.
+const WITHIN_SECONDS: f64 = 2.0;
+
+#[derive(Default)]
+pub struct Links {
+    /// Of each linked kill: seconds from the kill, and from the first status that tells it (none: the link came before).
+    seconds: Vec<(f64, Option<f64>)>,
+    /// Kills of a scale-up's start-ups that were linked to nothing.
+    without: usize,
+}
+
+/// Of the scene with the kills: a kill belongs to a scale-up if its container's start was told to be of one.
+pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
+    let mut of_scale_up: HashMap<u64, bool> = HashMap::new();
+    let mut kills: Vec<(u64, u64)> = Vec::new();
+    let mut linked: HashMap<u64, u64> = HashMap::new();
+    let mut pods: HashMap<u64, String> = HashMap::new();
+    for finding in findings {
+        let container = &finding["container"];
+        let (Some(at), Some(cgroup)) = (finding["at"].as_u64(), container["cgroup"].as_u64()) else {
+            continue;
+        };
+        if container["namespace"] != format!("scene-{STORM}").as_str() {
+            continue;
+        }
+        pods.insert(cgroup, container["pod"].as_str().unwrap_or_default().to_owned());
+        match finding["finding"].as_str() {
+            Some("caused") => {
+                of_scale_up.insert(cgroup, finding["decision"]["scaled"].is_object());
+            }
+            Some("oom_killed") => kills.push((cgroup, at)),
+            Some("oom_linked") if finding["role"] == "victim" => {
+                linked.entry(cgroup).or_insert(at);
+            }
+            _ => {}
+        }
+    }
+    let statuses = statuses(recording)?;
+    let mut links = Links::default();
+    for (cgroup, killed) in kills.into_iter().filter(|(cgroup, _)| of_scale_up.get(cgroup) == Some(&true)) {
+        let Some(linked) = linked.get(&cgroup) else {
+            links.without += 1;
+            continue;
+        };
+        let since = |from: u64| linked.checked_sub(from).map(|nanoseconds| nanoseconds as f64 / 1e9);
+        let status = pods.get(&cgroup).and_then(|pod| statuses.get(pod)).and_then(|told| since(*told));
+        links.seconds.push((since(killed).unwrap_or_default(), status));
+    }
+    Ok(links)
+}
+
+/// When the first status that tells an OOM kill came, by pod.
+fn statuses(recording: &Path) -> Result<HashMap<String, u64>> {
+    let mut told = HashMap::new();
+    let file = File::open(recording).with_context(|| format!("cannot open {}", recording.display()))?;
+    for line in BufReader::new(file).lines() {
+        let event: Value = serde_json::from_str(&line?)?;
+        let pod = &event["what"]["pod"];
+        let killed = |container: &Value| container["last"]["reason"] == "OOMKilled";
+        if pod["containers"].as_array().into_iter().flatten().any(killed)
+            && let (Some(name), Some(at)) = (pod["name"].as_str(), event["at"].as_u64())
+        {
+            told.entry(name.to_owned()).or_insert(at);
+        }
+    }
+    Ok(told)
+}
+
+impl Links {
+    pub fn failure(&self) -> Option<String> {
+        let late = |(_, status): &&(f64, Option<f64>)| status.is_some_and(|seconds| seconds > WITHIN_SECONDS);
+        let late = self.seconds.iter().filter(late).count();
+        if self.seconds.is_empty() {
+            return Some("no OOM kill was tied to its scale-up".into());
+        }
+        (late + self.without > 0)
+            .then(|| format!("of the scale-up's OOM kills {} were not tied to it, {late} late", self.without))
+    }
+}
+
+impl fmt::Display for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slowest = self.seconds.iter().map(|(kill, _)| *kill).fold(0.0, f64::max);
+        let before = self.seconds.iter().filter(|(_, status)| status.is_none()).count();
+        let after = self.seconds.iter().filter_map(|(_, status)| *status).fold(0.0, f64::max);
+        write!(
+            f,
+            "{} OOM kills tied to the scale-up that made their victim: {slowest:.2} s after the kill at the latest; {before} before \
+             the pod's status told the kill, the others {after:.2} s after it at the latest",
+            self.seconds.len()
+        )
+    }
+}
