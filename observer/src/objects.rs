@@ -302,6 +302,11 @@ pub fn is_controller_manager(manager: &str) -> bool {
     matches!(manager, "kube-controller-manager" | "k3s" | "kubelite" | "k0s" | "rke2")
 }
 
+/// Managers that make and scale ReplicaSets for the workload above them.
+pub fn is_of_replica_sets(manager: &str) -> bool {
+    is_controller_manager(manager) || manager == "rollouts-controller"
+}
+
 /// What a write to spec.replicas by this manager is.
 pub fn who(writer: &Writer) -> ByKind {
     if writer.manager.is_empty() {

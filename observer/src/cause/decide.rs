@@ -356,8 +356,8 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
     let top = facts.top.unwrap_or(owner);
     let writer = top.replicas_set_by.clone().unwrap_or_default();
     let first = owner.revision.is_none_or(|revision| revision == 1);
-    // Once its spec has changed it is no longer as it was deployed.
-    let untouched = facts.top.is_none_or(|top| top.generation <= 1);
+    // Once its spec has changed it is no longer as it was deployed; that of a Rollout its controller itself completes once.
+    let untouched = facts.top.is_none_or(|top| top.generation <= if top.kind == "Rollout" { 2 } else { 1 });
     if first && untouched && made - top.created <= DEPLOY_SECONDS && !writer.scale {
         let age = (made - top.created).max(0.0);
         // kubectl apply writes replicas without a trace of its own: a first deployment scaled at once looks the same.

@@ -6,7 +6,7 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta},
 };
 
-use crate::objects::{Reference, Writer, is_controller_manager};
+use crate::objects::{Reference, Writer, is_of_replica_sets};
 
 pub fn resource(api_version: &str, kind: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -64,7 +64,7 @@ pub fn controller_wrote(metadata: &ObjectMeta) -> Option<f64> {
     let entries = metadata.managed_fields.iter().flatten();
     entries
         .filter(|entry| {
-            entry.subresource.is_none() && entry.manager.as_deref().is_some_and(is_controller_manager)
+            entry.subresource.is_none() && entry.manager.as_deref().is_some_and(is_of_replica_sets)
         })
         .filter_map(|entry| entry.time.as_ref().map(|time| time.0.as_second() as f64))
         .max_by(f64::total_cmp)

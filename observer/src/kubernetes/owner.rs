@@ -23,7 +23,9 @@ pub fn parse(of: &ObjectMeta, kind: &str, looked: f64) -> Owner {
         generation: of.generation.unwrap_or_default(),
         revision: number("deployment.kubernetes.io/revision")
             .or_else(|| number("rollout.argoproj.io/revision")),
-        reused: metadata::annotation(of, "deployment.kubernetes.io/revision-history").is_some(),
+        reused: ["deployment.kubernetes.io/revision-history", "rollout.argoproj.io/revision-history"]
+            .iter()
+            .any(|history| metadata::annotation(of, history).is_some()),
         desired,
         surge: most.zip(desired).and_then(|(most, desired)| most.checked_sub(desired)),
         replicas_set_by: metadata::replicas_set_by(of),

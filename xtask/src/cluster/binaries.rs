@@ -1,4 +1,4 @@
-//! Kubernetes, and Helm, from their Go modules: built once, kept in the user's cache.
+//! Kubernetes, Helm and Argo Rollouts, from their Go modules: built once, kept in the user's cache.
 
 use std::{fs, path::PathBuf, process::Command, time::Instant};
 
@@ -83,6 +83,45 @@ pub fn helm() -> Result<PathBuf> {
     shell::output(go().args(["get", &format!("{package}@v{HELM}")]))?;
     shell::output(go().args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&helm).arg(package))?;
     Ok(helm)
+}
+
+const ROLLOUTS: &str = "1.8.3";
+
+/// The controller of Argo Rollouts, and the folder of its definitions.
+pub fn rollouts() -> Result<(PathBuf, PathBuf)> {
+    let directory = cache()?.join(format!("argo-rollouts-{ROLLOUTS}"));
+    let controller = directory.join("rollouts-controller");
+    let name = "github.com/argoproj/argo-rollouts";
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let base = "module rollouts\n\ngo 1.26\n";
+    if !controller.is_file() {
+        fs::write(directory.join("go.mod"), base)?;
+    }
+    let go = || {
+        let mut go = Command::new("go");
+        go.current_dir(&directory).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod");
+        go
+    };
+    let module = format!("{name}@v{ROLLOUTS}");
+    let module: Value =
+        serde_json::from_str(&shell::output(go().args(["mod", "download", "-json", &module]))?)?;
+    let path = |what: &str| {
+        module[what].as_str().map(PathBuf::from).with_context(|| format!("go did not say {what}"))
+    };
+    if !controller.is_file() {
+        eprintln!("building Argo Rollouts (up to five minutes the first time)");
+        // It pins the modules of Kubernetes by replacements, which count only in the main module.
+        let theirs = fs::read_to_string(path("GoMod")?)?;
+        let replaced =
+            theirs.split_once("\nreplace (").map_or("", |(_, rest)| rest.split(')').next().unwrap_or(""));
+        let text = format!("{base}\nrequire {name} v{ROLLOUTS}\n\nreplace ({replaced})\n");
+        fs::write(directory.join("go.mod"), text)?;
+        let package = format!("{name}/cmd/rollouts-controller");
+        shell::output(
+            go().args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&controller).arg(package),
+        )?;
+    }
+    Ok((controller, path("Dir")?.join("manifests/crds")))
 }
 
 /// Kubernetes replaces its staging modules by paths inside its own tree; outside of it each is a module of its own.

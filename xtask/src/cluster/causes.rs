@@ -14,10 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{
-    Cluster, HOME, NODE,
+    Cluster, HOME, NODE, control,
     links::links,
     observer,
-    scenes::{SCENES, STORM, Scene, Stage, Truth},
+    scenes::{ARGO, SCENES, STORM, Scene, Stage, Truth},
 };
 use crate::shell;
 
@@ -26,6 +26,9 @@ pub struct Options {
     /// Only these scenes, or e2e: what is deployed, end to end; all if none is named
     #[arg(value_name = "SCENE")]
     pub scenes: Vec<String>,
+    /// All, and also what needs minutes to build: Argo Rollouts
+    #[arg(long)]
+    full: bool,
     /// Keep recordings and logs in this folder
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
@@ -39,8 +42,10 @@ const SURE: f64 = 0.9;
 
 /// Returns how many checks passed; `Err` if one failed.
 pub fn test(cluster: &Cluster, options: &Options) -> Result<u32> {
-    let wanted =
-        |scene: &&Scene| options.scenes.is_empty() || options.scenes.iter().any(|name| name == scene.name);
+    let wanted = |scene: &&Scene| match options.scenes.as_slice() {
+        [] => options.full || scene.name != ARGO,
+        named => named.iter().any(|name| name == scene.name),
+    };
     let scenes: Vec<&Scene> = SCENES.iter().filter(wanted).collect();
     ensure!(
         !scenes.is_empty(),
@@ -50,6 +55,9 @@ pub fn test(cluster: &Cluster, options: &Options) -> Result<u32> {
     let home = Path::new(HOME).join("causes");
     fs::create_dir_all(&home)?;
     prepare(cluster, &home)?;
+    if scenes.iter().any(|scene| scene.name == ARGO) {
+        control::start_rollouts(cluster)?;
+    }
     let observers = Observers::start(cluster, &home)?;
     eprintln!("playing {} scenes (about two minutes)", scenes.len());
     let played: Vec<Result<Vec<Truth>>> = thread::scope(|scope| {

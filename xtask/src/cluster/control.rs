@@ -133,6 +133,27 @@ fn has_room() -> Result<()> {
     Ok(())
 }
 
+const ROLLOUTS: &str = "rollouts-controller";
+
+/// Installs Argo Rollouts: its definitions, and its controller as a plain process.
+pub fn start_rollouts(cluster: &Cluster) -> Result<()> {
+    if pid_of(ROLLOUTS).is_some_and(|pid| test_kill_process(pid).is_ok()) {
+        return Ok(());
+    }
+    let (controller, definitions) = binaries::rollouts()?;
+    for definition in
+        fs::read_dir(&definitions)?.flatten().filter(|f| f.path().to_string_lossy().ends_with("-crd.yaml"))
+    {
+        cluster.kubectl(&["apply", "--server-side", "-f", &definition.path().display().to_string()])?;
+    }
+    let config = cluster.kubeconfig();
+    let args = format!(
+        "--kubeconfig={} --leader-elect=false --healthzPort=18080 --metricsport=18090",
+        config.display()
+    );
+    start(ROLLOUTS, &controller, &args.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+}
+
 /// Stops only the API server; pods go on.
 pub fn stop_api() {
     stop("kube-apiserver", Duration::from_secs(10));
@@ -231,7 +252,9 @@ pub fn down() -> Result<()> {
     eprintln!("stopping the cluster");
     stop("kubelet", Duration::from_secs(10));
     kill_under("containerd-shim", HOME);
-    for name in ["kube-scheduler", "kube-controller-manager", "kube-apiserver", "containerd", "etcd"] {
+    for name in
+        [ROLLOUTS, "kube-scheduler", "kube-controller-manager", "kube-apiserver", "containerd", "etcd"]
+    {
         stop(name, Duration::from_secs(10));
     }
     unmount()?;

@@ -37,7 +37,11 @@ pub const SCENES: &[Scene] = &[
     Scene { name: "jobs", play: jobs },
     Scene { name: "restarts", play: restarts },
     Scene { name: STORM, play: storm },
+    Scene { name: ARGO, play: argo },
 ];
+
+/// The scene that needs the controller of Argo Rollouts: minutes to build, so only on request.
+pub const ARGO: &str = "argo";
 
 /// The scene in which start-ups of one scale-up are OOM-killed.
 pub const STORM: &str = "storm";
@@ -232,7 +236,7 @@ fn slow_rollout(stage: &mut Stage) -> Result<()> {
 /// A real HorizontalPodAutoscaler needs no metrics to keep its minimum: it scales, writes and tells as always.
 fn hpa(stage: &mut Stage) -> Result<()> {
     stage.step(&["first_deploy"], 1, |stage| stage.apply(&scalable("Deployment", "web", 1, "", "")))?;
-    stage.apply(&autoscaler("web", ""))?;
+    stage.apply(&autoscaler("web", "", DEPLOYMENT))?;
     for (to, starts) in [(4, 3), (8, 4)] {
         stage.step(&["scale_up_hpa"], starts, move |stage| {
             let patch = format!("{{\"spec\":{{\"minReplicas\":{to}}}}}");
@@ -247,9 +251,11 @@ fn hpa(stage: &mut Stage) -> Result<()> {
     stage.step(&["rollout"], 8, new_revision("deployment/web", "2"))
 }
 
-fn autoscaler(name: &str, owner: &str) -> String {
+const DEPLOYMENT: &str = "apps/v1, kind: Deployment";
+
+fn autoscaler(name: &str, owner: &str, target: &str) -> String {
     format!(
-        "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: {name}\n{owner}spec:\n  minReplicas: 1\n  maxReplicas: 12\n  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}\n  metrics: [{{type: External, external: {{metric: {{name: queue_depth}}, target: {{type: AverageValue, averageValue: \"5\"}}}}}}]\n"
+        "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: {name}\n{owner}spec:\n  minReplicas: 1\n  maxReplicas: 12\n  scaleTargetRef: {{apiVersion: {target}, name: web}}\n  metrics: [{{type: External, external: {{metric: {{name: queue_depth}}, target: {{type: AverageValue, averageValue: \"5\"}}}}}}]\n"
     )
 }
 
@@ -267,7 +273,7 @@ fn keda(stage: &mut Stage) -> Result<()> {
     let owner = format!(
         "  ownerReferences: [{{apiVersion: keda.sh/v1alpha1, kind: ScaledObject, name: web, uid: {uid}, controller: true}}]\n"
     );
-    stage.apply(&autoscaler("keda-hpa-web", &owner))?;
+    stage.apply(&autoscaler("keda-hpa-web", &owner, DEPLOYMENT))?;
     std::thread::sleep(Duration::from_secs(3));
     stage.step(&["scale_up_keda"], 3, |stage| {
         stage.kubectl(&["patch", "hpa/keda-hpa-web", "-p", "{\"spec\":{\"minReplicas\":4}}"]).map(|_| ())
@@ -287,6 +293,46 @@ fn keda(stage: &mut Stage) -> Result<()> {
              involvedObject: {{apiVersion: keda.sh/v1alpha1, kind: ScaledObject, name: web, namespace: {}, uid: {uid}}}\n",
             stage.namespace
         ))
+    })
+}
+
+/// A real Argo Rollout: a canary of two steps, scaled by a person and by a real HPA, rolled back.
+fn argo(stage: &mut Stage) -> Result<()> {
+    const WEB: &str = "rollouts.argoproj.io/web";
+    let strategy = "  strategy: {canary: {steps: [{setWeight: 50}, {pause: {duration: 3s}}]}}\n";
+    let web = scalable("Rollout", "web", 4, strategy, "").replace("apps/v1", "argoproj.io/v1alpha1");
+    let patch = |what: &'static str| {
+        move |stage: &Stage| stage.kubectl(&["patch", WEB, "--type=json", "-p", what]).map(|_| ())
+    };
+    let all_new = |stage: &Stage| {
+        stage.cluster.wait("the rollout's end", Duration::from_secs(90), || {
+            Ok(stage.kubectl(&["get", WEB, "-o", "jsonpath={.status.phase}"])? == "Healthy")
+        })
+    };
+    stage.step(&["first_deploy"], 4, |stage| stage.apply(&web))?;
+    all_new(stage)?;
+    stage
+        .step(&["scale_up_manual"], 2, |stage| stage.kubectl(&["scale", WEB, "--replicas=6"]).map(|_| ()))?;
+    stage.step(&["reschedule"], 1, |stage| {
+        std::thread::sleep(Duration::from_secs(8));
+        let pod = stage.first_pod()?;
+        stage.kubectl(&["delete", "pod", &pod, "--wait=false"]).map(|_| ())
+    })?;
+    stage.step(&["rollout"], 6, |stage| {
+        patch(
+            r#"[{"op":"add","path":"/spec/template/spec/containers/0/env","value":[{"name":"REVISION","value":"2"}]}]"#,
+        )(stage)?;
+        std::thread::sleep(Duration::from_secs(2));
+        all_new(stage)
+    })?;
+    stage.apply(&autoscaler("web", "", "argoproj.io/v1alpha1, kind: Rollout"))?;
+    stage.step(&["scale_up_hpa"], 3, |stage| {
+        stage.kubectl(&["patch", "hpa/web", "-p", "{\"spec\":{\"minReplicas\":9}}"]).map(|_| ())
+    })?;
+    stage.step(&["rollout"], 9, |stage| {
+        patch(r#"[{"op":"remove","path":"/spec/template/spec/containers/0/env"}]"#)(stage)?;
+        std::thread::sleep(Duration::from_secs(2));
+        all_new(stage)
     })
 }
 
