@@ -23,6 +23,7 @@ mod e2e;
 mod links;
 mod outage;
 mod scenes;
+mod scrape;
 mod secured;
 
 #[derive(clap::Args)]

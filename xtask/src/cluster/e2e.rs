@@ -12,12 +12,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use observer_tests::{daemon::get, prometheus::Prometheus};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Cluster, HOME,
     control::{GATEWAY, IMAGE},
-    deployed,
+    deployed, scrape,
 };
 use crate::{dashboards, run, shell};
 
@@ -122,15 +122,7 @@ fn set_depth(home: &Path, depth: u32) -> Result<()> {
 /// Scrapes as deploy/prometheus/scrape.yaml says, with the rules shipped; and the kubelet as others do.
 fn prometheus(cluster: &Cluster, home: &Path) -> Result<Prometheus> {
     shell::apt(&["prometheus"])?;
-    let shipped = shell::root().join("deploy/prometheus");
-    let scrape = fs::read_to_string(shipped.join("scrape.yaml")).context("cannot read scrape.yaml")?;
-    // Debian's build has no Kubernetes discovery: the same labels come from a file.
-    let discovery = "  kubernetes_sd_configs:\n    - role: pod\n      namespaces: {names: [observer]}\n";
-    ensure!(scrape.contains(discovery), "scrape.yaml discovers in another way than this test stands in for");
-    let pods = home.join("pods.json");
-    fs::write(&pods, discovered(cluster)?)?;
-    let scrape =
-        scrape.replace(discovery, &format!("  file_sd_configs: [{{files: ['{}']}}]\n", pods.display()));
+    let scrape = scrape::job(cluster, home, "scrape.yaml")?;
     let kubelet = |name: &str, path: &str, interval: u32| {
         format!(
             "- job_name: {name}\n  scheme: https\n  metrics_path: {path}\n  scrape_interval: {interval}s\n  honor_labels: true\n  tls_config: {{insecure_skip_verify: true}}\n  static_configs: [{{targets: ['{GATEWAY}:10250']}}]\n"
@@ -140,7 +132,7 @@ fn prometheus(cluster: &Cluster, home: &Path) -> Result<Prometheus> {
         home,
         &format!(
             "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\nrule_files: ['{}']\nscrape_configs:\n{scrape}{}{}",
-            shipped.join("rules.yaml").display(),
+            shell::root().join("deploy/prometheus/rules.yaml").display(),
             // As often as is usual: kube-prometheus asks every 30 s, metrics-server, which kubectl top reads, every 15 s.
             kubelet("cadvisor", "/metrics/cadvisor", 30),
             kubelet("top", "/metrics/resource", 15),
@@ -150,28 +142,6 @@ fn prometheus(cluster: &Cluster, home: &Path) -> Result<Prometheus> {
         Ok(prometheus.number("sum(up{job=\"observer\"})")? >= 1.0)
     })?;
     Ok(prometheus)
-}
-
-/// What role `pod` finds in the namespace, with the labels that scrape.yaml looks at.
-fn discovered(cluster: &Cluster) -> Result<String> {
-    let pods: Value =
-        serde_json::from_str(&cluster.kubectl(&["get", "pods", "-n", "observer", "-o", "json"])?)?;
-    let mut targets = Vec::new();
-    for pod in pods["items"].as_array().context("no pods")? {
-        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-        for port in containers.filter_map(|container| container["ports"].as_array()).flatten() {
-            let ip = pod["status"]["podIP"].as_str().context("a pod without an address")?;
-            targets.push(json!({
-                "targets": [format!("{ip}:{}", port["containerPort"])],
-                "labels": {
-                    "__meta_kubernetes_pod_label_app_kubernetes_io_name": pod["metadata"]["labels"]["app.kubernetes.io/name"],
-                    "__meta_kubernetes_pod_container_port_name": port["name"],
-                    "__meta_kubernetes_pod_node_name": pod["spec"]["nodeName"],
-                },
-            }));
-        }
-    }
-    Ok(serde_json::to_string(&targets)?)
 }
 
 fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<()> {

@@ -97,12 +97,15 @@ impl fmt::Display for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slowest = self.seconds.iter().map(|(kill, _)| *kill).fold(0.0, f64::max);
         let before = self.seconds.iter().filter(|(_, status)| status.is_none()).count();
-        let after = self.seconds.iter().filter_map(|(_, status)| *status).fold(0.0, f64::max);
         write!(
             f,
-            "{} OOM kills tied to the scale-up that made their victim: {slowest:.2} s after the kill at the latest; {before} before \
-             the pod's status told the kill, the others {after:.2} s after it at the latest",
+            "{} OOM kills tied to the scale-up that made their victim, {slowest:.2} s after the kill at the latest; {before} of them \
+             before the pod's status told the kill",
             self.seconds.len()
-        )
+        )?;
+        match self.seconds.iter().filter_map(|(_, status)| *status).reduce(f64::max) {
+            Some(after) => write!(f, ", the last {after:.2} s after it"),
+            None => Ok(()),
+        }
     }
 }

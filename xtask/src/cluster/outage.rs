@@ -10,13 +10,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Cluster, HOME, NODE, control, observer, scenes};
 
 /// Plays every outage; returns how many were passed.
 pub fn test(cluster: &Cluster) -> Result<u32> {
-    let cases: [(&str, Case); 3] = [
+    let cases: [(&str, Case); 4] = [
         ("the_api_is_away_when_the_agent_starts_and_comes_back", away_at_start),
+        ("the_api_has_forgotten_where_the_agent_was_and_nothing_is_counted_twice", gone),
         ("a_403_on_pods_says_what_it_costs", pods_forbidden),
         ("a_403_on_owners_leaves_who_it_is_and_loses_why", owners_forbidden),
     ];
@@ -49,6 +51,13 @@ impl Agent {
         command.args(["run", "--node-name", NODE, "--listen", ADDRESS, "--kubeconfig"]).arg(kubeconfig);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         Ok(Self(child))
+    }
+}
+
+impl Agent {
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).context("no pid")?;
+        kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to the agent"))
     }
 }
 
@@ -107,6 +116,37 @@ fn away_at_start(cluster: &Cluster) -> Result<()> {
     drop(agent);
     cluster.kubectl(&["delete", "pod", "outage", "--wait=true"])?;
     Ok(())
+}
+
+/// 410 Gone: while the agent is stopped the API server starts anew, and what it remembers begins after what the agent knows.
+fn gone(cluster: &Cluster) -> Result<()> {
+    let agent = Agent::start(&cluster.kubeconfig())?;
+    until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
+    let starts = || metric("observer_workload_starts_total", &["workload=\"outage\""]);
+    cluster.apply(&scenes::scalable("Deployment", "outage", 2, "", ""))?;
+    until("two starts are told", 60, || starts() == Some(2.0))?;
+    let asked = audited("410")?;
+    agent.signal(Signal::STOP)?;
+    control::stop_api();
+    control::start_api(cluster)?;
+    cluster.kubectl(&["scale", "deployment/outage", "--replicas=4"])?;
+    let ready = ["get", "deployment/outage", "-o", "jsonpath={.status.readyReplicas}"];
+    cluster.wait("four replicas", Duration::from_secs(60), || Ok(cluster.kubectl(&ready)? == "4"))?;
+    agent.signal(Signal::CONT)?;
+    until("the other two are told", 60, || starts() == Some(4.0))?;
+    ensure!(audited("410")? > asked, "the API server never answered 410 Gone: this tested nothing");
+    sleep(Duration::from_secs(15)); // what is counted twice is counted once its cause is told, ten seconds later
+    ensure!(starts() == Some(4.0), "four containers started, and {:?} are counted", starts());
+    drop(agent);
+    cluster.kubectl(&["delete", "deployment", "outage", "--wait=true"])?;
+    Ok(())
+}
+
+/// How often the API server answered the agent so.
+fn audited(code: &str) -> Result<usize> {
+    let log = fs::read_to_string(Path::new(HOME).join("audit.log")).context("no audit log")?;
+    let code = format!("\"code\":{code}");
+    Ok(log.lines().filter(|line| line.contains("memory-observer") && line.contains(&code)).count())
 }
 
 /// A service account with these rules only.

@@ -1,10 +1,11 @@
 //! deploy/secured: /metrics by TLS, to those RBAC lets read it, and to nobody else.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
+use observer_tests::prometheus::Prometheus;
 
-use super::{Cluster, HOME, deployed};
+use super::{Cluster, HOME, NODE, deployed, scrape};
 use crate::shell;
 
 const NAME: &str = "observer.observer.svc";
@@ -62,6 +63,9 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
     ensure!(observer_tests::daemon::get(&format!("{plain}/metrics")).is_err(), "{plain} answers without TLS");
     println!("test deploy_secured_tells_those_who_may_read ... ok");
 
+    scraped(cluster, &home, reader.trim())?;
+    println!("test deploy_secured_is_scraped_as_shipped ... ok");
+
     // A permission that is taken away holds on for a minute at the most.
     cluster.kubectl(&["delete", "clusterrolebinding/observer-test-reader"])?;
     cluster.wait("the reader to be refused", Duration::from_secs(80), || {
@@ -69,7 +73,27 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
     })?;
     println!("test deploy_secured_forgets_a_permission_within_a_minute ... ok");
     remove(cluster)?;
-    Ok(2)
+    Ok(3)
+}
+
+/// By a real Prometheus, with the configuration shipped; only the places of its files are this test's.
+fn scraped(cluster: &Cluster, home: &Path, token: &str) -> Result<()> {
+    shell::apt(&["prometheus"])?;
+    fs::write(home.join("token"), token)?;
+    let mut job = scrape::job(cluster, home, "scrape-secured.yaml")?;
+    for (there, here) in [
+        ("/var/run/secrets/kubernetes.io/serviceaccount/token", "token"),
+        ("/etc/prometheus/observer/ca.crt", "ca.crt"),
+    ] {
+        ensure!(job.contains(there), "scrape-secured.yaml does not read {there}");
+        job = job.replace(there, &home.join(here).display().to_string());
+    }
+    let prometheus =
+        Prometheus::start(home, &format!("global: {{scrape_interval: 2s}}\nscrape_configs:\n{job}"))?;
+    cluster.wait("the scrape of the protected agent", Duration::from_secs(30), || {
+        let told = format!("observer_node_containers{{instance=\"{NODE}\"}} and on(instance) up == 1");
+        Ok(!prometheus.ask(&told)?.is_empty())
+    })
 }
 
 /// Status and body. The pods have no name here that resolves, so the name of the certificate is told to curl.
