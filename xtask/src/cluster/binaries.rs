@@ -1,4 +1,4 @@
-//! Kubernetes, Helm and Argo Rollouts, from their Go modules: built once, kept in the user's cache.
+//! Kubernetes, Helm and other controllers, from their Go modules: built once, kept in the user's cache.
 
 use std::{fs, path::PathBuf, process::Command, time::Instant};
 
@@ -85,43 +85,85 @@ pub fn helm() -> Result<PathBuf> {
     Ok(helm)
 }
 
-const ROLLOUTS: &str = "1.8.3";
+/// A controller that is built as its project builds it.
+pub struct Controller {
+    name: &'static str,
+    module: &'static str,
+    version: &'static str,
+    package: &'static str,
+    /// The folder of its definitions in the module.
+    definitions: &'static str,
+    minutes: u32,
+}
 
-/// The controller of Argo Rollouts, and the folder of its definitions.
-pub fn rollouts() -> Result<(PathBuf, PathBuf)> {
-    let directory = cache()?.join(format!("argo-rollouts-{ROLLOUTS}"));
-    let controller = directory.join("rollouts-controller");
-    let name = "github.com/argoproj/argo-rollouts";
-    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let base = "module rollouts\n\ngo 1.26\n";
-    if !controller.is_file() {
-        fs::write(directory.join("go.mod"), base)?;
+pub const ROLLOUTS: Controller = Controller {
+    name: "rollouts-controller",
+    module: "github.com/argoproj/argo-rollouts",
+    version: "1.8.3",
+    package: "cmd/rollouts-controller",
+    definitions: "manifests/crds",
+    minutes: 5,
+};
+
+pub const KEDA: Controller = Controller {
+    name: "keda",
+    module: "github.com/kedacore/keda/v2",
+    version: "2.17.0",
+    package: "cmd/operator",
+    definitions: "config/crd/bases",
+    minutes: 15,
+};
+
+impl Controller {
+    pub fn name(&self) -> &'static str {
+        self.name
     }
-    let go = || {
-        let mut go = Command::new("go");
-        go.current_dir(&directory).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod");
-        go
-    };
-    let module = format!("{name}@v{ROLLOUTS}");
-    let module: Value =
-        serde_json::from_str(&shell::output(go().args(["mod", "download", "-json", &module]))?)?;
-    let path = |what: &str| {
-        module[what].as_str().map(PathBuf::from).with_context(|| format!("go did not say {what}"))
-    };
-    if !controller.is_file() {
-        eprintln!("building Argo Rollouts (up to five minutes the first time)");
-        // It pins the modules of Kubernetes by replacements, which count only in the main module.
-        let theirs = fs::read_to_string(path("GoMod")?)?;
-        let replaced =
-            theirs.split_once("\nreplace (").map_or("", |(_, rest)| rest.split(')').next().unwrap_or(""));
-        let text = format!("{base}\nrequire {name} v{ROLLOUTS}\n\nreplace ({replaced})\n");
-        fs::write(directory.join("go.mod"), text)?;
-        let package = format!("{name}/cmd/rollouts-controller");
-        shell::output(
-            go().args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&controller).arg(package),
-        )?;
+
+    /// The binary, which writes under its own name, and the folder of its definitions.
+    pub fn build(&self) -> Result<(PathBuf, PathBuf)> {
+        let directory = cache()?.join(format!("{}-{}", self.name, self.version));
+        let binary = directory.join(self.name);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let base = format!("module controller\n\ngo 1.26\n\nrequire {} v{}\n", self.module, self.version);
+        fs::write(directory.join("go.mod"), &base)?;
+        let go = || {
+            let mut go = Command::new("go");
+            go.current_dir(&directory).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod");
+            go
+        };
+        let module = format!("{}@v{}", self.module, self.version);
+        let module: Value =
+            serde_json::from_str(&shell::output(go().args(["mod", "download", "-json", &module]))?)?;
+        let path = |what: &str| {
+            module[what].as_str().map(PathBuf::from).with_context(|| format!("go did not say {what}"))
+        };
+        if !binary.is_file() {
+            eprintln!("building {} (up to {} minutes the first time)", self.name, self.minutes);
+            // Replacements count only in the main module, and it does not build without its own.
+            let theirs = fs::read_to_string(path("GoMod")?)?;
+            fs::write(directory.join("go.mod"), format!("{base}\n{}", replacements(&theirs)))?;
+            let package = format!("{}/{}", self.module, self.package);
+            let flags = ["build", "-trimpath", "-ldflags", "-s -w", "-o"];
+            shell::output(go().args(flags).arg(&binary).arg(package))?;
+        }
+        Ok((binary, path("Dir")?.join(self.definitions)))
     }
-    Ok((controller, path("Dir")?.join("manifests/crds")))
+}
+
+/// The `replace` directives of a go.mod.
+fn replacements(go_mod: &str) -> String {
+    let mut within = false;
+    let mut kept = String::new();
+    for line in go_mod.lines() {
+        let opens = line.starts_with("replace");
+        within |= opens && line.ends_with('(');
+        if opens || within {
+            kept += line;
+            kept.push('\n');
+        }
+        within &= line != ")";
+    }
+    kept
 }
 
 /// Kubernetes replaces its staging modules by paths inside its own tree; outside of it each is a module of its own.

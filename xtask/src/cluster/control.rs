@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use super::{API, Cluster, HOME, NODE, binaries};
+use super::{
+    API, Cluster, HOME, NODE,
+    binaries::{self, Controller, KEDA, ROLLOUTS},
+};
 use crate::{oci, shell, statics};
 
 /// The pause container and every workload of the tests: one static program.
@@ -133,25 +136,28 @@ fn has_room() -> Result<()> {
     Ok(())
 }
 
-const ROLLOUTS: &str = "rollouts-controller";
-
-/// Installs Argo Rollouts: its definitions, and its controller as a plain process.
-pub fn start_rollouts(cluster: &Cluster) -> Result<()> {
-    if pid_of(ROLLOUTS).is_some_and(|pid| test_kill_process(pid).is_ok()) {
+/// Installs a controller that is not Kubernetes' own: its definitions, and itself as a plain process.
+pub fn install(
+    cluster: &Cluster,
+    controller: &Controller,
+    args: &[&str],
+    env: &[(&str, &str)],
+) -> Result<()> {
+    if pid_of(controller.name()).is_some_and(|pid| test_kill_process(pid).is_ok()) {
         return Ok(());
     }
-    let (controller, definitions) = binaries::rollouts()?;
-    for definition in
-        fs::read_dir(&definitions)?.flatten().filter(|f| f.path().to_string_lossy().ends_with("-crd.yaml"))
-    {
-        cluster.kubectl(&["apply", "--server-side", "-f", &definition.path().display().to_string()])?;
+    let (binary, definitions) = controller.build()?;
+    let definitions = fs::read_dir(&definitions)
+        .with_context(|| format!("cannot list {}", definitions.display()))?
+        .flatten()
+        .map(|entry| entry.path().display().to_string())
+        .filter(|path| path.ends_with(".yaml") && !path.ends_with("kustomization.yaml"));
+    for definition in definitions {
+        cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &definition])?;
     }
-    let config = cluster.kubeconfig();
-    let args = format!(
-        "--kubeconfig={} --leader-elect=false --healthzPort=18080 --metricsport=18090",
-        config.display()
-    );
-    start(ROLLOUTS, &controller, &args.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    let config = format!("--kubeconfig={}", cluster.kubeconfig().display());
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).chain([config]).collect();
+    start_with(controller.name(), &binary, &args, env)
 }
 
 /// Stops only the API server; pods go on.
@@ -168,10 +174,14 @@ pub fn import(tar: &Path) -> Result<()> {
 }
 
 fn start(name: &str, program: &Path, args: &[String]) -> Result<()> {
+    start_with(name, program, args, &[])
+}
+
+fn start_with(name: &str, program: &Path, args: &[String], env: &[(&str, &str)]) -> Result<()> {
     let home = Path::new(HOME);
     let log = fs::File::create(home.join(format!("{name}.log")))?;
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.process_group(0); // Ctrl-C is for this task, which stops them in order
     let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     fs::write(home.join("pids").join(name), child.id().to_string())?;
@@ -252,9 +262,15 @@ pub fn down() -> Result<()> {
     eprintln!("stopping the cluster");
     stop("kubelet", Duration::from_secs(10));
     kill_under("containerd-shim", HOME);
-    for name in
-        [ROLLOUTS, "kube-scheduler", "kube-controller-manager", "kube-apiserver", "containerd", "etcd"]
-    {
+    for name in [
+        KEDA.name(),
+        ROLLOUTS.name(),
+        "kube-scheduler",
+        "kube-controller-manager",
+        "kube-apiserver",
+        "containerd",
+        "etcd",
+    ] {
         stop(name, Duration::from_secs(10));
     }
     unmount()?;

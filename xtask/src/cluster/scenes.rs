@@ -30,7 +30,7 @@ pub const SCENES: &[Scene] = &[
     Scene { name: "deploy", play: deploy },
     Scene { name: "slow-rollout", play: slow_rollout },
     Scene { name: "hpa", play: hpa },
-    Scene { name: "keda", play: keda },
+    Scene { name: KEDA_STAGED, play: keda },
     Scene { name: "bot", play: bot },
     Scene { name: "sts", play: stateful },
     Scene { name: "singles", play: singles },
@@ -38,10 +38,14 @@ pub const SCENES: &[Scene] = &[
     Scene { name: "restarts", play: restarts },
     Scene { name: STORM, play: storm },
     Scene { name: ARGO, play: argo },
+    Scene { name: KEDA, play: keda_operator },
 ];
 
-/// The scene that needs the controller of Argo Rollouts: minutes to build, so only on request.
+/// Scenes that need a controller which takes minutes to build, so only on request: Argo Rollouts', KEDA's operator.
 pub const ARGO: &str = "argo";
+pub const KEDA: &str = "keda-operator";
+/// What KEDA does, staged: not beside the real one.
+pub const KEDA_STAGED: &str = "keda";
 
 /// The scene in which start-ups of one scale-up are OOM-killed.
 pub const STORM: &str = "storm";
@@ -259,8 +263,8 @@ fn autoscaler(name: &str, owner: &str, target: &str) -> String {
     )
 }
 
-/// KEDA's operator cannot be had here; its objects and its writes can: a ScaledObject that owns an HPA, and the activation
-/// from nothing under its manager's name.
+/// What the real operator does (see `keda_operator`), staged without it: a ScaledObject that owns an HPA, and the activation from
+/// nothing under its manager's name.
 fn keda(stage: &mut Stage) -> Result<()> {
     stage.cluster.wait("the ScaledObject definition", Duration::from_secs(20), || {
         Ok(stage.kubectl(&["get", "scaledobjects.keda.sh"]).is_ok())
@@ -289,10 +293,35 @@ fn keda(stage: &mut Stage) -> Result<()> {
         let uid = stage.kubectl(&["get", "scaledobject/web", "-o", "jsonpath={.metadata.uid}"])?;
         stage.apply(&format!(
             "apiVersion: v1\nkind: Event\nmetadata: {{name: web.activated}}\ntype: Normal\nreason: KEDAScaleTargetActivated\naction: Activated\nreportingComponent: keda-operator\n\
-             message: \"Scaled apps/v1.Deployment web from 0 to 1, triggered by s0-rabbitmq\"\n\
+             message: \"Scaled apps/v1.Deployment {}/web from 0 to 1, triggered by rabbitMQScaler\"\n\
              involvedObject: {{apiVersion: keda.sh/v1alpha1, kind: ScaledObject, name: web, namespace: {}, uid: {uid}}}\n",
-            stage.namespace
+            stage.namespace, stage.namespace
         ))
+    })
+}
+
+/// The real operator: it makes the HPA, takes the workload to nothing, and wakes it.
+fn keda_operator(stage: &mut Stage) -> Result<()> {
+    let paused = "autoscaling.keda.sh/paused-replicas";
+    stage.step(&["first_deploy"], 1, |stage| stage.apply(&scalable("Deployment", "web", 1, "", "")))?;
+    std::thread::sleep(Duration::from_secs(3));
+    stage.step(&["scale_up_keda"], 2, |stage| {
+        stage.apply(
+            "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: web}\nspec:\n  scaleTargetRef: {name: web}\n  minReplicaCount: 3\n  maxReplicaCount: 12\n  \
+             pollingInterval: 2\n  cooldownPeriod: 2\n  triggers: [{type: cron, metadata: {timezone: UTC, start: \"0 0 1 1 *\", end: \"59 23 31 12 *\", desiredReplicas: \"1\"}}]\n",
+        )
+    })?;
+    stage.step(&["scale_up_keda"], 2, |stage| {
+        stage
+            .kubectl(&["patch", "so/web", "--type=merge", "-p", "{\"spec\":{\"minReplicaCount\":5}}"])
+            .map(|_| ())
+    })?;
+    stage.kubectl(&["annotate", "so/web", &format!("{paused}=0")])?;
+    stage.cluster.wait("no pods", Duration::from_secs(60), || {
+        Ok(stage.kubectl(&["get", "pods", "-o", "name"])?.is_empty())
+    })?;
+    stage.step(&["scale_up_keda"], 5, |stage| {
+        stage.kubectl(&["annotate", "so/web", &format!("{paused}-")]).map(|_| ())
     })
 }
 
