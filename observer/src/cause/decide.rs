@@ -242,7 +242,7 @@ fn by_record(record: &Record, pod: &Pod, facts: &Facts) -> Option<Decision> {
         (Some(rolled), Some(_)) => Some(rollout(rolled, made, 0.85)),
         (None, Some(grew)) if follows(grew, made) => {
             let at_once = made - grew.at <= AT_ONCE_SECONDS + TRUNCATION;
-            let lost = facts.looks.and_then(|looks| lost_since(looks, grew.at, made));
+            let lost = facts.looks.and_then(|looks| lost_since(looks, &record.changes, grew.at, made));
             if all_have_come(&record.changes, facts.siblings, made) {
                 return Some(one_too_many(lost, 0.9));
             }
@@ -321,10 +321,15 @@ fn one_too_many(lost: Option<(&str, &str)>, sure: f64) -> Decision {
     }
 }
 
-/// A sibling that was lost between a scaling and this pod.
-fn lost_since(looks: &Looks, since: f64, made: f64) -> Option<(&str, &str)> {
+/// A sibling that was lost between a scaling and this pod, and not because somebody wanted fewer.
+fn lost_since<'a>(looks: &'a Looks, changes: &[Change], since: f64, made: f64) -> Option<(&'a str, &'a str)> {
     let between = |at: f64| at >= since && at <= made + 2.0 * TRUNCATION;
-    let lost = looks.lost.iter().rev().find(|(_, _, at)| between(*at))?;
+    let wanted = |at: f64| {
+        let fewer = |what: &Changed| matches!(what, Changed::Scaled { from, to, .. } if to < from);
+        let follows = |change: &Change| (-TRUNCATION..=FOLLOWS_SECONDS).contains(&(at - change.at));
+        changes.iter().any(|change| fewer(&change.what) && follows(change))
+    };
+    let lost = looks.lost.iter().rev().find(|(_, _, at)| between(*at) && !wanted(*at))?;
     Some((&lost.0, &lost.1))
 }
 
@@ -429,7 +434,7 @@ fn by_one_look(facts: &Facts, pod: &Pod, owner: &Owner) -> Decision {
         );
     }
     let wrote_at = owner.controller_wrote.unwrap_or(made);
-    let lost = facts.looks.and_then(|looks| lost_since(looks, wrote_at, made));
+    let lost = facts.looks.and_then(|looks| lost_since(looks, &[], wrote_at, made));
     if follows
         && grew.is_some()
         && before.is_some_and(|before| came_since(facts.siblings, wrote_at, before.looked) >= asked)
@@ -738,6 +743,13 @@ mod tests {
         let table = [
             ("the last of three", vec![to(1.0, 2, 5)], &[1.0, 1.0][..], &none, "scale_up_hpa 1.00"),
             ("one was lost and it is of three", vec![to(1.0, 2, 5)], &[1.0], &lost, "scale_up_hpa 0.80"),
+            (
+                "fewer were wanted first",
+                vec![to(1.5, 3, 0), to(1.0, 0, 3)],
+                &[1.0],
+                &lost,
+                "scale_up_hpa 1.00",
+            ),
             ("beyond three", vec![to(1.0, 2, 5)], &[1.0, 1.0, 0.0], &none, "reschedule 0.70"),
             ("beyond three, one was lost", vec![to(1.0, 2, 5)], &[1.0, 1.0, 0.0], &lost, "reschedule 0.90"),
             (
