@@ -155,6 +155,7 @@ impl Causes {
             let facts = Facts {
                 pod,
                 container: pod.and_then(|pod| pod.container(&start.id)),
+                id: &start.id,
                 before: start.before,
                 owner: owners.map(|owners| &owners.owner),
                 top: owners.and_then(|owners| owners.top.as_ref()),

@@ -109,10 +109,28 @@ pub struct Terminated {
     pub finished: Option<f64>,
 }
 
+impl PodContainer {
+    /// Whether the last that ended has this id.
+    fn was(&self, id: &str) -> bool {
+        self.last.as_ref().is_some_and(|last| last.id.as_deref() == Some(id))
+    }
+
+    /// How often it had been restarted when the one of this id started, and how the one before that ended, if that is told.
+    pub fn before(&self, id: &str) -> (u32, Option<&Terminated>) {
+        match self.was(id) {
+            false => (self.restarts, self.last.as_ref()),
+            // It waits to be restarted: both ids are those of the one that ended.
+            true if self.id.as_deref() == Some(id) => (self.restarts, None),
+            true => (self.restarts.saturating_sub(1), None),
+        }
+    }
+}
+
 impl Pod {
-    /// The container with this id, as far as its status tells.
+    /// The container with this id, as far as its status tells. One that ended within a second is told of only as the one before
+    /// the next.
     pub fn container(&self, id: &str) -> Option<&PodContainer> {
-        self.containers.iter().find(|container| container.id.as_deref() == Some(id))
+        self.containers.iter().find(|container| container.id.as_deref() == Some(id) || container.was(id))
     }
 }
 

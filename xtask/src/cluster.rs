@@ -66,6 +66,7 @@ pub fn cluster(options: &Options) -> Result<()> {
             let done = match options.scenes.as_slice() {
                 [] => test(&cluster, options),
                 [scene] if scene == "e2e" => deploy(&cluster),
+                [scene] if scene == "outage" => build_observer().and_then(|()| outage::test(&cluster)),
                 _ => build_observer().and_then(|()| causes::test(&cluster, options)),
             };
             if !was_up {

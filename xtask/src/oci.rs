@@ -11,8 +11,16 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::statics::Arch;
+
 /// Writes an image with these executables in its root.
-pub fn write(to: &Path, name: &str, files: &[(&str, PathBuf)], entrypoint: &[&str]) -> Result<()> {
+pub fn write(
+    to: &Path,
+    name: &str,
+    arch: Arch,
+    files: &[(&str, PathBuf)],
+    entrypoint: &[&str],
+) -> Result<()> {
     let mut layer = tar::Builder::new(Vec::new());
     for (path, from) in files {
         let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
@@ -21,7 +29,7 @@ pub fn write(to: &Path, name: &str, files: &[(&str, PathBuf)], entrypoint: &[&st
     let layer = layer.into_inner()?;
     let digest = hex(&layer);
     let config = json!({
-        "architecture": "amd64",
+        "architecture": arch.name(),
         "os": "linux",
         "config": { "Entrypoint": entrypoint },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     cluster::{helm, kubectl},
     dashboards, image, oci, run, shell,
+    statics::{self, Arch},
 };
 
 #[derive(clap::Args)]
@@ -39,11 +40,15 @@ pub fn release(options: &Options) -> Result<()> {
     let step = |what: &str| eprintln!("== {what}");
     step("versions agree");
     versions()?;
-    step("image");
-    let tar = image::image(&image::Options::default())?;
-    let size = fs::metadata(&tar)?.len();
-    ensure!(size < LARGEST_IMAGE, "the image is {size} bytes, above {LARGEST_IMAGE}");
-    fs::copy(&tar, to.join(format!("memory-observer-{VERSION}-amd64.tar")))?;
+    for arch in Arch::ALL {
+        step(&format!("image for {}", arch.name()));
+        let tar = image::image(&image::Options::of(arch))?;
+        let size = fs::metadata(&tar)?.len();
+        ensure!(size < LARGEST_IMAGE, "the image is {size} bytes, above {LARGEST_IMAGE}");
+        fs::copy(&tar, to.join(format!("memory-observer-{VERSION}-{}.tar", arch.name())))?;
+    }
+    step("both replay alike");
+    replay_alike()?;
     step("chart");
     let chart = shell::root().join("deploy/chart");
     shell::output(Command::new(helm()?).arg("package").arg(&chart).arg("--destination").arg(&to))?;
@@ -66,6 +71,32 @@ pub fn release(options: &Options) -> Result<()> {
     fs::write(to.join("SHA256SUMS"), &sums)?;
     print!("{sums}");
     println!("{} is complete; nothing was published", to.display());
+    Ok(())
+}
+
+/// A recording gives the same metrics, byte for byte, on either architecture: the other's binary runs in an emulator.
+fn replay_alike() -> Result<()> {
+    shell::apt(&["qemu-user-static"])?;
+    let case = shell::root().join("tests/cases/kubernetes_scale_up_by_a_bot/events.jsonl");
+    let replay = |arch: Arch| {
+        let observer = statics::release("observer", arch)?;
+        let mut command = match arch {
+            _ if arch == Arch::host() => Command::new(observer),
+            Arch::Arm64 => {
+                let mut emulator = Command::new("qemu-aarch64-static");
+                emulator.arg(observer);
+                emulator
+            }
+            Arch::Amd64 => {
+                let mut emulator = Command::new("qemu-x86_64-static");
+                emulator.arg(observer);
+                emulator
+            }
+        };
+        shell::output(command.arg("replay").arg(&case))
+    };
+    let [amd64, arm64] = [replay(Arch::Amd64)?, replay(Arch::Arm64)?];
+    ensure!(!amd64.is_empty() && amd64 == arm64, "the two binaries tell other metrics of {}", case.display());
     Ok(())
 }
 

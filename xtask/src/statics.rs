@@ -10,7 +10,65 @@ use serde_json::Value;
 
 use crate::shell;
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// As images name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Arch {
+    Amd64,
+    Arm64,
+}
+
+impl Arch {
+    pub const ALL: [Arch; 2] = [Arch::Amd64, Arch::Arm64];
+
+    /// This machine's.
+    pub fn host() -> Self {
+        if cfg!(target_arch = "aarch64") { Arch::Arm64 } else { Arch::Amd64 }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Arch::Amd64 => "amd64",
+            Arch::Arm64 => "arm64",
+        }
+    }
+
+    fn target(self) -> &'static str {
+        match self {
+            Arch::Amd64 => "x86_64-unknown-linux-gnu",
+            Arch::Arm64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// What cargo needs to build for another machine: its standard library, a linker and a C compiler (ring has parts in
+    /// assembler and C).
+    fn prepare(self) -> Result<Vec<(&'static str, &'static str)>> {
+        if self == Arch::host() {
+            return Ok(Vec::new());
+        }
+        let (packages, gcc, environment) = match self {
+            Arch::Amd64 => (
+                ["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
+                "x86_64-linux-gnu-gcc",
+                ["CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER", "CC_x86_64_unknown_linux_gnu"],
+            ),
+            Arch::Arm64 => (
+                ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+                "aarch64-linux-gnu-gcc",
+                ["CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "CC_aarch64_unknown_linux_gnu"],
+            ),
+        };
+        shell::apt(&packages)?;
+        let library = ["--print", "target-libdir", "--target", self.target()];
+        let library = PathBuf::from(shell::output(Command::new("rustc").args(library))?.trim());
+        if !library.exists() {
+            let add = ["target", "add", self.target()];
+            shell::output(Command::new("rustup").args(add))
+                .with_context(|| format!("there is no Rust standard library for {}", self.target()))?;
+        }
+        Ok(environment.map(|name| (name, gcc)).to_vec())
+    }
+}
+
 /// Small enough to copy around, quick enough to build.
 const QUICK: &str = "-C target-feature=+crt-static -C strip=symbols -C opt-level=1";
 
@@ -28,11 +86,12 @@ pub fn build(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// One binary as it is shipped: optimised, without symbols.
-pub fn release(name: &str) -> Result<PathBuf> {
-    eprintln!("building {name} statically, optimised (minutes at the first time)");
+pub fn release(name: &str, arch: Arch) -> Result<PathBuf> {
+    eprintln!("building {name} for {}, statically, optimised (minutes at the first time)", arch.name());
     let args = ["build", "--release", "--package", name, "--bin", name];
     // For size: a thousand nodes pull it, and the daemon's work is in the kernel and in waiting.
-    let built = executables_with(&args, "-C target-feature=+crt-static -C strip=symbols -C opt-level=s")?;
+    let flags = "-C target-feature=+crt-static -C strip=symbols -C opt-level=s";
+    let built = executables_with(&args, flags, arch)?;
     let found = built.into_iter().find(|(built, _)| built == name);
     found.map(|(_, path)| path).with_context(|| format!("cargo built no {name}"))
 }
@@ -44,12 +103,13 @@ pub fn live_tests() -> Result<(String, PathBuf)> {
 }
 
 fn executables(args: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    executables_with(args, QUICK)
+    executables_with(args, QUICK, Arch::host())
 }
 
-fn executables_with(args: &[&str], flags: &str) -> Result<Vec<(String, PathBuf)>> {
+fn executables_with(args: &[&str], flags: &str, arch: Arch) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo: Command = shell::cargo();
-    cargo.args(args).args(["--target", TARGET, "--message-format", "json-render-diagnostics"]);
+    cargo.envs(arch.prepare()?);
+    cargo.args(args).args(["--target", arch.target(), "--message-format", "json-render-diagnostics"]);
     cargo.arg("--target-dir").arg(shell::root().join("target/static")).env("RUSTFLAGS", flags);
     let output =
         cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;

@@ -14,7 +14,7 @@ const DEPLOY_SECONDS: f64 = 60.0;
 const FOLLOWS_SECONDS: f64 = 5.0;
 /// A controller makes at most so many pods a second (kube-controller-manager --kube-api-qps, its default).
 const MADE_PER_SECOND: f64 = 20.0;
-/// So soon nothing else can have been lost and replaced: the first batches of a scale-up.
+/// So soon hardly anything else is lost and replaced: the first batches of a scale-up.
 const AT_ONCE_SECONDS: f64 = 2.0;
 /// Quota and admission may hold pods back for minutes; a pod that comes later than this is not said to be of the scale-up.
 const CATCH_UP_SECONDS: f64 = 900.0;
@@ -28,6 +28,8 @@ const ROLLOUT_SECONDS: f64 = 600.0;
 pub struct Facts<'a> {
     pub pod: Option<&'a Pod>,
     pub container: Option<&'a PodContainer>,
+    /// The id of the container that started.
+    pub id: &'a str,
     /// How the container of this name before it in the same pod ended, if that was seen.
     pub before: Option<Cause>,
     /// The pod's controller, and the one above it.
@@ -102,8 +104,7 @@ pub fn decide(facts: &Facts) -> Option<Decision> {
 /// Whether it stands in for an earlier container of the same pod, and how that one ended.
 fn restart(facts: &Facts, pod: &Pod) -> Option<Decision> {
     let container = facts.container;
-    let last = container.and_then(|container| container.last.as_ref());
-    let restarts = container.map_or(0, |container| container.restarts);
+    let (restarts, last) = container.map_or((0, None), |container| container.before(facts.id));
     let before = facts.before;
     if restarts == 0 && last.is_none() && before.is_none() {
         return None;
@@ -240,27 +241,7 @@ fn by_record(record: &Record, pod: &Pod, facts: &Facts) -> Option<Decision> {
             scaled_up(grew, made, 0.6).map(|decision| decision.or(&[Cause::Rollout]))
         }
         (Some(rolled), Some(_)) => Some(rollout(rolled, made, 0.85)),
-        (None, Some(grew)) if follows(grew, made) => {
-            let at_once = made - grew.at <= AT_ONCE_SECONDS + TRUNCATION;
-            let lost = facts.looks.and_then(|looks| lost_since(looks, &record.changes, grew.at, made));
-            if all_have_come(&record.changes, facts.siblings, made) {
-                return Some(one_too_many(lost, 0.9));
-            }
-            match lost {
-                None if at_once => scaled_up(grew, made, 1.0),
-                Some(_) if at_once => scaled_up(grew, made, 0.8),
-                None => scaled_up(grew, made, 0.85),
-                Some((name, reason)) => {
-                    let evidence = format!("{name} was lost since: {reason}");
-                    return Some(
-                        Decision::new(Cause::Reschedule, 0.8, evidence).or(&[Cause::ScaleUpUnknown]),
-                    );
-                }
-            }
-            .map(|decision| {
-                if at_once && lost.is_none() { decision } else { decision.or(&[Cause::Reschedule]) }
-            })
-        }
+        (None, Some(grew)) if follows(grew, made) => by_growth(grew, record, made, facts),
         (None, _) if watched => {
             let evidence = "replicas and revision had not changed";
             let lost = record.changes.iter().rev().filter(until_made).find_map(|change| match &change.what {
@@ -276,6 +257,25 @@ fn by_record(record: &Record, pod: &Pod, facts: &Facts) -> Option<Decision> {
             })
         }
         _ => None,
+    }
+}
+
+/// A pod that came soon after replicas were raised.
+fn by_growth(grew: &Change, record: &Record, made: f64, facts: &Facts) -> Option<Decision> {
+    let lost = facts.looks.and_then(|looks| lost_since(looks, &record.changes, grew.at, made));
+    if all_have_come(&record.changes, facts.siblings, made) {
+        return Some(one_too_many(lost, 0.9));
+    }
+    let at_once = made - grew.at <= AT_ONCE_SECONDS + TRUNCATION;
+    let or_in_place_of_another = |decision: Decision| decision.or(&[Cause::Reschedule]);
+    match (at_once, lost) {
+        (true, None) => scaled_up(grew, made, 1.0),
+        (true, Some(_)) => scaled_up(grew, made, 0.8).map(or_in_place_of_another),
+        (false, None) => scaled_up(grew, made, 0.85).map(or_in_place_of_another),
+        (false, Some((name, reason))) => {
+            let evidence = format!("{name} was lost since: {reason}");
+            Some(Decision::new(Cause::Reschedule, 0.8, evidence).or(&[Cause::ScaleUpUnknown]))
+        }
     }
 }
 

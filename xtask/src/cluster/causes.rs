@@ -25,7 +25,7 @@ use crate::shell;
 
 #[derive(clap::Args, Default)]
 pub struct Options {
-    /// Only these scenes, or e2e: what is deployed, end to end; all if none is named
+    /// Only these scenes; or outage: the API taken away; or e2e: what is deployed, end to end; all if none is named
     #[arg(value_name = "SCENE")]
     pub scenes: Vec<String>,
     /// All, and also what needs minutes to build: Argo Rollouts, and KEDA's operator

@@ -45,6 +45,7 @@ pub fn up() -> Result<Cluster> {
     oci::write(
         &cluster.home.join("workload.tar"),
         IMAGE,
+        statics::Arch::host(),
         &[("workload", workload)],
         &["/workload", "pause"],
     )?;

@@ -1,4 +1,5 @@
-//! How soon an OOM kill is tied to the scale-up that made its victim: after the kill, and after the pod's status told it.
+//! Whether every OOM kill is told, and how soon it is tied to the scale-up that made its victim: after the kill, and after the
+//! status in which the pod's container is first named.
 
 use std::{
     collections::HashMap,
@@ -18,8 +19,12 @@ const WITHIN_SECONDS: f64 = 2.0;
 
 #[derive(Default)]
 pub struct Links {
-    /// Of each linked kill: seconds from the kill, and from the first status that tells it (none: the link came before).
+    /// Of each linked kill: seconds from the kill, and from the first status that names a container of the pod (none: the link
+    /// came before).
     seconds: Vec<(f64, Option<f64>)>,
+    kills: usize,
+    /// By the pods' last statuses; each is after a kill.
+    restarts: usize,
     /// Kills of a scale-up's start-ups that were linked to nothing.
     without: usize,
 }
@@ -50,8 +55,8 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
             _ => {}
         }
     }
-    let statuses = statuses(recording)?;
-    let mut links = Links::default();
+    let (statuses, restarts) = statuses(recording)?;
+    let mut links = Links { kills: kills.len(), restarts, ..Links::default() };
     for (cgroup, killed) in kills.into_iter().filter(|(cgroup, _)| of_scale_up.get(cgroup) == Some(&true)) {
         let Some(linked) = linked.get(&cgroup) else {
             links.without += 1;
@@ -64,21 +69,26 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
     Ok(links)
 }
 
-/// When the first status that tells an OOM kill came, by pod.
-fn statuses(recording: &Path) -> Result<HashMap<String, u64>> {
+/// When the first status that names a container came, by pod; how often all were restarted.
+fn statuses(recording: &Path) -> Result<(HashMap<String, u64>, usize)> {
     let mut told = HashMap::new();
+    let mut restarts = HashMap::new();
     let file = File::open(recording).with_context(|| format!("cannot open {}", recording.display()))?;
     for line in BufReader::new(file).lines() {
         let event: Value = serde_json::from_str(&line?)?;
         let pod = &event["what"]["pod"];
-        let killed = |container: &Value| container["last"]["reason"] == "OOMKilled";
-        if pod["containers"].as_array().into_iter().flatten().any(killed)
-            && let (Some(name), Some(at)) = (pod["name"].as_str(), event["at"].as_u64())
-        {
-            told.entry(name.to_owned()).or_insert(at);
+        if pod["namespace"] != format!("scene-{STORM}").as_str() {
+            continue;
+        }
+        let (Some(name), Some(at)) = (pod["name"].as_str(), event["at"].as_u64()) else { continue };
+        for container in pod["containers"].as_array().into_iter().flatten() {
+            if container["id"].is_string() {
+                told.entry(name.to_owned()).or_insert(at);
+            }
+            restarts.insert(name.to_owned(), container["restarts"].as_u64().unwrap_or(0) as usize);
         }
     }
-    Ok(told)
+    Ok((told, restarts.values().sum()))
 }
 
 impl Links {
@@ -87,6 +97,12 @@ impl Links {
         let late = self.seconds.iter().filter(late).count();
         if self.seconds.is_empty() {
             return Some("no OOM kill was tied to its scale-up".into());
+        }
+        if self.kills < self.restarts {
+            return Some(format!(
+                "{} restarts after an OOM kill, and {} OOM kills told",
+                self.restarts, self.kills
+            ));
         }
         (late + self.without > 0)
             .then(|| format!("of the scale-up's OOM kills {} were not tied to it, {late} late", self.without))
@@ -100,7 +116,7 @@ impl fmt::Display for Links {
         write!(
             f,
             "{} OOM kills tied to the scale-up that made their victim, {slowest:.2} s after the kill at the latest; {before} of them \
-             before the pod's status told the kill",
+             before a status named the container",
             self.seconds.len()
         )?;
         match self.seconds.iter().filter_map(|(_, status)| *status).reduce(f64::max) {

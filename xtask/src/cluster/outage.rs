@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use super::{Cluster, HOME, NODE, control, observer, scenes};
 
@@ -125,7 +126,7 @@ fn gone(cluster: &Cluster) -> Result<()> {
     let starts = || metric("observer_workload_starts_total", &["workload=\"outage\""]);
     cluster.apply(&scenes::scalable("Deployment", "outage", 2, "", ""))?;
     until("two starts are told", 60, || starts() == Some(2.0))?;
-    let asked = audited("410")?;
+    let listed = lists()?;
     agent.signal(Signal::STOP)?;
     control::stop_api();
     control::start_api(cluster)?;
@@ -134,7 +135,10 @@ fn gone(cluster: &Cluster) -> Result<()> {
     cluster.wait("four replicas", Duration::from_secs(60), || Ok(cluster.kubectl(&ready)? == "4"))?;
     agent.signal(Signal::CONT)?;
     until("the other two are told", 60, || starts() == Some(4.0))?;
-    ensure!(audited("410")? > asked, "the API server never answered 410 Gone: this tested nothing");
+    ensure!(
+        lists()? > listed,
+        "the agent did not list the pods again, so it was not told 410 Gone: this tested nothing"
+    );
     sleep(Duration::from_secs(15)); // what is counted twice is counted once its cause is told, ten seconds later
     ensure!(starts() == Some(4.0), "four containers started, and {:?} are counted", starts());
     drop(agent);
@@ -142,11 +146,17 @@ fn gone(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// How often the API server answered the agent so.
-fn audited(code: &str) -> Result<usize> {
+/// How often observers listed the pods: at first, and whenever the API server tells them, in the watch's stream, 410 Gone.
+fn lists() -> Result<usize> {
     let log = fs::read_to_string(Path::new(HOME).join("audit.log")).context("no audit log")?;
-    let code = format!("\"code\":{code}");
-    Ok(log.lines().filter(|line| line.contains("memory-observer") && line.contains(&code)).count())
+    let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let ours = |entry: &Value| {
+        let agent = entry["userAgent"].as_str().unwrap_or_default();
+        agent.starts_with("memory-observer")
+            && entry["verb"] == "list"
+            && entry["objectRef"]["resource"] == "pods"
+    };
+    Ok(entries.filter(ours).count())
 }
 
 /// A service account with these rules only.
