@@ -262,9 +262,9 @@ fn document(table: &str) -> String {
          two emulated processors). The tests are the live tests, one per probe and more; skipped are those that need \
          something the machine or the boot does not have, by name in the output.\n\n\
          Not covered: 5.15 and 6.6, of which Debian has no packages (every field and hook is asked of BTF, so that they are treated \
-         as what they have, not as their number); arm64, for which neither tool chain here has a prebuilt standard library, and whose \
-         kernel has no tracepoint at page faults (there `page_fault` is unsupported and memory.stat stands in); swap, since the \
-         machines have no device to swap to.\n\n{table}"
+         as what they have, not as their number); kernels of arm64, whose image is built and replays like the other in an \
+         emulator, and which have no tracepoint at page faults (there `page_fault` is unsupported, memory.stat stands in, and the \
+         observer says that it is not ready); swap, since the machines have no device to swap to.\n\n{table}"
     )
 }
 
