@@ -128,7 +128,7 @@ pub fn test(cluster: &Cluster, options: &Options) -> Result<u32> {
     if let Some(keep) = &options.keep {
         shell::output(Command::new("cp").arg("-r").arg(&home).arg(keep))?;
     }
-    clean(cluster, &scenes);
+    clean(cluster, &scenes)?;
     if !failures.is_empty() {
         bail!("{}", failures.join("; "));
     }
@@ -414,9 +414,10 @@ fn load() -> Result<String> {
     Ok(counts.iter().map(|(what, times)| format!("{times:>6}  {what}\n")).collect())
 }
 
-fn clean(cluster: &Cluster, scenes: &[&Scene]) {
-    for scene in scenes {
-        // Told by the next run if it could not be removed.
-        let _ = cluster.kubectl(&["delete", "namespace", &format!("scene-{}", scene.name), "--wait=false"]);
-    }
+/// What follows must not meet a kubelet that is busy with a hundred pods going, nor their OOM kills.
+fn clean(cluster: &Cluster, scenes: &[&Scene]) -> Result<()> {
+    let namespaces: Vec<String> = scenes.iter().map(|scene| format!("scene-{}", scene.name)).collect();
+    let mut delete = vec!["delete", "namespace", "--timeout=180s"];
+    delete.extend(namespaces.iter().map(String::as_str));
+    cluster.kubectl(&delete).map(|_| ()).context("while removing the scenes")
 }

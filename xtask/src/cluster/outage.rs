@@ -32,6 +32,8 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
                 failed.push(name);
             }
         }
+        let left = ["delete", "deployment/outage", "pod/outage", "--ignore-not-found", "--timeout=60s"];
+        cluster.kubectl(&left).context("while removing what a case made")?;
     }
     if !failed.is_empty() {
         bail!("{} failed", failed.join(", "));
@@ -115,7 +117,6 @@ fn away_at_start(cluster: &Cluster) -> Result<()> {
     let workload = metric("observer_workload_oom_kills_total", &["workload=\"outage\""]);
     ensure!(workload == Some(1.0), "the workload's kills: {workload:?}");
     drop(agent);
-    cluster.kubectl(&["delete", "pod", "outage", "--wait=true"])?;
     Ok(())
 }
 
@@ -142,7 +143,6 @@ fn gone(cluster: &Cluster) -> Result<()> {
     sleep(Duration::from_secs(15)); // what is counted twice is counted once its cause is told, ten seconds later
     ensure!(starts() == Some(4.0), "four containers started, and {:?} are counted", starts());
     drop(agent);
-    cluster.kubectl(&["delete", "deployment", "outage", "--wait=true"])?;
     Ok(())
 }
 
@@ -197,6 +197,5 @@ fn owners_forbidden(cluster: &Cluster) -> Result<()> {
         metric("observer_workload_starts_total", &with) == Some(1.0)
     })?;
     ensure!(said("to get ReplicaSet"), "it does not say what is forbidden");
-    cluster.kubectl(&["delete", "deployment", "outage", "--wait=true"])?;
     Ok(())
 }
