@@ -62,12 +62,13 @@ pub fn cluster(options: &Options) -> Result<()> {
         What::Test(options) => {
             let was_up = Cluster::running().is_some();
             build_ebpf::build_ebpf()?;
+            build_observer()?;
             let cluster = control::up()?;
             let done = match options.scenes.as_slice() {
                 [] => test(&cluster, options),
                 [scene] if scene == "e2e" => deploy(&cluster),
-                [scene] if scene == "outage" => build_observer().and_then(|()| outage::test(&cluster)),
-                _ => build_observer().and_then(|()| causes::test(&cluster, options)),
+                [scene] if scene == "outage" => outage::test(&cluster),
+                _ => causes::test(&cluster, options),
             };
             if !was_up {
                 control::down()?;
@@ -88,7 +89,6 @@ pub fn cluster(options: &Options) -> Result<()> {
 
 /// Every test against the cluster; how many passed.
 fn test(cluster: &Cluster, options: &causes::Options) -> Result<u32> {
-    build_observer()?;
     Ok(causes::test(cluster, options)? + outage::test(cluster)? + deploy(cluster)?)
 }
 
@@ -157,6 +157,7 @@ fn write_files(secret: &str, directory: &Path) -> Result<()> {
 
 /// For `cargo xtask test`: starts a cluster, tests, and stops it again.
 pub fn test_all() -> Result<u32> {
+    build_observer()?;
     let cluster = control::up()?;
     let done = test(&cluster, &causes::Options::default());
     control::down()?;

@@ -31,12 +31,6 @@ impl Options {
     }
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self::of(Arch::host())
-    }
-}
-
 pub fn image(options: &Options) -> Result<PathBuf> {
     build_ebpf::build_ebpf()?;
     let to = run::target().join(if options.arch == Arch::host() {

@@ -80,18 +80,12 @@ fn replay_alike() -> Result<()> {
     let case = shell::root().join("tests/cases/kubernetes_scale_up_by_a_bot/events.jsonl");
     let replay = |arch: Arch| {
         let observer = statics::release("observer", arch)?;
-        let mut command = match arch {
-            _ if arch == Arch::host() => Command::new(observer),
-            Arch::Arm64 => {
-                let mut emulator = Command::new("qemu-aarch64-static");
-                emulator.arg(observer);
-                emulator
-            }
-            Arch::Amd64 => {
-                let mut emulator = Command::new("qemu-x86_64-static");
-                emulator.arg(observer);
-                emulator
-            }
+        let mut command = if arch == Arch::host() {
+            Command::new(observer)
+        } else {
+            let mut emulator = Command::new(arch.emulator());
+            emulator.arg(observer);
+            emulator
         };
         shell::output(command.arg("replay").arg(&case))
     };

@@ -39,6 +39,14 @@ impl Arch {
         }
     }
 
+    /// Runs its programs on other machines (Debian: qemu-user-static).
+    pub fn emulator(self) -> &'static str {
+        match self {
+            Arch::Amd64 => "qemu-x86_64-static",
+            Arch::Arm64 => "qemu-aarch64-static",
+        }
+    }
+
     /// What cargo needs to build for another machine: its standard library, a linker and a C compiler (ring has parts in
     /// assembler and C).
     fn prepare(self) -> Result<Vec<(&'static str, &'static str)>> {

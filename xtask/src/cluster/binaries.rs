@@ -1,6 +1,11 @@
 //! Kubernetes, Helm and other controllers, from their Go modules: built once, kept in the user's cache.
 
-use std::{fs, path::PathBuf, process::Command, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -24,6 +29,18 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.join("memory-observer"))
 }
 
+/// In this module.
+fn go(directory: &Path) -> Command {
+    let mut go = Command::new("go");
+    go.current_dir(directory).env("CGO_ENABLED", "0");
+    go
+}
+
+/// Where go keeps a module, as it says itself.
+fn download(directory: &Path, module: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&shell::output(go(directory).args(["mod", "download", "-json", module]))?)?)
+}
+
 /// Builds what is not there yet.
 pub fn build() -> Result<PathBuf> {
     let directory = directory()?;
@@ -39,11 +56,7 @@ pub fn build() -> Result<PathBuf> {
     let module = directory.join("module");
     fs::create_dir_all(&module).with_context(|| format!("cannot make {}", module.display()))?;
     fs::write(module.join("go.mod"), go_mod(&module)?)?;
-    let go = || {
-        let mut go = Command::new("go");
-        go.current_dir(&module).env("CGO_ENABLED", "0");
-        go
-    };
+    let go = || go(&module);
     shell::output(go().args(["mod", "tidy"]))?;
     for command in missing {
         eprintln!("building {command} (up to five minutes the first time)");
@@ -74,11 +87,7 @@ pub fn helm() -> Result<PathBuf> {
     eprintln!("building helm (two minutes the first time)");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     fs::write(directory.join("go.mod"), "module helm\n\ngo 1.26\n")?;
-    let go = || {
-        let mut go = Command::new("go");
-        go.current_dir(&directory).env("CGO_ENABLED", "0");
-        go
-    };
+    let go = || go(&directory);
     let package = "helm.sh/helm/v3/cmd/helm";
     shell::output(go().args(["get", &format!("{package}@v{HELM}")]))?;
     shell::output(go().args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&helm).arg(package))?;
@@ -87,7 +96,7 @@ pub fn helm() -> Result<PathBuf> {
 
 /// A controller that is built as its project builds it.
 pub struct Controller {
-    name: &'static str,
+    pub name: &'static str,
     module: &'static str,
     version: &'static str,
     package: &'static str,
@@ -115,10 +124,6 @@ pub const KEDA: Controller = Controller {
 };
 
 impl Controller {
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// The binary, which writes under its own name, and the folder of its definitions.
     pub fn build(&self) -> Result<(PathBuf, PathBuf)> {
         let directory = cache()?.join(format!("{}-{}", self.name, self.version));
@@ -126,14 +131,7 @@ impl Controller {
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let base = format!("module controller\n\ngo 1.26\n\nrequire {} v{}\n", self.module, self.version);
         fs::write(directory.join("go.mod"), &base)?;
-        let go = || {
-            let mut go = Command::new("go");
-            go.current_dir(&directory).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod");
-            go
-        };
-        let module = format!("{}@v{}", self.module, self.version);
-        let module: Value =
-            serde_json::from_str(&shell::output(go().args(["mod", "download", "-json", &module]))?)?;
+        let module = download(&directory, &format!("{}@v{}", self.module, self.version))?;
         let path = |what: &str| {
             module[what].as_str().map(PathBuf::from).with_context(|| format!("go did not say {what}"))
         };
@@ -144,7 +142,7 @@ impl Controller {
             fs::write(directory.join("go.mod"), format!("{base}\n{}", replacements(&theirs)))?;
             let package = format!("{}/{}", self.module, self.package);
             let flags = ["build", "-trimpath", "-ldflags", "-s -w", "-o"];
-            shell::output(go().args(flags).arg(&binary).arg(package))?;
+            shell::output(go(&directory).env("GOFLAGS", "-mod=mod").args(flags).arg(&binary).arg(package))?;
         }
         Ok((binary, path("Dir")?.join(self.definitions)))
     }
@@ -167,12 +165,10 @@ fn replacements(go_mod: &str) -> String {
 }
 
 /// Kubernetes replaces its staging modules by paths inside its own tree; outside of it each is a module of its own.
-fn go_mod(module: &std::path::Path) -> Result<String> {
+fn go_mod(module: &Path) -> Result<String> {
     let base = "module cluster\n\ngo 1.26\n";
     fs::write(module.join("go.mod"), base)?;
-    let mut download = Command::new("go");
-    download.current_dir(module).args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{VERSION}")]);
-    let downloaded: Value = serde_json::from_str(&shell::output(&mut download)?)?;
+    let downloaded = download(module, &format!("k8s.io/kubernetes@v{VERSION}"))?;
     let theirs = downloaded["GoMod"].as_str().context("go did not say where go.mod is")?;
     let theirs = fs::read_to_string(theirs)?;
     let mut text = String::from(base);

@@ -416,7 +416,7 @@ fn load() -> Result<String> {
 
 /// What follows must not meet a kubelet that is busy with a hundred pods going, nor their OOM kills.
 fn clean(cluster: &Cluster, scenes: &[&Scene]) -> Result<()> {
-    let namespaces: Vec<String> = scenes.iter().map(|scene| format!("scene-{}", scene.name)).collect();
+    let namespaces: Vec<String> = scenes.iter().map(|scene| scenes::namespace(scene.name)).collect();
     let mut delete = vec!["delete", "namespace", "--timeout=180s"];
     delete.extend(namespaces.iter().map(String::as_str));
     cluster.kubectl(&delete).map(|_| ()).context("while removing the scenes")

@@ -144,7 +144,7 @@ pub fn install(
     args: &[&str],
     env: &[(&str, &str)],
 ) -> Result<()> {
-    if pid_of(controller.name()).is_some_and(|pid| test_kill_process(pid).is_ok()) {
+    if pid_of(controller.name).is_some_and(|pid| test_kill_process(pid).is_ok()) {
         return Ok(());
     }
     let (binary, definitions) = controller.build()?;
@@ -158,7 +158,7 @@ pub fn install(
     }
     let config = format!("--kubeconfig={}", cluster.kubeconfig().display());
     let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).chain([config]).collect();
-    start_with(controller.name(), &binary, &args, env)
+    start_with(controller.name, &binary, &args, env)
 }
 
 /// Stops only the API server; pods go on.
@@ -264,8 +264,8 @@ pub fn down() -> Result<()> {
     stop("kubelet", Duration::from_secs(10));
     kill_under("containerd-shim", HOME);
     for name in [
-        KEDA.name(),
-        ROLLOUTS.name(),
+        KEDA.name,
+        ROLLOUTS.name,
         "kube-scheduler",
         "kube-controller-manager",
         "kube-apiserver",

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::scenes::STORM;
+use super::scenes::{self, STORM};
 
 /// After the status.
 const WITHIN_SECONDS: f64 = 2.0;
@@ -31,6 +31,7 @@ pub struct Links {
 
 /// Of the scene with the kills: a kill belongs to a scale-up if its container's start was told to be of one.
 pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
+    let storm = scenes::namespace(STORM);
     let mut of_scale_up: HashMap<u64, bool> = HashMap::new();
     let mut kills: Vec<(u64, u64)> = Vec::new();
     let mut linked: HashMap<u64, u64> = HashMap::new();
@@ -40,7 +41,7 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
         let (Some(at), Some(cgroup)) = (finding["at"].as_u64(), container["cgroup"].as_u64()) else {
             continue;
         };
-        if container["namespace"] != format!("scene-{STORM}").as_str() {
+        if container["namespace"] != storm.as_str() {
             continue;
         }
         pods.insert(cgroup, container["pod"].as_str().unwrap_or_default().to_owned());
@@ -71,13 +72,14 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
 
 /// When the first status that names a container came, by pod; how often all were restarted.
 fn statuses(recording: &Path) -> Result<(HashMap<String, u64>, usize)> {
+    let storm = scenes::namespace(STORM);
     let mut told = HashMap::new();
     let mut restarts = HashMap::new();
     let file = File::open(recording).with_context(|| format!("cannot open {}", recording.display()))?;
     for line in BufReader::new(file).lines() {
         let event: Value = serde_json::from_str(&line?)?;
         let pod = &event["what"]["pod"];
-        if pod["namespace"] != format!("scene-{STORM}").as_str() {
+        if pod["namespace"] != storm.as_str() {
             continue;
         }
         let (Some(name), Some(at)) = (pod["name"].as_str(), event["at"].as_u64()) else { continue };

@@ -104,7 +104,7 @@ fn away_at_start(cluster: &Cluster) -> Result<()> {
         Ok(cluster.kubectl(&["get", "pod", "outage", "-o", "jsonpath={.status.phase}"])? == "Running")
     })?;
     control::stop_api();
-    let agent = Agent::start(&cluster.kubeconfig())?;
+    let _agent = Agent::start(&cluster.kubeconfig())?;
     until("it says that the API is away", 30, || said("does not answer"))?;
     ensure!(metric("observer_kubernetes_up", &[]) == Some(0.0), "observer_kubernetes_up is not 0");
     let kills = |with: &[&str]| metric("observer_container_oom_kills_total", with);
@@ -116,7 +116,6 @@ fn away_at_start(cluster: &Cluster) -> Result<()> {
     ensure!(kills(&[]) == Some(1.0), "one process was killed, all series together say {:?}", kills(&[]));
     let workload = metric("observer_workload_oom_kills_total", &["workload=\"outage\""]);
     ensure!(workload == Some(1.0), "the workload's kills: {workload:?}");
-    drop(agent);
     Ok(())
 }
 
@@ -142,7 +141,6 @@ fn gone(cluster: &Cluster) -> Result<()> {
     );
     sleep(Duration::from_secs(15)); // what is counted twice is counted once its cause is told, ten seconds later
     ensure!(starts() == Some(4.0), "four containers started, and {:?} are counted", starts());
-    drop(agent);
     Ok(())
 }
 

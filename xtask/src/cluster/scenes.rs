@@ -50,6 +50,11 @@ pub const KEDA_STAGED: &str = "keda";
 /// The scene in which start-ups of one scale-up are OOM-killed.
 pub const STORM: &str = "storm";
 
+/// Where a scene is played.
+pub fn namespace(scene: &str) -> String {
+    format!("scene-{scene}")
+}
+
 /// One scene being played.
 pub struct Stage<'a> {
     cluster: &'a Cluster,
@@ -63,7 +68,7 @@ pub fn now() -> f64 {
 
 impl<'a> Stage<'a> {
     pub fn new(cluster: &'a Cluster, scene: &Scene) -> Result<Self> {
-        let namespace = format!("scene-{}", scene.name);
+        let namespace = namespace(scene.name);
         cluster.kubectl(&["create", "namespace", &namespace])?;
         let stage = Self { cluster, namespace, truths: Vec::new() };
         cluster.wait("the service account", Duration::from_secs(30), || {
