@@ -183,10 +183,10 @@ pub const MIN_STEP_BYTES: u64 = 1 << 20;
 pub const STEP_RATIO_SHIFT: u32 = 7;
 
 /// Usage is read at a fault of another task than the one before, and then at every so many: the read is more than half
-/// of what a fault pays (`cargo xtask bench faults`). Faults in a row without a look bring at most 12 KiB in pages of the
-/// smallest size, which the kernel charges 64 at a time anyway (mm/memcontrol.c, MEMCG_CHARGE_BATCH), and 6 MiB in huge
+/// of what a fault pays (`cargo xtask bench faults`). Faults in a row without a look bring at most 28 KiB in pages of the
+/// smallest size, which the kernel charges 64 at a time anyway (mm/memcontrol.c, MEMCG_CHARGE_BATCH), and 14 MiB in huge
 /// ones.
-pub const LOOK_EVERY: u64 = 4;
+pub const LOOK_EVERY: u64 = 8;
 
 const _: () = {
     assert!(size_of::<Header>() == 24);

@@ -59,7 +59,7 @@ pub fn owner(path: &str) -> Option<Owner<'_>> {
             None => (at + 1, parts.get(at + 1)?.name),
         };
         let (runtime, container_id) = runtime_leaf(name)?;
-        if runtime == Some("crio-conmon") {
+        if runtime.is_some_and(is_monitor) {
             return None;
         }
         let qos = qos(&path[..parts[leaf].end]);
@@ -69,14 +69,12 @@ pub fn owner(path: &str) -> Option<Owner<'_>> {
         return None; // a QoS class, or something of the kubelet's between class and pod
     }
     for (at, part) in parts.iter().enumerate() {
-        if let Some((runtime, id)) = runtime_leaf(part.name)
-            && (runtime.is_some_and(|r| r != "crio-conmon" && r != "libpod-conmon")
-                || at > 0
-                    && matches!(
-                        parts[at - 1].name,
-                        "docker" | "libpod_parent" | "containerd" | "default" | "k8s.io"
-                    ))
-        {
+        let Some((runtime, id)) = runtime_leaf(part.name) else { continue };
+        if runtime.is_some_and(is_monitor) {
+            return None;
+        }
+        let of_runtime = ["docker", "libpod_parent", "containerd", "default", "k8s.io"];
+        if runtime.is_some() || at > 0 && of_runtime.contains(&parts[at - 1].name) {
             return Some(own(path, &parts, at, Kind::Container { id }));
         }
     }
@@ -143,6 +141,11 @@ fn runtime_leaf(name: &str) -> Option<(Option<&str>, &str)> {
         "" => Some((None, id)),
         _ => Some((Some(prefix.strip_suffix('-')?), id)),
     }
+}
+
+/// conmon, which holds a container's terminal and is none itself; CRI-O puts it into the pod or into system.slice.
+fn is_monitor(runtime: &str) -> bool {
+    matches!(runtime, "crio-conmon" | "libpod-conmon")
 }
 
 fn is_unit(name: &str) -> bool {
@@ -296,6 +299,31 @@ mod tests {
         }
     }
 
+    /// As the trees' file writes it.
+    fn said(path: &str) -> String {
+        let Some(owner) = owner(path) else { return "none".into() };
+        match owner.kind {
+            Kind::Pod { uid, container_id, qos } => {
+                format!("{}/{}/{}", format!("{qos:?}").to_lowercase(), &uid[..8], &container_id[..8])
+            }
+            Kind::Container { id } => format!("container/{}", &id[..8]),
+            Kind::Unit { name } => format!("unit/{name}"),
+            Kind::Plain => "plain".into(),
+        }
+    }
+
+    #[test]
+    fn groups_of_real_nodes_are_told() {
+        let lines = include_str!("identity/trees.txt").lines();
+        let groups = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let told: Vec<_> =
+            groups.map(|line| line.split_once(' ').expect("what it is, and its path")).collect();
+        assert!(!told.is_empty());
+        for (expected, path) in told {
+            assert_eq!(said(path), expected, "{path}");
+        }
+    }
+
     #[test]
     fn instances_of_one_thing_share_a_workload() {
         let table = [
@@ -312,7 +340,48 @@ mod tests {
         }
     }
 
+    /// What the kubelet and a runtime call the groups of a pod and its container (kubernetes:
+    /// pkg/kubelet/cm/cgroup_manager_linux.go; a systemd slice's name holds those of its parents).
+    fn layout(roots: &[String], systemd: bool, qos: Qos, uid: &str, runtime: &str, id: &str) -> String {
+        let class = match qos {
+            Qos::Guaranteed => None,
+            Qos::Burstable => Some("burstable"),
+            Qos::BestEffort => Some("besteffort"),
+        };
+        let pod = format!("pod{}", if systemd { uid.replace('-', "_") } else { uid.to_owned() });
+        let names = roots.iter().map(String::as_str).chain(["kubepods"]).chain(class).chain([pod.as_str()]);
+        let names: Vec<&str> = names.collect();
+        let groups: Vec<String> = match systemd {
+            true => (1..=names.len()).map(|n| names[..n].join("-") + ".slice").collect(),
+            false => names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let leaf = if systemd { format!("{runtime}-{id}.scope") } else { id.to_owned() };
+        format!("/{}/{leaf}", groups.join("/"))
+    }
+
     proptest::proptest! {
+        #[test]
+        fn every_pod_is_read_back(
+            node in proptest::option::of("/docker/[0-9a-f]{64}|/system.slice/docker-[0-9a-f]{64}.scope|/machine/[a-z]{1,9}"),
+            roots in proptest::collection::vec("kubelet|k8s|nodes|[a-z]{1,12}", 0..3),
+            systemd in proptest::bool::ANY,
+            class in 0..3usize,
+            uid in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}",
+            runtime in "cri-containerd|crio|docker",
+            id in "[0-9a-f]{64}",
+            below in proptest::collection::vec("init.scope|container|[a-z]{1,9}", 0..3),
+        ) {
+            let qos = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort][class];
+            let own = format!("{}{}", node.unwrap_or_default(), layout(&roots, systemd, qos, &uid, &runtime, &id));
+            let path = below.iter().fold(own.clone(), |path, name| format!("{path}/{name}"));
+            let owner = owner(&path).unwrap();
+            proptest::prop_assert_eq!(owner.path, own.as_str());
+            proptest::prop_assert_eq!(owner.below as usize, below.len());
+            proptest::prop_assert_eq!(owner.kind, Kind::Pod { uid, container_id: &id, qos });
+            let (of_pod, _) = own.rsplit_once('/').unwrap();
+            proptest::prop_assert!(super::owner(of_pod).is_none());
+        }
+
         #[test]
         fn an_owner_is_a_prefix_of_its_path(path in "(/[a-z0-9_:@.-]{0,70}){0,7}") {
             if let Some(owner) = owner(&path) {

@@ -5,9 +5,9 @@
 //! start-up curve.
 //!
 //! Nothing leaves the kernel per fault. Each CPU keeps the task and cgroup that faulted last in a [`Slot`]: the same task
-//! again costs an increment, and at every fourth fault one read of the usage; another task of the same cgroup the walk
+//! again costs an increment, and at every eighth fault one read of the usage; another task of the same cgroup the walk
 //! to it; another cgroup flushes the slot into the table. A curve point is emitted when usage moved by more than
-//! `max(1 MiB, 1/128)` since this cgroup's last point, so the curve is exact within that step, and three faults, for all
+//! `max(1 MiB, 1/128)` since this cgroup's last point, so the curve is exact within that step, and seven faults, for all
 //! growth that faults.
 //!
 //! [`Slot`]: crate::abi::Slot
