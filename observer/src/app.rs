@@ -21,7 +21,7 @@ use crate::{
     cgroup::sampler::{self, Sampler},
     clock,
     config::{self, Config, Roots},
-    event::{CgroupVersion, Event, Host, Outcome, What},
+    event::{CgroupVersion, Event, Host, NodeReading, Outcome, What},
     finding::What::Learned,
     journal,
     kernel::{Kernel, support::Support},
@@ -316,7 +316,10 @@ impl HostTask {
 
     fn node(&mut self, now: Time) {
         match node::reading(&self.roots.proc) {
-            Ok(reading) => self.pending.push(Event { at: now, what: What::Node(reading) }),
+            Ok(reading) => {
+                let reading = NodeReading { pods_available: self.sampler.pods_available(), ..reading };
+                self.pending.push(Event { at: now, what: What::Node(reading) });
+            }
             Err(error) => tracing::debug!(%error, "the node's memory could not be read this time"),
         }
         self.sampler.losses(now, &mut self.pending);

@@ -224,6 +224,13 @@ impl Limit {
     }
 }
 
+impl MemoryReading {
+    /// Usage without inactive file cache.
+    pub fn working_set(&self) -> u64 {
+        self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.inactive_file))
+    }
+}
+
 /// One look at a cgroup's files. Absent: this kernel or this look did not have it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemoryReading {
@@ -343,6 +350,10 @@ pub struct OomLevel {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeReading {
     pub available: u64,
+    /// What pods may still take together: below the limit of the kubelet's group, which is capacity less what is reserved
+    /// for the system (`enforceNodeAllocatable: [pods]`, the default). Absent where there is no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods_available: Option<u64>,
     pub free: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pressure: Option<Pressure>,
@@ -350,6 +361,13 @@ pub struct NodeReading {
     pub major_faults: u64,
     pub oom_kills: u64,
     pub direct_scanned_pages: u64,
+}
+
+impl NodeReading {
+    /// What start-ups can take before somebody is killed.
+    pub fn headroom(&self) -> u64 {
+        self.pods_available.map_or(self.available, |pods| pods.min(self.available))
+    }
 }
 
 /// /proc/pressure/memory, or memory.pressure of a cgroup: time some, or all, tasks were stalled on memory.

@@ -87,6 +87,13 @@ pub fn owner(path: &str) -> Option<Owner<'_>> {
     Some(own(path, &parts, parts.len() - 1, Kind::Plain))
 }
 
+/// The kubelet's group of all pods: `/kubepods`, `/kubepods.slice`, `/kubelet.slice/kubelet-kubepods.slice`.
+pub fn holds_all_pods(path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let name = last.strip_suffix(".slice").unwrap_or(last);
+    name.rsplit('-').next() == Some("kubepods")
+}
+
 struct Part<'a> {
     name: &'a str,
     end: usize,
@@ -309,6 +316,22 @@ mod tests {
             Kind::Container { id } => format!("container/{}", &id[..8]),
             Kind::Unit { name } => format!("unit/{name}"),
             Kind::Plain => "plain".into(),
+        }
+    }
+
+    #[test]
+    fn the_group_of_all_pods_is_known() {
+        let table = [
+            ("/kubepods", true),
+            ("/kubelet/kubepods", true),
+            ("/kubepods.slice", true),
+            ("/kubelet.slice/kubelet-kubepods.slice", true),
+            ("/kubepods.slice/kubepods-burstable.slice", false),
+            ("/kubepods/burstable", false),
+            ("/", false),
+        ];
+        for (path, expected) in table {
+            assert_eq!(holds_all_pods(path), expected, "{path}");
         }
     }
 

@@ -26,6 +26,7 @@ pub fn reading(proc: &Path) -> io::Result<NodeReading> {
     let counter = |name: &str| vmstat.0.get(name).map_or(0, |value| (*value).max(0) as u64);
     Ok(NodeReading {
         available: meminfo.mem_available.unwrap_or(meminfo.mem_free),
+        pods_available: None, // the reader of cgroups knows
         free: meminfo.mem_free,
         pressure: pressure(proc),
         faults: counter("pgfault"),

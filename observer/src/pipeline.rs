@@ -205,7 +205,7 @@ impl Pipeline {
             Happened::Owner(owner) => self.owner_told(at, owner, out),
             Happened::Record(record) => self.record(at, record),
             Happened::Node(reading) => {
-                self.available = Some(reading.available);
+                self.available = Some(reading.headroom());
                 self.reading = Some(reading.clone()); // told with the tick that follows it
             }
             Happened::Observer(reading) => {

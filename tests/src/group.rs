@@ -99,6 +99,10 @@ impl Group {
         self.write(if self.v1 { "memory.limit_in_bytes" } else { "memory.max" }, &bytes.to_string())
     }
 
+    pub fn limit_now(&self) -> Result<u64> {
+        self.number(if self.v1 { "memory.limit_in_bytes" } else { "memory.max" })
+    }
+
     /// The OOM killer takes all of the group or nothing (v2, v4.19).
     pub fn kill_as_one(&self) -> Result<()> {
         self.write("memory.oom.group", "1")

@@ -178,12 +178,13 @@ const DASHBOARDS: &[Dashboard] = &[
         variables: &[("instance", "label_values(observer_node_memory_total_bytes, instance)")],
         panels: &[
             panel(
-                "Available, and what those starting will take",
-                "When the forecast meets what is available, the node will be short.",
+                "Headroom, and what those starting will take",
+                "When the forecast meets the headroom, the node will be short. Headroom is what is available or, if that is less, what pods may still take below node allocatable.",
                 LINES,
                 BYTES,
                 12,
                 &[
+                    ("headroom", "observer_node_memory_headroom_bytes{instance=~\"$instance\"}"),
                     ("available", "observer_node_memory_available_bytes{instance=~\"$instance\"}"),
                     (
                         "held by those starting",

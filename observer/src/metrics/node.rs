@@ -19,6 +19,10 @@ const fn counter(name: &'static str, labels: &'static [&'static str], help: &'st
 static TOTAL: Declaration = gauge("observer_node_memory_total_bytes", "MemTotal.");
 static AVAILABLE: Declaration =
     gauge("observer_node_memory_available_bytes", "MemAvailable: what can be used without swapping.");
+static HEADROOM: Declaration = gauge(
+    "observer_node_memory_headroom_bytes",
+    "What start-ups can take: MemAvailable or, if that is less, what all pods together may still take below the limit of the kubelet's group (node allocatable and the eviction reserve).",
+);
 static FREE: Declaration = gauge("observer_node_memory_free_bytes", "MemFree.");
 static WAITING: Declaration = counter(
     "observer_node_memory_pressure_waiting_seconds_total",
@@ -76,7 +80,7 @@ static SHORTAGES: Declaration = Declaration {
     name: "observer_node_shortages_ahead_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Times the forecast exceeded what is available less the kubelet's eviction reserve of 100 MiB.",
+    help: "Times the forecast exceeded the headroom less the kubelet's eviction reserve of 100 MiB.",
 };
 static STAMPEDES: Declaration = Declaration {
     name: "observer_node_stampedes_total",
@@ -89,6 +93,7 @@ static STAMPEDE: Declaration = gauge("observer_node_stampede_active", "1 while a
 pub static ALL: &[&Declaration] = &[
     &TOTAL,
     &AVAILABLE,
+    &HEADROOM,
     &FREE,
     &WAITING,
     &STALLED,
@@ -112,6 +117,7 @@ pub static ALL: &[&Declaration] = &[
 pub struct Families {
     total: GaugeVec,
     available: GaugeVec,
+    headroom: GaugeVec,
     free: GaugeVec,
     waiting: CounterVec,
     stalled: CounterVec,
@@ -138,6 +144,7 @@ impl Families {
         let families = Self {
             total: TOTAL.gauges(registry),
             available: AVAILABLE.gauges(registry),
+            headroom: HEADROOM.gauges(registry),
             free: FREE.gauges(registry),
             waiting: WAITING.counters(registry),
             stalled: STALLED.counters(registry),
@@ -199,6 +206,7 @@ impl Families {
 
     fn read(&mut self, now: &NodeReading) {
         set(&self.available, now.available);
+        set(&self.headroom, now.headroom());
         set(&self.free, now.free);
         // The first reading is the zero of these counters.
         let before = self.before.replace(now.clone()).unwrap_or_else(|| now.clone());

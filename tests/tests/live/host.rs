@@ -50,6 +50,7 @@ pub const CASES: &[Case] = &[
         needs: Cgroups,
         run: disabled,
     },
+    Case { name: "start_ups_have_no_more_room_than_all_pods_together", needs: Cgroups, run: room_for_pods },
     Case { name: "kill_9_leaves_nothing_attached", needs: Probes, run: kill_9 },
     Case { name: "ready_within_a_second", needs: Probes, run: ready_soon },
 ];
@@ -199,6 +200,30 @@ fn unprivileged(stage: &Stage) -> Result<()> {
     ensure!(available.is_some_and(|bytes| bytes > 0.0), "the node is not measured");
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(log.contains("CAP_BPF and CAP_PERFMON") && log.contains("not ready"), "{log}");
+    Ok(())
+}
+
+/// The kubelet's group of all pods, by its name alone, with a limit as node allocatable makes one.
+fn room_for_pods(stage: &Stage) -> Result<()> {
+    const LIMIT: u64 = 256 << 20;
+    let path = format!("observer-test-{}/kubepods", std::process::id());
+    let pods = stage.tree()?.group(&path)?;
+    pods.limit(LIMIT)?;
+    let daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
+    let headroom = |is_so: &dyn Fn(f64) -> bool| {
+        daemon.wait_metric("observer_node_memory_headroom_bytes", &[], Duration::from_secs(5), is_so)
+    };
+    headroom(&|bytes| (0.9..=1.0).contains(&(bytes / LIMIT as f64)))?;
+    let pod = stage.tree()?.group(&format!("{path}/pod"))?;
+    let mut main = pod.spawn(
+        &stage.workload,
+        &["spike", "--peak", "100", "--steady", "90", "--ramp", "0.1", "--hold", "20", "--seconds", "30"],
+    )?;
+    headroom(&|bytes| bytes < (LIMIT - (100 << 20)) as f64)?;
+    main.kill()?;
+    main.wait()?;
+    drop((pod, pods));
+    headroom(&|bytes| bytes > LIMIT as f64)?;
     Ok(())
 }
 
