@@ -210,6 +210,7 @@ fn room_for_pods(stage: &Stage) -> Result<()> {
     let pods = stage.tree()?.group(&path)?;
     pods.limit(LIMIT)?;
     let daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
+    sleep(Duration::from_secs(1)); // not until it is ready: it need not be
     let headroom = |is_so: &dyn Fn(f64) -> bool| {
         daemon.wait_metric("observer_node_memory_headroom_bytes", &[], Duration::from_secs(5), is_so)
     };
