@@ -1,6 +1,6 @@
 //! The per-CPU slot and the points it pushes: what `page_fault` and `page_cache` do alike.
 
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::EbpfContext;
 
 use crate::{
     abi::{self, MAX_NESTING, STEP_RATIO_SHIFT, Slot, kind},
@@ -11,7 +11,7 @@ use crate::{
 
 /// Makes the slot that of the current task's cgroup, if it is another's.
 #[inline(always)]
-pub fn turn_to_current(ctx: &BtfTracePointContext, slot: &mut Slot) {
+pub fn turn_to_current(ctx: &impl EbpfContext, slot: &mut Slot) {
     // SAFETY: the current task is a typed pointer, and so is everything reached from it.
     let css = unsafe { walk::memory_css(walk::current_task()) };
     // SAFETY: as above.
@@ -32,7 +32,7 @@ pub fn look(slot: &mut Slot) {
 
 /// Another cgroup on this CPU: hands the counted faults over and loads the new one.
 #[inline(never)]
-fn switch(ctx: &BtfTracePointContext, slot: &mut Slot, css: walk::Ptr, serial: u64) {
+fn switch(ctx: &impl EbpfContext, slot: &mut Slot, css: walk::Ptr, serial: u64) {
     let (previous, faults) = (slot.cgroup, slot.faults);
     // Reset before adding: a reader between the two sees too little, corrected on its next look, never too much.
     slot.faults = 0;

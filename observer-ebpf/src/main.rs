@@ -8,7 +8,7 @@ pub use observer_ebpf::probes::{
     oom_kill::{oom_kill_pid, oom_kill_task},
     oom_scope::{oom_kill_begin, oom_kill_end},
     page_cache::page_cache,
-    page_fault::page_fault,
+    page_fault::{page_fault, page_fault_handled},
     process::{process_exec, process_exit},
     reclaim::{direct_reclaim_begin, direct_reclaim_end, memcg_reclaim_begin, memcg_reclaim_end},
 };

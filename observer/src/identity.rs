@@ -385,14 +385,14 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn every_pod_is_read_back(
-            node in proptest::option::of("/docker/[0-9a-f]{64}|/system.slice/docker-[0-9a-f]{64}.scope|/machine/[a-z]{1,9}"),
+            node in proptest::option::of("/docker/[0-9a-f]{64}|/system[.]slice/docker-[0-9a-f]{64}[.]scope|/machine/[a-z]{1,9}"),
             roots in proptest::collection::vec("kubelet|k8s|nodes|[a-z]{1,12}", 0..3),
             systemd in proptest::bool::ANY,
             class in 0..3usize,
             uid in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}",
             runtime in "cri-containerd|crio|docker",
             id in "[0-9a-f]{64}",
-            below in proptest::collection::vec("init.scope|container|[a-z]{1,9}", 0..3),
+            below in proptest::collection::vec("init[.]scope|container|[a-z]{1,9}", 0..3),
         ) {
             let qos = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort][class];
             let own = format!("{}{}", node.unwrap_or_default(), layout(&roots, systemd, qos, &uid, &runtime, &id));

@@ -39,6 +39,18 @@ impl Arch {
         }
     }
 
+    /// Its whole machine, emulated: the Debian package, and the command with the machine and the console it has.
+    pub fn machine(self) -> (&'static str, &'static [&'static str], &'static str) {
+        match self {
+            Arch::Amd64 => ("qemu-system-x86", &["qemu-system-x86_64", "-cpu", "max"], "ttyS0"),
+            Arch::Arm64 => (
+                "qemu-system-arm",
+                &["qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72"],
+                "ttyAMA0",
+            ),
+        }
+    }
+
     /// Runs its programs on other machines (Debian: qemu-user-static).
     pub fn emulator(self) -> &'static str {
         match self {
@@ -82,9 +94,13 @@ const QUICK: &str = "-C target-feature=+crt-static -C strip=symbols -C opt-level
 
 /// Binaries of the workspace by name, in this order.
 pub fn build(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    build_for(Arch::host(), names)
+}
+
+pub fn build_for(arch: Arch, names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     eprintln!("building {} statically", names.join(", "));
-    let mut built =
-        executables(&["build", "--package", "observer", "--package", "observer-tests", "--bins"])?;
+    let args = ["build", "--package", "observer", "--package", "observer-tests", "--bins"];
+    let mut built = executables(&args, QUICK, arch)?;
     let mut taken = Vec::new();
     for name in names {
         let at = built.iter().position(|(built, _)| built == name);
@@ -99,22 +115,19 @@ pub fn release(name: &str, arch: Arch) -> Result<PathBuf> {
     let args = ["build", "--release", "--package", name, "--bin", name];
     // For size: a thousand nodes pull it, and the daemon's work is in the kernel and in waiting.
     let flags = "-C target-feature=+crt-static -C strip=symbols -C opt-level=s";
-    let built = executables_with(&args, flags, arch)?;
+    let built = executables(&args, flags, arch)?;
     let found = built.into_iter().find(|(built, _)| built == name);
     found.map(|(_, path)| path).with_context(|| format!("cargo built no {name}"))
 }
 
 /// The live tests as a program.
-pub fn live_tests() -> Result<(String, PathBuf)> {
-    let built = executables(&["test", "--no-run", "--package", "observer-tests", "--test", "live"])?;
+pub fn live_tests(arch: Arch) -> Result<(String, PathBuf)> {
+    let args = ["test", "--no-run", "--package", "observer-tests", "--test", "live"];
+    let built = executables(&args, QUICK, arch)?;
     built.into_iter().find(|(name, _)| name == "live").context("cargo built no live tests")
 }
 
-fn executables(args: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    executables_with(args, QUICK, Arch::host())
-}
-
-fn executables_with(args: &[&str], flags: &str, arch: Arch) -> Result<Vec<(String, PathBuf)>> {
+fn executables(args: &[&str], flags: &str, arch: Arch) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo: Command = shell::cargo();
     cargo.envs(arch.prepare()?);
     cargo.args(args).args(["--target", arch.target(), "--message-format", "json-render-diagnostics"]);

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, shell};
+use crate::{build_ebpf, shell, statics::Arch};
 
 mod initramfs;
 mod kernels;
@@ -24,10 +24,10 @@ use kernels::{KERNELS, Kernel};
 
 #[derive(clap::Args, Default)]
 pub struct Options {
-    /// Only this kernel (5.10, 6.1, 6.12, newest); may be given again
+    /// Only this kernel (5.10, 6.1, 6.12, newest, 6.12-arm64); may be given again
     #[arg(long = "kernel", value_name = "NAME")]
     kernels: Vec<String>,
-    /// Every kernel, and every boot that takes something away (the default is the kernels as they come)
+    /// Every kernel, and every boot that takes something away (the default is this architecture's kernels as they come)
     #[arg(long)]
     all: bool,
     /// Show the machines' consoles as they run
@@ -108,14 +108,19 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     {
         bail!("no kernel {unknown}; there are {}", KERNELS.map(|kernel| kernel.name).join(", "));
     }
-    shell::apt(&["qemu-system-x86", "busybox-static", "cpio"])?;
+    shell::apt(&["busybox-static", "cpio"])?;
     build_ebpf::build_ebpf()?;
-    let image = initramfs::build()?;
+    let mut images: BTreeMap<&str, PathBuf> = BTreeMap::new();
     let mut reports = Vec::new();
     for kernel in &KERNELS {
-        if !options.kernels.is_empty() && !options.kernels.iter().any(|name| name == kernel.name) {
+        let wanted = match options.kernels.as_slice() {
+            [] => options.all || kernel.arch == Arch::host(),
+            names => names.iter().any(|name| name == kernel.name),
+        };
+        if !wanted {
             continue;
         }
+        shell::apt(&[kernel.arch.machine().0])?;
         let vmlinuz = match kernels::fetch(kernel) {
             Ok(vmlinuz) => vmlinuz,
             Err(error) => {
@@ -123,6 +128,11 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
                 continue;
             }
         };
+        let image = match images.get(kernel.arch.name()) {
+            Some(image) => image.clone(),
+            None => initramfs::build(kernel)?,
+        };
+        images.insert(kernel.arch.name(), image.clone());
         reports.push(Ok(boot_patiently(kernel, &vmlinuz, &image, &PLAIN, options.console)?));
         if options.all {
             for reduced in &REDUCED {
@@ -152,14 +162,18 @@ fn boot_patiently(
 
 fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, console: bool) -> Result<Report> {
     eprintln!("== {} {}", kernel.name, boot.name);
-    let append = format!("console=ttyS0 panic=-1 loglevel=1 {} observer.only={}", boot.arguments, boot.only);
+    let (_, command, console_device) = kernel.arch.machine();
+    let append = format!(
+        "console={console_device} panic=-1 loglevel=1 {} observer.only={}",
+        boot.arguments, boot.only
+    );
     let began = Instant::now();
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "2G", "-smp", "2"]);
+    let mut qemu = Command::new(command[0]);
+    qemu.args(&command[1..]).args(["-accel", "tcg,thread=multi", "-m", "2G", "-smp", "2"]);
     qemu.args(["-nographic", "-no-reboot", "-nic", "none", "-append", &append]);
     qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(image);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut machine = qemu.spawn().context("cannot start qemu-system-x86_64")?;
+    let mut machine = qemu.spawn().with_context(|| format!("cannot start {}", command[0]))?;
     let stdout = machine.stdout.take().context("no console")?;
     let (lines, received) = mpsc::channel();
     let reader = thread::spawn(move || {
@@ -262,9 +276,7 @@ fn document(table: &str) -> String {
          two emulated processors). The tests are the live tests, one per probe and more; skipped are those that need \
          something the machine or the boot does not have, by name in the output.\n\n\
          Not covered: 5.15 and 6.6, of which Debian has no packages (every field and hook is asked of BTF, so that they are treated \
-         as what they have, not as their number); kernels of arm64, whose image is built and replays like the other in an \
-         emulator, and which have no tracepoint at page faults (there `page_fault` is unsupported, memory.stat stands in, and the \
-         observer says that it is not ready); swap, since the machines have no device to swap to.\n\n{table}"
+         as what they have, not as their number); swap, since the machines have no device to swap to.\n\n{table}"
     )
 }
 

@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_tracepoint_is_named() {
-        let layout = Layout::complete_but(&[], &[]);
-        let Plan::Unsupported { missing } =
-            plan(&page_fault::PROBE, &Support::made_up(layout), &ProbeChoice::default())
-        else {
-            panic!("supported without its tracepoint")
-        };
-        assert!(missing.contains("page_fault_user"), "{missing}");
+    fn without_a_tracepoint_a_function_is_hooked_unless_lockdown_refuses() {
+        let mut support = Support::made_up(Layout::complete_but(&[], &[]));
+        let missing = "tracepoint page_fault_user".to_owned();
+        let with = |support: &Support| plan(&page_fault::PROBE, support, &ProbeChoice::default());
+        assert_eq!(with(&support), Plan::Attach { hook: 1, passed_over: Some(missing.clone()) });
+        support.lockdown = Lockdown::Integrity;
+        let missing = format!("{missing}; trampolines on functions, which lockdown refuses");
+        assert_eq!(with(&support), Plan::Unsupported { missing });
     }
 
     #[test]

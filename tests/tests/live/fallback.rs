@@ -8,10 +8,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use observer_tests::{daemon::Daemon, group::Group};
 
-use super::kernel::{group, own, run};
+use super::kernel::{counts_faults_of, group, own, run};
 use crate::{
     Case,
-    Needs::{Pressure, Probes},
+    Needs::{Pressure, Probes, Trampolines},
     Stage,
 };
 
@@ -24,10 +24,11 @@ pub const CASES: &[Case] = &[
     Case { name: "without_process_a_start_counts_from_the_first_process", needs: Probes, run: process },
     Case { name: "without_reclaim_pressure_stands_in", needs: Pressure, run: reclaim },
     Case {
-        name: "a_kernel_without_the_tracepoint_falls_back_and_names_it",
-        needs: Probes,
+        name: "a_kernel_without_the_tracepoint_counts_where_faults_are_handled",
+        needs: Trampolines,
         run: no_tracepoint,
     },
+    Case { name: "a_kernel_without_either_falls_back_and_names_it", needs: Probes, run: no_hook },
     Case { name: "a_kernel_without_the_field_falls_back_and_names_it", needs: Probes, run: no_field },
 ];
 
@@ -161,28 +162,39 @@ fn reclaim(stage: &Stage) -> Result<()> {
     ends(group, child)
 }
 
-/// A daemon to which the kernel's types are shown with one name changed, as on a kernel that does not have it.
-fn renamed(stage: &Stage, from: &str, to: &str) -> Result<Daemon> {
-    assert_eq!(from.len(), to.len(), "the types stay as they are");
+/// A daemon to which the kernel's types are shown with names changed, as on a kernel that does not have them.
+fn without_names(stage: &Stage, names: &[&str]) -> Result<Daemon> {
     let mut types = fs::read("/sys/kernel/btf/vmlinux")?;
-    let whole = |name: &str| [b"\0", name.as_bytes(), b"\0"].concat();
-    let (old, new) = (whole(from), whole(to));
-    let at = types.windows(old.len()).position(|window| window == old).context("the name is not in BTF")?;
-    types[at..at + new.len()].copy_from_slice(&new);
-    let sys = stage.directory.join(format!("sys-{to}"));
+    for name in names {
+        let whole = [b"\0", name.as_bytes(), b"\0"].concat();
+        // Where it is not, this kernel is such a one.
+        if let Some(at) = types.windows(whole.len()).position(|window| window == whole) {
+            types[at + 1] = b'X'; // as long as it was: the types stay as they are
+        }
+    }
+    let sys = stage.directory.join(format!("sys-without-{}", names.join("-")));
     fs::create_dir_all(sys.join("kernel/btf"))?;
     fs::write(sys.join("kernel/btf/vmlinux"), types)?;
     Daemon::start(&stage.observer, &stage.directory, &["--sys-root", &sys.display().to_string()])
 }
 
+const TRACEPOINT: &str = "btf_trace_page_fault_user";
+
 fn no_tracepoint(stage: &Stage) -> Result<()> {
-    let daemon = renamed(stage, "btf_trace_page_fault_user", "btf_trace_page_fault_none")?;
+    let mut daemon = without_names(stage, &[TRACEPOINT])?;
+    degraded(&daemon, "page_fault", "attached", "fentry handle_mm_fault (this kernel lacks tracepoint")?;
+    daemon.ready(SOON)?;
+    counts_faults_of(stage, &daemon, "handled")
+}
+
+fn no_hook(stage: &Stage) -> Result<()> {
+    let daemon = without_names(stage, &[TRACEPOINT, "handle_mm_fault"])?;
     degraded(&daemon, "page_fault", "unsupported", "tracepoint page_fault_user")?;
     faults_from_files(stage, &daemon)
 }
 
 fn no_field(stage: &Stage) -> Result<()> {
-    let daemon = renamed(stage, "serial_nr", "serial_no")?;
+    let daemon = without_names(stage, &["serial_nr"])?;
     degraded(&daemon, "page_fault", "unsupported", "cgroup_subsys_state.serial_nr")?;
     faults_from_files(stage, &daemon)
 }

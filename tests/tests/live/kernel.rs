@@ -86,8 +86,11 @@ fn wait(mut child: Child) -> Result<std::process::Output> {
 }
 
 fn counts_faults(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
-    let group = group(stage, "faults")?;
+    counts_faults_of(stage, &daemon(stage, &[])?, "faults")
+}
+
+pub fn counts_faults_of(stage: &Stage, daemon: &Daemon, name: &str) -> Result<()> {
+    let group = group(stage, name)?;
     let output = wait(run(stage, &group, "fault --size 64 --rounds 16")?)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let counted: f64 = text.split(' ').next().context("no output")?.parse()?;

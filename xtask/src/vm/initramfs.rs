@@ -10,27 +10,30 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::cache;
+use super::{
+    cache,
+    kernels::{self, Kernel},
+};
 use crate::{shell, statics};
 
 /// Tests that measure time, or need what the image does not have.
 const SKIP: [&str; 3] = ["ready_within", "promtool", "real_prometheus"];
 
-/// The image's path.
-pub fn build() -> Result<PathBuf> {
-    let root = cache().join("root");
+/// The image's path; one for all kernels of an architecture.
+pub fn build(kernel: &Kernel) -> Result<PathBuf> {
+    let arch = kernel.arch;
+    let root = cache().join(format!("root-{}", arch.name()));
     let _ = fs::remove_dir_all(&root); // absent at the first time
     for directory in ["bin", "usr/bin", "proc", "sys/fs/cgroup", "dev", "tmp", "files", "etc"] {
         fs::create_dir_all(root.join(directory)).context("cannot make the image's folders")?;
     }
-    let mut binaries = statics::build(&["observer", "workload"])?;
-    binaries.push(statics::live_tests()?);
+    let mut binaries = statics::build_for(arch, &["observer", "workload"])?;
+    binaries.push(statics::live_tests(arch)?);
     for (name, from) in binaries {
         fs::copy(&from, root.join("bin").join(name))
             .with_context(|| format!("cannot copy {}", from.display()))?;
     }
-    let busybox = shell::find("busybox").context("busybox is not installed")?;
-    fs::copy(busybox, root.join("bin/busybox"))?;
+    fs::copy(kernels::busybox(kernel)?, root.join("bin/busybox"))?;
     let applets = shell::output(Command::new("busybox").arg("--list"))?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         symlink("/bin/busybox", root.join("bin").join(applet))?;
@@ -40,7 +43,7 @@ pub fn build() -> Result<PathBuf> {
     let init = root.join("init");
     fs::write(&init, init_script())?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
-    pack(&root)
+    pack(&root, &cache().join(format!("initramfs-{}.cpio", arch.name())))
 }
 
 fn init_script() -> String {
@@ -69,10 +72,9 @@ poweroff -f
     )
 }
 
-fn pack(root: &Path) -> Result<PathBuf> {
-    let image = cache().join("initramfs.cpio");
+fn pack(root: &Path, image: &Path) -> Result<PathBuf> {
     let files = shell::output(Command::new("find").arg(".").current_dir(root))?;
-    let out = fs::File::create(&image).with_context(|| format!("cannot write {}", image.display()))?;
+    let out = fs::File::create(image).with_context(|| format!("cannot write {}", image.display()))?;
     let mut cpio = Command::new("cpio")
         .args(["-o", "-H", "newc", "--quiet"])
         .current_dir(root)
@@ -84,5 +86,5 @@ fn pack(root: &Path) -> Result<PathBuf> {
     if !cpio.wait()?.success() {
         bail!("cpio failed");
     }
-    Ok(image)
+    Ok(image.to_owned())
 }

@@ -9,25 +9,32 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::cache;
-use crate::shell;
+use crate::{shell, statics::Arch};
 
 pub struct Kernel {
     pub name: &'static str,
+    pub arch: Arch,
     suite: &'static str,
     /// Of the package that holds vmlinuz; the highest that matches is taken.
     package: (&'static str, &'static str),
 }
 
 const fn kernel(name: &'static str, suite: &'static str, prefix: &'static str) -> Kernel {
-    Kernel { name, suite, package: (prefix, "-cloud-amd64-unsigned") }
+    Kernel { name, arch: Arch::Amd64, suite, package: (prefix, "-cloud-amd64-unsigned") }
 }
 
-pub const KERNELS: [Kernel; 4] = [
+pub const KERNELS: [Kernel; 5] = [
     kernel("5.10", "bullseye", "linux-image-5.10."),
     kernel("6.1", "bookworm", "linux-image-6.1."),
     kernel("6.12", "trixie", "linux-image-6.12."),
     // The image package is only a wrapper there.
-    Kernel { name: "newest", suite: "sid", package: ("linux-binary-", "-cloud-amd64") },
+    Kernel { name: "newest", arch: Arch::Amd64, suite: "sid", package: ("linux-binary-", "-cloud-amd64") },
+    Kernel {
+        name: "6.12-arm64",
+        arch: Arch::Arm64,
+        suite: "trixie",
+        package: ("linux-image-6.12.", "-cloud-arm64-unsigned"),
+    },
 ];
 
 /// Path of the kernel's image; downloaded at the first call.
@@ -46,17 +53,23 @@ pub fn fetch(kernel: &Kernel) -> Result<PathBuf> {
     candidates.sort_by_key(|name| version(name));
     let package =
         candidates.last().with_context(|| format!("no package {}*{}", kernel.package.0, kernel.package.1))?;
-    lists.run("apt-get", &["download", "-qq", package])?;
-    let deb = downloaded(&directory).context("apt-get downloaded nothing")?;
-    let unpacked = directory.join("unpacked");
-    shell::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
-    let images =
-        shell::output(Command::new("find").arg(&unpacked).args(["-name", "vmlinuz*", "-type", "f"]))?;
-    let image = images.lines().next().with_context(|| format!("{package} holds no vmlinuz"))?;
-    fs::copy(image, &vmlinuz).with_context(|| format!("cannot copy {image}"))?;
-    fs::remove_dir_all(&unpacked)?;
-    fs::remove_file(deb)?;
+    lists.take(package, "vmlinuz*", &vmlinuz)?;
     Ok(vmlinuz)
+}
+
+/// A busybox for the kernel's machine.
+pub fn busybox(kernel: &Kernel) -> Result<PathBuf> {
+    if kernel.arch == Arch::host() {
+        return shell::find("busybox").context("busybox is not installed");
+    }
+    let directory = cache().join(kernel.name);
+    let busybox = directory.join("busybox");
+    if !busybox.is_file() {
+        let lists = Lists::new(kernel, &directory)?;
+        lists.run("apt-get", &["update", "-qq"])?;
+        lists.take("busybox-static", "busybox", &busybox)?;
+    }
+    Ok(busybox)
 }
 
 /// Numbers in a name, so that 6.12.9 comes before 6.12.10.
@@ -72,6 +85,7 @@ fn downloaded(directory: &Path) -> Option<PathBuf> {
 /// Package lists of their own.
 struct Lists {
     directory: PathBuf,
+    arch: Arch,
 }
 
 impl Lists {
@@ -82,7 +96,21 @@ impl Lists {
         // Kernels only ever run inside the machine, so that keys this Debian does not have yet are no obstacle.
         let source = format!("deb [trusted=yes] {} {} main\n", mirror()?, kernel.suite);
         fs::write(directory.join("sources.list"), source)?;
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self { directory: directory.to_owned(), arch: kernel.arch })
+    }
+
+    /// One file out of a package.
+    fn take(&self, package: &str, name: &str, to: &Path) -> Result<()> {
+        self.run("apt-get", &["download", "-qq", package])?;
+        let deb = downloaded(&self.directory).context("apt-get downloaded nothing")?;
+        let unpacked = self.directory.join("unpacked");
+        shell::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
+        let found = shell::output(Command::new("find").arg(&unpacked).args(["-name", name, "-type", "f"]))?;
+        let file = found.lines().next().with_context(|| format!("{package} holds no {name}"))?;
+        fs::copy(file, to).with_context(|| format!("cannot copy {file}"))?;
+        fs::remove_dir_all(&unpacked)?;
+        fs::remove_file(deb)?;
+        Ok(())
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<String> {
@@ -95,7 +123,10 @@ impl Lists {
         ] {
             command.arg("-o").arg(format!("{option}={}", self.directory.join(value).display()));
         }
+        command.args(["-o", &format!("APT::Architecture={}", self.arch.name())]);
         command.args([
+            "-o",
+            &format!("APT::Architectures={}", self.arch.name()),
             "-o",
             "Dir::Etc::sourceparts=-",
             "-o",
