@@ -39,18 +39,6 @@ impl Arch {
         }
     }
 
-    /// Its whole machine, emulated: the Debian package, and the command with the machine and the console it has.
-    pub fn machine(self) -> (&'static str, &'static [&'static str], &'static str) {
-        match self {
-            Arch::Amd64 => ("qemu-system-x86", &["qemu-system-x86_64", "-cpu", "max"], "ttyS0"),
-            Arch::Arm64 => (
-                "qemu-system-arm",
-                &["qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72"],
-                "ttyAMA0",
-            ),
-        }
-    }
-
     /// Runs its programs on other machines (Debian: qemu-user-static).
     pub fn emulator(self) -> &'static str {
         match self {

@@ -73,7 +73,8 @@ pub fn cannot_probe(stage: &Stage) -> Option<String> {
 
 fn observer(stage: &Stage, args: &[&str]) -> Result<Output> {
     let mut command = Command::new("timeout");
-    command.arg("10").arg(&stage.observer).args(args);
+    let seconds = 10 * observer_tests::daemon::patience();
+    command.arg(seconds.to_string()).arg(&stage.observer).args(args);
     command.output().context("cannot start the observer")
 }
 
@@ -255,7 +256,9 @@ fn disabled(stage: &Stage) -> Result<()> {
 
 fn programs() -> usize {
     let named = |name: &str| {
-        ["page_fault", "oom_kill_task", "oom_kill_pid", "cgroup_made", "process_exec"].contains(&name)
+        // The kernel keeps fifteen characters.
+        ["page_fault", "page_fault_hand", "oom_kill_task", "oom_kill_pid", "cgroup_made", "process_exec"]
+            .contains(&name)
     };
     aya::programs::loaded_programs()
         .filter_map(Result::ok)

@@ -53,7 +53,7 @@ pub fn fetch(kernel: &Kernel) -> Result<PathBuf> {
     candidates.sort_by_key(|name| version(name));
     let package =
         candidates.last().with_context(|| format!("no package {}*{}", kernel.package.0, kernel.package.1))?;
-    lists.take(package, "vmlinuz*", &vmlinuz)?;
+    lists.take(package, "*/vmlinuz*", &vmlinuz)?;
     Ok(vmlinuz)
 }
 
@@ -67,7 +67,7 @@ pub fn busybox(kernel: &Kernel) -> Result<PathBuf> {
     if !busybox.is_file() {
         let lists = Lists::new(kernel, &directory)?;
         lists.run("apt-get", &["update", "-qq"])?;
-        lists.take("busybox-static", "busybox", &busybox)?;
+        lists.take("busybox-static", "*/bin/busybox", &busybox)?;
     }
     Ok(busybox)
 }
@@ -100,13 +100,13 @@ impl Lists {
     }
 
     /// One file out of a package.
-    fn take(&self, package: &str, name: &str, to: &Path) -> Result<()> {
+    fn take(&self, package: &str, path: &str, to: &Path) -> Result<()> {
         self.run("apt-get", &["download", "-qq", package])?;
         let deb = downloaded(&self.directory).context("apt-get downloaded nothing")?;
         let unpacked = self.directory.join("unpacked");
         shell::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
-        let found = shell::output(Command::new("find").arg(&unpacked).args(["-name", name, "-type", "f"]))?;
-        let file = found.lines().next().with_context(|| format!("{package} holds no {name}"))?;
+        let found = shell::output(Command::new("find").arg(&unpacked).args(["-path", path, "-type", "f"]))?;
+        let file = found.lines().next().with_context(|| format!("{package} holds no {path}"))?;
         fs::copy(file, to).with_context(|| format!("cannot copy {file}"))?;
         fs::remove_dir_all(&unpacked)?;
         fs::remove_file(deb)?;
