@@ -33,7 +33,7 @@ pub struct Options {
     /// Show the machines' consoles as they run
     #[arg(long)]
     console: bool,
-    /// Write the table to docs/kernels.md
+    /// Write what was booted into the table of docs/kernels.md
     #[arg(long)]
     write: bool,
 }
@@ -115,10 +115,12 @@ pub fn vm(options: &Options) -> Result<()> {
         }
     }
     let reports: Vec<&Report> = reports.iter().filter_map(|report| report.as_ref().ok()).collect();
-    let table = table(&reports);
-    println!("\n{table}");
+    let rows: Vec<Row> = reports.iter().map(|report| Row::of(report)).collect();
+    println!("\n{}", table(&rows));
     if options.write {
         let path = shell::root().join("docs/kernels.md");
+        let before = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let table = table(&renewed(&before, rows));
         fs::write(&path, document(&table)).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if reports.is_empty() {
@@ -276,24 +278,50 @@ impl Report {
     }
 }
 
-fn table(reports: &[&Report]) -> String {
-    let mut text =
-        String::from("| kernel | boot | passed | failed | skipped | probes |\n|---|---|---|---|---|---|\n");
-    for report in reports {
+/// A line of the table, and what it is told apart by.
+struct Row {
+    kernel: String,
+    boot: String,
+    line: String,
+}
+
+impl Row {
+    fn of(report: &Report) -> Self {
         let probes: Vec<String> =
             report.probes.iter().map(|(probe, hook)| format!("{probe}: {hook}")).collect();
-        text += &format!(
-            "| {} ({}) | {} | {} | {} | {} | {} |\n",
+        let boot = if report.boot.is_empty() { "as it comes, psi=1" } else { report.boot };
+        let line = format!(
+            "| {} ({}) | {boot} | {} | {} | {} | {} |\n",
             report.kernel,
             report.release,
-            if report.boot.is_empty() { "as it comes, psi=1" } else { report.boot },
             report.passed.len(),
             report.failed.len(),
             report.skipped.len(),
             probes.join("<br>"),
         );
+        Self { kernel: report.kernel.clone(), boot: boot.to_owned(), line }
     }
-    text
+
+    fn read(line: &str) -> Option<Self> {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let (kernel, boot) = (cells.next()?.split_once(" (")?.0, cells.next()?);
+        Some(Self { kernel: kernel.to_owned(), boot: boot.to_owned(), line: format!("{line}\n") })
+    }
+}
+
+/// The document's rows, those of the machines just booted anew.
+fn renewed(document: &str, rows: Vec<Row>) -> Vec<Row> {
+    let is_new = |old: &Row| rows.iter().any(|row| (&row.kernel, &row.boot) == (&old.kernel, &old.boot));
+    let kept: Vec<Row> = document.lines().filter_map(Row::read).filter(|old| !is_new(old)).collect();
+    let mut all: Vec<Row> = rows.into_iter().chain(kept).collect();
+    all.sort_by_key(|row| KERNELS.iter().position(|kernel| kernel.name == row.kernel));
+    all
+}
+
+fn table(rows: &[Row]) -> String {
+    let head =
+        "| kernel | boot | passed | failed | skipped | probes |\n|---|---|---|---|---|---|\n".to_owned();
+    rows.iter().fold(head, |text, row| text + &row.line)
 }
 
 fn document(table: &str) -> String {
