@@ -144,12 +144,15 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     let mut images: BTreeMap<&str, PathBuf> = BTreeMap::new();
     let mut reports = Vec::new();
     for kernel in &KERNELS {
-        let wanted = match options.kernels.as_slice() {
-            [] => options.all || kernel.arch == Arch::host(),
-            names => names.iter().any(|name| name == kernel.name),
-        };
-        if !wanted {
-            continue;
+        match options.kernels.as_slice() {
+            [] if options.all || kernel.arch == Arch::host() => {}
+            [] => {
+                let why = "everything is built once more for it: cargo xtask vm --kernel";
+                reports.push(Err(format!("kernel {0}: {why} {0}", kernel.name)));
+                continue;
+            }
+            names if names.iter().any(|name| name == kernel.name) => {}
+            _ => continue,
         }
         shell::apt(&[Machine::of(kernel.arch).package])?;
         let vmlinuz = match kernels::fetch(kernel) {

@@ -38,12 +38,18 @@ struct Cli {
     /// Pairs of the fault-heavy process with and without the observer
     #[arg(long, default_value_t = 15)]
     pairs: usize,
-    /// Only the cost per fault by bpf_stats, without pairs, spike and memory
+    /// Only one part: the cost per fault by bpf_stats, or the spike beside a poller
     #[arg(long)]
-    only_cost: bool,
+    only: Option<Part>,
     /// Leave out bpftrace
     #[arg(long)]
     no_bpftrace: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Part {
+    Cost,
+    Spike,
 }
 
 struct Bench {
@@ -75,6 +81,9 @@ fn main() -> Result<()> {
 
 impl Bench {
     fn all(&self, cli: &Cli) -> Result<Value> {
+        if cli.only == Some(Part::Spike) {
+            return self.spike();
+        }
         eprintln!("cost per fault by bpf_stats");
         // Where the kernel puts the programs changes from load to load, and their cost with it by a third.
         let loads = (0..LOADS).map(|_| self.per_fault(&cli.null)).collect::<Result<Vec<_>>>()?;
@@ -88,7 +97,7 @@ impl Bench {
             "extra_ns_quartiles": [round(extra.low, 1), round(extra.high, 1)],
             "loads": LOADS,
         });
-        if cli.only_cost {
+        if cli.only == Some(Part::Cost) {
             return Ok(cost);
         }
         eprintln!("{} pairs with and without the observer", cli.pairs);

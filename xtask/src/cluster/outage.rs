@@ -17,11 +17,12 @@ use super::{Cluster, HOME, NODE, control, observer, scenes};
 
 /// Plays every outage; returns how many were passed.
 pub fn test(cluster: &Cluster) -> Result<u32> {
-    let cases: [(&str, Case); 4] = [
+    let cases: [(&str, Case); 5] = [
         ("the_api_is_away_when_the_agent_starts_and_comes_back", away_at_start),
         ("the_api_has_forgotten_where_the_agent_was_and_nothing_is_counted_twice", gone),
         ("a_403_on_pods_says_what_it_costs", pods_forbidden),
         ("a_403_on_owners_leaves_who_it_is_and_loses_why", owners_forbidden),
+        ("a_403_on_one_kind_of_owner_is_named_and_its_starts_are_told", each_owner_forbidden),
     ];
     let mut failed = Vec::new();
     for (name, run) in cases {
@@ -32,13 +33,18 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
                 failed.push(name);
             }
         }
-        let left = ["delete", "deployment/outage", "pod/outage", "--ignore-not-found", "--timeout=60s"];
-        cluster.kubectl(&left).context("while removing what a case made")?;
+        remove(cluster)?;
     }
     if !failed.is_empty() {
         bail!("{} failed", failed.join(", "));
     }
     Ok(cases.len() as u32)
+}
+
+fn remove(cluster: &Cluster) -> Result<()> {
+    let made = ["deployment/outage", "statefulset/outage", "job/outage", "pod/outage"];
+    let left = [&["delete"], &made[..], &["--ignore-not-found", "--timeout=60s"]].concat();
+    cluster.kubectl(&left).map(|_| ()).context("while removing what a case made")
 }
 
 type Case = fn(&Cluster) -> Result<()>;
@@ -195,5 +201,39 @@ fn owners_forbidden(cluster: &Cluster) -> Result<()> {
         metric("observer_workload_starts_total", &with) == Some(1.0)
     })?;
     ensure!(said("to get ReplicaSet"), "it does not say what is forbidden");
+    Ok(())
+}
+
+/// All the agent's rules but one.
+fn each_owner_forbidden(cluster: &Cluster) -> Result<()> {
+    const OWNERS: [(&str, &str, &str); 4] = [
+        ("ReplicaSet", "apps", "replicasets"),
+        ("Deployment", "apps", "deployments"),
+        ("StatefulSet", "apps", "statefulsets"),
+        ("Job", "batch", "jobs"),
+    ];
+    for (kind, _, forbidden) in OWNERS {
+        let others = OWNERS.iter().filter(|(_, _, resource)| *resource != forbidden);
+        let rules = others.fold(
+            "{apiGroups: [\"\"], resources: [pods], verbs: [list, watch]}".to_owned(),
+            |rules, (_, group, resource)| {
+                format!("{rules}, {{apiGroups: [{group}], resources: [{resource}], verbs: [get]}}")
+            },
+        );
+        let _agent = Agent::start(&account(cluster, &format!("without-{forbidden}"), &rules)?)?;
+        until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
+        cluster.apply(&match kind {
+            "Job" => format!(
+                "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: outage}}\nspec: {{template: {}}}\n",
+                scenes::template(r#"["/workload","exit","--after","2"]"#)
+            ),
+            "StatefulSet" => scenes::scalable(kind, "outage", 1, "  serviceName: outage\n", ""),
+            _ => scenes::scalable("Deployment", "outage", 1, "", ""),
+        })?;
+        let starts = || metric("observer_workload_starts_total", &["workload=\"outage"]);
+        until(&format!("the start is told without {kind}"), 60, || starts() == Some(1.0))?;
+        ensure!(said(&format!("to get {kind}")), "it does not say that it may not get a {kind}");
+        remove(cluster)?;
+    }
     Ok(())
 }

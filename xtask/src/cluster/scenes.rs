@@ -428,13 +428,15 @@ fn singles(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
+/// The pods of a Job.
+pub fn template(command: &str) -> String {
+    let container = container(command, "");
+    format!(
+        "{{spec: {{restartPolicy: Never, automountServiceAccountToken: false, containers: [{container}]}}}}"
+    )
+}
+
 fn jobs(stage: &mut Stage) -> Result<()> {
-    let template = |command: &str| {
-        format!(
-            "{{spec: {{restartPolicy: Never, automountServiceAccountToken: false, containers: [{}]}}}}",
-            container(command, "")
-        )
-    };
     let short = r#"["/workload","exit","--after","2"]"#;
     stage.step(&["job"], 3, |stage| {
         stage.apply(&format!(
