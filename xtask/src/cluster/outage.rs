@@ -43,7 +43,8 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
 
 fn remove(cluster: &Cluster) -> Result<()> {
     let made = ["deployment/outage", "statefulset/outage", "job/outage", "pod/outage"];
-    let left = [&["delete"], &made[..], &["--ignore-not-found", "--timeout=60s"]].concat();
+    // Half a minute is the pod's; and after an API server's restart its kubelet may take one to come back.
+    let left = [&["delete"], &made[..], &["--ignore-not-found", "--timeout=180s"]].concat();
     cluster.kubectl(&left).map(|_| ()).context("while removing what a case made")
 }
 
