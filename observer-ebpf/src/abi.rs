@@ -127,7 +127,8 @@ pub struct CgroupTotals {
 #[repr(C)]
 pub struct Slot {
     /// Address of the `struct pt_regs` of the task that faulted last, or of the task (0: always look), valid in one
-    /// generation: a stack is used again only after its task's exit, and a task changes its cgroup only by being attached to another.
+    /// generation: a stack is used again only after its task's exit, and a task changes its cgroup only by being
+    /// attached to another.
     pub registers: u64,
     pub generation: u64,
     /// `cgroup_subsys_state.serial_nr`: unlike the address it is never used again.
@@ -182,8 +183,8 @@ pub const CAST_PLACEHOLDER: i32 = 0x7ca5_7000;
 pub const MIN_STEP_BYTES: u64 = 1 << 20;
 pub const STEP_RATIO_SHIFT: u32 = 7;
 
-/// Usage is read at a fault of another task than the one before, and then at every so many: the read is more than half
-/// of what a fault pays (`cargo xtask bench faults`). Faults in a row without a look bring at most 60 KiB in pages of the
+/// Usage is read at a fault of another task than the one before, and then at every so many: at
+/// every fourth it is near half of what a fault pays (`cargo xtask bench faults`). Faults in a row without a look bring at most 60 KiB in pages of the
 /// smallest size, which the kernel charges 64 at a time anyway (mm/memcontrol.c, MEMCG_CHARGE_BATCH), and 30 MiB in huge
 /// ones, which take milliseconds to clear.
 pub const LOOK_EVERY: u64 = 16;

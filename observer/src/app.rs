@@ -21,7 +21,7 @@ use crate::{
     cgroup::sampler::{self, Sampler},
     clock,
     config::{self, Config, Roots},
-    event::{CgroupVersion, Event, Host, NodeReading, Outcome, What},
+    event::{CgroupVersion, Event, Host, Outcome, What},
     finding::What::Learned,
     journal,
     kernel::{Kernel, support::Support},
@@ -315,11 +315,8 @@ impl HostTask {
     }
 
     fn node(&mut self, now: Time) {
-        match node::reading(&self.roots.proc) {
-            Ok(reading) => {
-                let reading = NodeReading { pods_available: self.sampler.pods_available(), ..reading };
-                self.pending.push(Event { at: now, what: What::Node(reading) });
-            }
+        match node::reading(&self.roots.proc, self.sampler.pods_available()) {
+            Ok(reading) => self.pending.push(Event { at: now, what: What::Node(reading) }),
             Err(error) => tracing::debug!(%error, "the node's memory could not be read this time"),
         }
         self.sampler.losses(now, &mut self.pending);

@@ -20,13 +20,14 @@ pub fn booted(proc: &Path) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
 }
 
-pub fn reading(proc: &Path) -> io::Result<NodeReading> {
+/// `pods_available`: of the cgroup tree, which is read elsewhere.
+pub fn reading(proc: &Path, pods_available: Option<u64>) -> io::Result<NodeReading> {
     let meminfo = meminfo(proc)?;
     let vmstat: VmStat = parse(&proc.join("vmstat"))?;
     let counter = |name: &str| vmstat.0.get(name).map_or(0, |value| (*value).max(0) as u64);
     Ok(NodeReading {
         available: meminfo.mem_available.unwrap_or(meminfo.mem_free),
-        pods_available: None, // the reader of cgroups knows
+        pods_available,
         free: meminfo.mem_free,
         pressure: pressure(proc),
         faults: counter("pgfault"),

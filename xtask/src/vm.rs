@@ -3,7 +3,7 @@
 //! Software emulation: what is right shows, what is fast does not.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -162,15 +162,14 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
                 continue;
             }
         };
-        let image = match images.get(kernel.arch.name()) {
-            Some(image) => image.clone(),
-            None => initramfs::build(kernel)?,
+        let image = match images.entry(kernel.arch.name()) {
+            Entry::Occupied(built) => built.into_mut(),
+            Entry::Vacant(none) => none.insert(initramfs::build(kernel)?),
         };
-        images.insert(kernel.arch.name(), image.clone());
-        reports.push(Ok(boot_patiently(kernel, &vmlinuz, &image, &PLAIN, options.console)?));
+        reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, &PLAIN, options.console)?));
         if options.all {
             for reduced in &REDUCED {
-                reports.push(Ok(boot_patiently(kernel, &vmlinuz, &image, reduced, options.console)?));
+                reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, reduced, options.console)?));
             }
         }
     }

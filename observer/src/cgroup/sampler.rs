@@ -4,7 +4,7 @@
 //! read(2), kernel memory, and the split into anonymous and cache. A group that has just moved is read every 20 ms
 //! (usage) and 100 ms (all), a young one every second, an old one every 15 seconds.
 
-use std::{collections::HashMap, io, path::PathBuf, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use crate::{
     cgroup::{
@@ -37,8 +37,6 @@ const EVERY_CHECK: Duration = Duration::from_secs(60);
 pub struct Sampler {
     hierarchy: Hierarchy,
     groups: HashMap<CgroupId, Group>,
-    /// The kubelet's groups of all pods: one, or more where nodes are containers of this host.
-    pods: Vec<PathBuf>,
     walked: Option<Time>,
     walk_wanted: bool,
     unreadable: u64,
@@ -62,15 +60,7 @@ struct Group {
 
 impl Sampler {
     pub fn new(hierarchy: Hierarchy, only_walks: bool) -> Self {
-        Self {
-            hierarchy,
-            groups: HashMap::new(),
-            pods: Vec::new(),
-            walked: None,
-            walk_wanted: true,
-            unreadable: 0,
-            only_walks,
-        }
+        Self { hierarchy, groups: HashMap::new(), walked: None, walk_wanted: true, unreadable: 0, only_walks }
     }
 
     /// Learns from an event of the kernel's. Returns the mark of a cgroup seen for the first time: how many levels it
@@ -129,9 +119,6 @@ impl Sampler {
         if self.groups.contains_key(&cgroup) {
             return None;
         }
-        if identity::holds_all_pods(path) {
-            self.pods.push(self.hierarchy.root.join(path.trim_start_matches('/')));
-        }
         let owner = identity::owner(path);
         let is_container = owner.as_ref().is_some_and(|owner| owner.below == 0);
         let group = Group {
@@ -149,14 +136,15 @@ impl Sampler {
     }
 
     /// See [`crate::event::NodeReading::pods_available`]. Inactive file cache is given up before anybody is killed.
-    pub fn pods_available(&mut self) -> Option<u64> {
-        let read = |group: &PathBuf| memory::reading(group, self.hierarchy.version).ok();
-        self.pods.retain(|group| group.is_dir());
-        let limited = self.pods.iter().filter_map(|group| {
-            let reading = read(group)?;
+    pub fn pods_available(&self) -> Option<u64> {
+        // One, or more where nodes are containers of this host.
+        let of_all_pods = self.groups.values().filter(|group| identity::holds_all_pods(&group.path));
+        let available = of_all_pods.filter_map(|group| {
+            let directory = self.hierarchy.directory(&group.path);
+            let reading = memory::reading(&directory, self.hierarchy.version).ok()?;
             Some(reading.limit?.bytes()?.saturating_sub(reading.working_set()))
         });
-        limited.min()
+        available.min()
     }
 
     /// Something runs in this group: so its container lives.
