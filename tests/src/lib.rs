@@ -4,4 +4,5 @@
 pub mod daemon;
 pub mod group;
 pub mod prometheus;
+#[cfg(feature = "bench")]
 pub mod synthetic;

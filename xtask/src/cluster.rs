@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, shell};
+use crate::{build_ebpf, shell, statics};
 
 mod bad_input;
 mod binaries;
@@ -20,6 +20,7 @@ mod chart;
 mod control;
 mod deployed;
 mod e2e;
+mod grafana;
 mod links;
 mod outage;
 mod scenes;
@@ -62,7 +63,6 @@ pub fn cluster(options: &Options) -> Result<()> {
         What::Test(options) => {
             let was_up = Cluster::running().is_some();
             build_ebpf::build_ebpf()?;
-            build_observer()?;
             let cluster = control::up()?;
             let done = match options.scenes.as_slice() {
                 [] => test(&cluster, options),
@@ -92,35 +92,21 @@ fn test(cluster: &Cluster, options: &causes::Options) -> Result<u32> {
     Ok(causes::test(cluster, options)? + outage::test(cluster)? + deploy(cluster)?)
 }
 
-fn build_observer() -> Result<()> {
-    shell::run(shell::cargo().args(["build", "--quiet", "--package", "observer"]))
-}
-
 /// What is deployed, and everything around it.
 fn deploy(cluster: &Cluster) -> Result<u32> {
-    shell::run(shell::cargo().args([
-        "build",
-        "--quiet",
-        "--bins",
-        "--package",
-        "observer",
-        "--package",
-        "observer-tests",
-    ]))?;
     secured::remove(cluster)?; // what an interrupted run left
     deployed::remove(cluster)?;
     deployed::image()?;
-    let mut passed = chart::test(cluster)? + bad_input::test(cluster)? + secured::test(cluster)?;
+    let mut passed =
+        grafana::test()? + chart::test(cluster)? + bad_input::test(cluster)? + secured::test(cluster)?;
     passed += deployed::test(cluster)? + e2e::test(cluster)?;
     deployed::remove(cluster)?;
     Ok(passed)
 }
 
-pub use binaries::helm;
-
-/// Also without a cluster.
-pub fn kubectl() -> Result<PathBuf> {
-    Ok(binaries::build()?.join("kubectl"))
+/// kubectl, helm; also without a cluster.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    Ok(binaries::build()?.join(name))
 }
 
 /// Why there can be no cluster on this machine, if so.
@@ -136,13 +122,13 @@ pub fn missing() -> Option<&'static str> {
     None
 }
 
-fn observer() -> PathBuf {
-    crate::run::target().join("debug/observer")
+fn observer() -> Result<PathBuf> {
+    statics::program("observer")
 }
 
 /// A Secret with a certificate, as the observer makes it.
 fn secret(args: &[&str]) -> Result<String> {
-    shell::output(Command::new(observer()).arg("ledger-secret").args(args))
+    shell::output(Command::new(observer()?).arg("ledger-secret").args(args))
 }
 
 /// The files a Secret holds.
@@ -155,9 +141,14 @@ fn write_files(secret: &str, directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Builds what a cluster and its tests consist of: ten minutes at the first time.
+pub fn prepare() -> Result<()> {
+    binaries::build()?;
+    binaries::dashboard_check().map(|_| ())
+}
+
 /// For `cargo xtask test`: starts a cluster, tests, and stops it again.
 pub fn test_all() -> Result<u32> {
-    build_observer()?;
     let cluster = control::up()?;
     let done = test(&cluster, &causes::Options::default());
     control::down()?;

@@ -13,7 +13,17 @@ struct Dashboard {
     about: &'static str,
     /// Label, and the query whose values it takes.
     variables: &'static [(&'static str, &'static str)],
+    /// Drawn across all lines.
+    marks: &'static [Mark],
     panels: &'static [Panel],
+}
+
+/// A moment that explains a line: wherever the query has a value.
+struct Mark {
+    name: &'static str,
+    text: &'static str,
+    color: &'static str,
+    query: &'static str,
 }
 
 struct Panel {
@@ -56,12 +66,29 @@ const WORKLOADS: (&str, &str) =
     ("workload", "label_values(observer_history_startups{namespace=~\"$namespace\"}, workload)");
 const NAMESPACES: (&str, &str) = ("namespace", "label_values(observer_history_startups, namespace)");
 
+/// Where a counter grew within one step; one that is first scraped with something in it has grown, too.
+macro_rules! fresh {
+    ($counter:literal) => {
+        concat!(
+            $counter,
+            " > (",
+            $counter,
+            " offset 1m) or (",
+            $counter,
+            " unless ",
+            $counter,
+            " offset 1m) > 0"
+        )
+    };
+}
+
 const DASHBOARDS: &[Dashboard] = &[
     Dashboard {
         file: "fleet.json",
         title: "Memory observer / Fleet",
         about: "Which workloads are at risk when they start, and what is advised.",
         variables: &[NAMESPACES],
+        marks: &[],
         panels: &[
             panel(
                 "Checks that fail",
@@ -176,6 +203,20 @@ const DASHBOARDS: &[Dashboard] = &[
         title: "Memory observer / Node",
         about: "What is starting on a node, and whether there is room for it.",
         variables: &[("instance", "label_values(observer_node_memory_total_bytes, instance)")],
+        marks: &[
+            Mark {
+                name: "Scale-ups",
+                text: "{{namespace}}/{{workload}} scaled up by {{by}}",
+                color: "blue",
+                query: fresh!("observer_scale_events_total{instance=~\"$instance\"}"),
+            },
+            Mark {
+                name: "OOM kills",
+                text: "{{namespace}}/{{workload}}, limit of: {{scope}}",
+                color: "red",
+                query: fresh!("observer_workload_oom_kills_total{instance=~\"$instance\"}"),
+            },
+        ],
         panels: &[
             panel(
                 "Headroom, and what those starting will take",
@@ -269,6 +310,24 @@ const DASHBOARDS: &[Dashboard] = &[
         title: "Memory observer / Workload",
         about: "One workload's start-ups: the curves, how they ended, and what they need.",
         variables: &[NAMESPACES, WORKLOADS],
+        marks: &[
+            Mark {
+                name: "Scale-ups",
+                text: "scaled up by {{by}}",
+                color: "blue",
+                query: fresh!(
+                    "observer_scale_events_total{namespace=~\"$namespace\", workload=~\"$workload\"}"
+                ),
+            },
+            Mark {
+                name: "OOM kills",
+                text: "limit of: {{scope}}",
+                color: "red",
+                query: fresh!(
+                    "observer_workload_oom_kills_total{namespace=~\"$namespace\", workload=~\"$workload\"}"
+                ),
+            },
+        ],
         panels: &[
             panel(
                 "Memory of its containers",
@@ -400,6 +459,9 @@ const DASHBOARDS: &[Dashboard] = &[
     },
 ];
 
+/// How often a mark is asked for: as far as its query looks back, so that each growth is one mark.
+const STEP: &str = "1m";
+
 /// Every file, and what should be in it.
 pub fn files() -> Vec<(PathBuf, String)> {
     let folder = shell::root().join("deploy/grafana");
@@ -410,22 +472,26 @@ pub fn files() -> Vec<(PathBuf, String)> {
     DASHBOARDS.iter().map(file).collect()
 }
 
-/// Every query, with the panel that asks it.
-pub fn queries() -> impl Iterator<Item = (String, &'static str)> {
+/// Every query, with the panel or mark that asks it; a mark's as it is drawn, over time.
+pub fn queries() -> impl Iterator<Item = (String, String)> {
     DASHBOARDS.iter().flat_map(|dashboard| {
-        dashboard.panels.iter().flat_map(move |panel| {
-            let title = format!("{}, {}", dashboard.title, panel.title);
-            panel.queries.iter().map(move |(_, query)| (title.clone(), *query))
-        })
+        let of_panels = dashboard
+            .panels
+            .iter()
+            .flat_map(|panel| panel.queries.iter().map(|(_, query)| (panel.title, (*query).to_owned())));
+        let of_marks = dashboard
+            .marks
+            .iter()
+            .map(|mark| (mark.name, format!("last_over_time(({})[1h:{STEP}])", mark.query)));
+        of_panels.chain(of_marks).map(|(asker, query)| (format!("{}, {asker}", dashboard.title), query))
     })
 }
 
 fn json(dashboard: &Dashboard) -> Value {
-    let source = json!({"type": "prometheus", "uid": "$datasource"});
     let mut variables = vec![json!({"name": "datasource", "type": "datasource", "query": "prometheus"})];
     for (name, query) in dashboard.variables {
         variables.push(json!({
-            "name": name, "type": "query", "datasource": source, "query": {"query": query, "refId": name},
+            "name": name, "type": "query", "datasource": source(), "query": {"query": query, "refId": name},
             "refresh": 2, "multi": true, "includeAll": true, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
         }));
     }
@@ -437,15 +503,11 @@ fn json(dashboard: &Dashboard) -> Value {
             (x, y) = (0, y + HEIGHT);
         }
         panels.push(json!({
-            "id": i + 1, "title": panel.title, "description": panel.about, "datasource": source,
+            "id": i + 1, "title": panel.title, "description": panel.about, "datasource": source(),
             "type": match panel.kind { Kind::Lines => "timeseries", Kind::Number => "stat", Kind::Bars => "bargauge" },
             "gridPos": {"x": x, "y": y, "w": panel.width, "h": HEIGHT},
             "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-            "options": match panel.kind {
-                Kind::Lines => json!({"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}),
-                Kind::Number => json!({"reduceOptions": {"calcs": ["lastNotNull"]}}),
-                Kind::Bars => json!({"orientation": "horizontal", "displayMode": "basic", "reduceOptions": {"calcs": ["lastNotNull"]}}),
-            },
+            "options": options(panel.kind),
             "targets": targets(panel),
         }));
         x += panel.width;
@@ -455,7 +517,37 @@ fn json(dashboard: &Dashboard) -> Value {
         "title": dashboard.title, "description": dashboard.about, "tags": ["memory-observer"],
         "schemaVersion": 39, "version": 1, "editable": true, "refresh": "30s", "time": {"from": "now-6h", "to": "now"},
         "templating": {"list": variables}, "panels": panels,
+        "annotations": {"list": dashboard.marks.iter().map(annotation).collect::<Vec<_>>()},
     })
+}
+
+/// All that a panel of this kind has, defaults too: what a newer Grafana takes for a default may be another.
+fn options(kind: Kind) -> Value {
+    let legend = json!({"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []});
+    let last = json!({"calcs": ["lastNotNull"]});
+    match kind {
+        Kind::Lines => json!({"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}),
+        Kind::Number => json!({
+            "orientation": "auto", "graphMode": "none", "colorMode": "value", "justifyMode": "auto", "textMode": "auto",
+            "wideLayout": true, "showPercentChange": false, "percentChangeColorMode": "standard", "reduceOptions": last,
+        }),
+        Kind::Bars => json!({
+            "orientation": "horizontal", "displayMode": "basic", "valueMode": "color", "namePlacement": "auto",
+            "showUnfilled": true, "sizing": "auto", "minVizWidth": 8, "minVizHeight": 16, "maxVizHeight": 300,
+            "legend": legend, "reduceOptions": last,
+        }),
+    }
+}
+
+fn annotation(mark: &Mark) -> Value {
+    json!({
+        "name": mark.name, "datasource": source(), "enable": true, "iconColor": mark.color,
+        "expr": mark.query, "step": STEP, "titleFormat": mark.name, "textFormat": mark.text,
+    })
+}
+
+fn source() -> Value {
+    json!({"type": "prometheus", "uid": "$datasource"})
 }
 
 fn targets(panel: &Panel) -> Vec<Value> {

@@ -10,8 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    cluster::{helm, kubectl},
-    dashboards, image, oci, run, shell,
+    cluster, dashboards, image, oci, run, shell,
     statics::{self, Arch},
 };
 
@@ -51,11 +50,13 @@ pub fn release(options: &Options) -> Result<()> {
     replay_alike()?;
     step("chart");
     let chart = shell::root().join("deploy/chart");
-    shell::output(Command::new(helm()?).arg("package").arg(&chart).arg("--destination").arg(&to))?;
+    shell::output(
+        Command::new(cluster::tool("helm")?).arg("package").arg(&chart).arg("--destination").arg(&to),
+    )?;
     step("manifests");
     for (overlay, file) in [("", "install.yaml"), ("ledger", "install-with-ledger.yaml")] {
         let path = shell::root().join("deploy").join(overlay);
-        let text = shell::output(Command::new(kubectl()?).arg("kustomize").arg(path))?;
+        let text = shell::output(Command::new(cluster::tool("kubectl")?).arg("kustomize").arg(path))?;
         fs::write(to.join(file), text)?;
     }
     step("rules and dashboards");

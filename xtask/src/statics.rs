@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::shell;
+use crate::{run, shell};
 
 /// As images name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -32,8 +32,10 @@ impl Arch {
         }
     }
 
+    /// As cargo names it.
     fn target(self) -> &'static str {
         match self {
+            host if host == Arch::host() => "host-tuple",
             Arch::Amd64 => "x86_64-unknown-linux-gnu",
             Arch::Arm64 => "aarch64-unknown-linux-gnu",
         }
@@ -77,58 +79,60 @@ impl Arch {
     }
 }
 
-/// Small enough to copy around, quick enough to build.
-const QUICK: &str = "-C target-feature=+crt-static -C strip=symbols -C opt-level=1";
-
-/// Binaries of the workspace by name, in this order.
-pub fn build(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    build_for(Arch::host(), names)
+/// A program by name, built if it is not.
+pub fn program(name: &str) -> Result<PathBuf> {
+    program_for(Arch::host(), name)
 }
 
-pub fn build_for(arch: Arch, names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    eprintln!("building {} statically", names.join(", "));
-    let args = ["build", "--package", "observer", "--package", "observer-tests", "--bins"];
-    let mut built = executables(&args, QUICK, arch)?;
-    let mut taken = Vec::new();
-    for name in names {
-        let at = built.iter().position(|(built, _)| built == name);
-        taken.push(built.remove(at.with_context(|| format!("cargo built no {name}"))?));
-    }
-    Ok(taken)
+pub fn program_for(arch: Arch, name: &str) -> Result<PathBuf> {
+    let mut build = cargo(arch)?;
+    build.args(["build", "--workspace", "--bins", "--examples"]);
+    executable(&mut build, name)
 }
+
+/// The live tests as a program.
+pub fn live_tests(arch: Arch) -> Result<PathBuf> {
+    let mut build = cargo(arch)?;
+    build.args(["test", "--no-run", "--workspace", "--test", "live"]);
+    executable(&mut build, "live")
+}
+
+/// Cargo, for whatever is tested: one set of artifacts serves the tests here, in virtual machines and on the cluster.
+///
+/// That holds as long as every command names the whole workspace: cargo unites the features of what is named.
+pub fn cargo(arch: Arch) -> Result<Command> {
+    let mut cargo = shell::cargo();
+    cargo.envs(arch.prepare()?).env("RUSTFLAGS", STATIC).env("CARGO_BUILD_TARGET", arch.target());
+    cargo.env("CARGO_TARGET_DIR", run::target().join("static"));
+    // Small enough to copy around. Not optimised: that would take longer than all tests gain by it.
+    cargo.envs([("CARGO_PROFILE_DEV_DEBUG", "false"), ("CARGO_PROFILE_DEV_STRIP", "symbols")]);
+    Ok(cargo)
+}
+
+const STATIC: &str = "-C target-feature=+crt-static";
 
 /// One binary as it is shipped: optimised, without symbols.
 pub fn release(name: &str, arch: Arch) -> Result<PathBuf> {
     eprintln!("building {name} for {}, statically, optimised (minutes at the first time)", arch.name());
-    let args = ["build", "--release", "--package", name, "--bin", name];
+    let mut build = cargo(arch)?;
+    build.args(["build", "--release", "--package", name, "--bin", name]);
     // For size: a thousand nodes pull it, and the daemon's work is in the kernel and in waiting.
-    let flags = "-C target-feature=+crt-static -C strip=symbols -C opt-level=s";
-    let built = executables(&args, flags, arch)?;
-    let found = built.into_iter().find(|(built, _)| built == name);
-    found.map(|(_, path)| path).with_context(|| format!("cargo built no {name}"))
+    build.envs([("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"), ("CARGO_PROFILE_RELEASE_STRIP", "symbols")]);
+    executable(&mut build, name)
 }
 
-/// The live tests as a program.
-pub fn live_tests(arch: Arch) -> Result<(String, PathBuf)> {
-    let args = ["test", "--no-run", "--package", "observer-tests", "--test", "live"];
-    let built = executables(&args, QUICK, arch)?;
-    built.into_iter().find(|(name, _)| name == "live").context("cargo built no live tests")
-}
-
-fn executables(args: &[&str], flags: &str, arch: Arch) -> Result<Vec<(String, PathBuf)>> {
-    let mut cargo: Command = shell::cargo();
-    cargo.envs(arch.prepare()?);
-    cargo.args(args).args(["--target", arch.target(), "--message-format", "json-render-diagnostics"]);
-    cargo.arg("--target-dir").arg(shell::root().join("target/static")).env("RUSTFLAGS", flags);
-    let output =
-        cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+/// Runs cargo, which says what it built and where.
+fn executable(build: &mut Command, name: &str) -> Result<PathBuf> {
+    build.args(["--message-format", "json-render-diagnostics"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = build.output().context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("the static binaries do not build");
+        bail!("`{}` failed", shell::show(build));
     }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let executable = |line: &str| {
+    let path = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
-        Some((message["target"]["name"].as_str()?.to_owned(), message["executable"].as_str()?.into()))
+        (message["target"]["name"].as_str()? == name)
+            .then(|| message["executable"].as_str().map(PathBuf::from))?
     };
-    Ok(text.lines().filter_map(executable).collect())
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().find_map(path).with_context(|| format!("cargo built no {name}"))
 }

@@ -3,12 +3,17 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    thread::{self, JoinHandle},
     time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, cluster, shell, vm};
+use crate::{
+    build_ebpf, cluster, shell,
+    statics::{self, Arch},
+    vm,
+};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -17,40 +22,48 @@ pub struct Options {
     quick: bool,
 }
 
+/// What all tests are built by, whether they run here, in a virtual machine or on the cluster.
+fn cargo() -> Result<Command> {
+    statics::cargo(Arch::host())
+}
+
 /// What the closing lines say.
-#[derive(Default)]
 struct Tally {
+    began: Instant,
     passed: u32,
     failed: Vec<String>,
     skipped: Vec<String>,
 }
 
 pub fn test(options: &Options) -> Result<()> {
-    let began = Instant::now();
-    let mut tally = Tally::default();
+    let mut tally = Tally { began: Instant::now(), passed: 0, failed: Vec::new(), skipped: Vec::new() };
+    let live = !options.quick;
+    // Go's compiler beside Rust's: either waits for its last link alone.
+    let kubernetes = (live && cluster::missing().is_none()).then(|| thread::spawn(cluster::prepare));
     tally.step("formatting", shell::cargo().args(["fmt", "--all", "--check"]));
     match build_ebpf::build_ebpf() {
         Ok(_) => tally.passed += 1,
         // Elsewhere than on Linux, or without root to install it, the pure core still can be tested.
         Err(error) => tally.skipped.push(format!("eBPF programs and what needs them: {error:#}")),
     }
-    tally.step("lints", shell::cargo().args(CLIPPY));
-    let live = !options.quick;
+    tally.step("lints", cargo()?.args(CLIPPY));
     if live && let Err(error) = shell::apt(&["prometheus"]) {
         eprintln!("no Prometheus: {error:#}"); // its tests name themselves as skipped
     }
     // The live tests run the daemon itself: built with the rest.
-    tally.step("build", shell::cargo().args(["build", "--quiet", "--workspace", "--bins"]));
+    tally.step("build", cargo()?.args(["build", "--quiet", "--workspace", "--all-targets"]));
     tally.tests(
         "unit",
-        shell::cargo().args(["test", "--workspace", "--exclude", "observer-tests", "--no-fail-fast"]),
+        cargo()?.args(["test", "--workspace", "--exclude", "observer-tests", "--no-fail-fast"]),
     );
+    // What is live measures, and wants the machine for itself. An error comes again, with its own name, when the cluster is due.
+    let _ = kubernetes.map(JoinHandle::join);
     for (name, minutes) in [("declarations", false), ("replay", false), ("live", true)] {
         if minutes && options.quick {
             tally.skipped.push(format!("{name}: --quick"));
             continue;
         }
-        tally.tests(name, shell::cargo().args(["test", "--package", "observer-tests", "--test", name]));
+        tally.tests(name, cargo()?.args(["test", "--workspace", "--test", name]));
     }
     if options.quick {
         tally.skipped.push("kernels in virtual machines: --quick".to_owned());
@@ -62,15 +75,19 @@ pub fn test(options: &Options) -> Result<()> {
     } else {
         tally.cluster();
     }
-    tally.close(began)
+    tally.close()
 }
 
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny=warnings"];
 
 impl Tally {
+    fn begin(&self, name: &str) {
+        eprintln!("== {name}, after {} s", self.began.elapsed().as_secs());
+    }
+
     /// A step that passes or fails as a whole.
     fn step(&mut self, name: &str, command: &mut Command) {
-        eprintln!("== {name}");
+        self.begin(name);
         match shell::run(command) {
             Ok(()) => self.passed += 1,
             Err(error) => self.fail(name, &format!("{error:#}")),
@@ -79,7 +96,7 @@ impl Tally {
 
     /// A step that counts its own tests.
     fn tests(&mut self, name: &str, command: &mut Command) {
-        eprintln!("== {name}");
+        self.begin(name);
         let before = self.failed.len();
         match self.count(name, command) {
             Ok(true) => {}
@@ -94,7 +111,7 @@ impl Tally {
 
     /// The live tests on other kernels. A machine that cannot be had is skipped, with the reason.
     fn machines(&mut self) {
-        eprintln!("== kernels in virtual machines");
+        self.begin("kernels in virtual machines");
         let reports = match vm::run(&vm::Options::default()) {
             Ok(reports) => reports,
             Err(error) => return self.skipped.push(format!("kernels in virtual machines: {error:#}")),
@@ -114,7 +131,7 @@ impl Tally {
 
     /// Causes and outages on a real Kubernetes. Where one cannot be had, skipped with the reason.
     fn cluster(&mut self) {
-        eprintln!("== Kubernetes");
+        self.begin("Kubernetes");
         if let Some(missing) = cluster::missing() {
             return self.skipped.push(format!("Kubernetes: {missing}"));
         }
@@ -162,7 +179,7 @@ impl Tally {
         }
     }
 
-    fn close(self, began: Instant) -> Result<()> {
+    fn close(self) -> Result<()> {
         println!();
         for skipped in &self.skipped {
             println!("skipped  {skipped}");
@@ -171,7 +188,10 @@ impl Tally {
             println!("FAILED   {failed}");
         }
         let (passed, failed, skipped) = (self.passed, self.failed.len(), self.skipped.len());
-        println!("{passed} passed, {failed} failed, {skipped} skipped, in {} s", began.elapsed().as_secs());
+        println!(
+            "{passed} passed, {failed} failed, {skipped} skipped, in {} s",
+            self.began.elapsed().as_secs()
+        );
         if failed > 0 {
             bail!("{failed} failed");
         }

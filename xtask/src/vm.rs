@@ -6,9 +6,14 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    num::NonZero,
+    panic::resume_unwind,
+    path::PathBuf,
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -142,13 +147,13 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     shell::apt(&["busybox-static", "cpio"])?;
     build_ebpf::build_ebpf()?;
     let mut images: BTreeMap<&str, PathBuf> = BTreeMap::new();
-    let mut reports = Vec::new();
+    let mut boots: Vec<Result<Planned, String>> = Vec::new();
     for kernel in &KERNELS {
         match options.kernels.as_slice() {
             [] if options.all || kernel.arch == Arch::host() => {}
             [] => {
                 let why = "everything is built once more for it: cargo xtask vm --kernel";
-                reports.push(Err(format!("kernel {0}: {why} {0}", kernel.name)));
+                boots.push(Err(format!("kernel {0}: {why} {0}", kernel.name)));
                 continue;
             }
             names if names.iter().any(|name| name == kernel.name) => {}
@@ -158,7 +163,7 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
         let vmlinuz = match kernels::fetch(kernel) {
             Ok(vmlinuz) => vmlinuz,
             Err(error) => {
-                reports.push(Err(format!("kernel {}: {error:#}", kernel.name)));
+                boots.push(Err(format!("kernel {}: {error:#}", kernel.name)));
                 continue;
             }
         };
@@ -166,37 +171,60 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
             Entry::Occupied(built) => built.into_mut(),
             Entry::Vacant(none) => none.insert(initramfs::build(kernel)?),
         };
-        reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, &PLAIN, options.console)?));
-        if options.all {
-            for reduced in &REDUCED {
-                reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, reduced, options.console)?));
-            }
-        }
+        let ways = std::iter::once(&PLAIN).chain(REDUCED.iter().filter(|_| options.all));
+        boots.extend(
+            ways.map(|how| Ok(Planned { kernel, vmlinuz: vmlinuz.clone(), image: image.clone(), how })),
+        );
     }
-    Ok(reports)
+    // One machine for each processor: the tests in it run one after the other. Consoles are read one at a time.
+    let at_once = if options.console { 1 } else { thread::available_parallelism().map_or(1, NonZero::get) };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let report = match boots.get(at) {
+                None => return done,
+                Some(Ok(planned)) => boot_patiently(planned, options.console).map(Ok),
+                Some(Err(why)) => Ok(Err(why.clone())),
+            };
+            done.push((at, report));
+        }
+    };
+    let mut done: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, report)| report).collect()
+}
+
+/// A machine to be booted.
+struct Planned {
+    kernel: &'static Kernel,
+    vmlinuz: PathBuf,
+    image: PathBuf,
+    how: &'static Boot,
 }
 
 /// Once more if the kernel died before the first test, when nothing of ours had been loaded into it: under emulation some
 /// boots of the newest do.
-fn boot_patiently(
-    kernel: &Kernel,
-    vmlinuz: &Path,
-    image: &Path,
-    how: &'static Boot,
-    console: bool,
-) -> Result<Report> {
-    let report = boot(kernel, vmlinuz, image, how, console)?;
+fn boot_patiently(planned: &Planned, console: bool) -> Result<Report> {
+    let report = boot(planned, console)?;
     if report.ended || report.passed.len() + report.failed.len() + report.skipped.len() > 1 {
         return Ok(report);
     }
-    eprintln!("   kernel {} died before the first test; once more", kernel.name);
-    boot(kernel, vmlinuz, image, how, console)
+    eprintln!("   kernel {} died before the first test; once more", planned.kernel.name);
+    boot(planned, console)
 }
 
-fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, console: bool) -> Result<Report> {
-    eprintln!("== {} {}", kernel.name, boot.name);
+fn boot(Planned { kernel, vmlinuz, image, how }: &Planned, console: bool) -> Result<Report> {
+    eprintln!("== {} {}", kernel.name, how.name);
     let Machine { command, args, console: line, .. } = Machine::of(kernel.arch);
-    let append = format!("console={line} panic=-1 loglevel=1 {} observer.only={}", boot.arguments, boot.only);
+    let append = format!("console={line} panic=-1 loglevel=1 {} observer.only={}", how.arguments, how.only);
     let began = Instant::now();
     let mut qemu = Command::new(command);
     qemu.args(args).args(["-accel", "tcg,thread=multi", "-m", "2G", "-smp", "2"]);
@@ -215,7 +243,7 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
     });
     let mut report = Report {
         kernel: kernel.name.to_owned(),
-        boot: boot.name,
+        boot: how.name,
         seconds: 0,
         release: String::new(),
         probes: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs,
     path::Path,
 };
 
@@ -49,7 +50,8 @@ impl Arg {
 impl Layout {
     pub fn read(path: &Path) -> Result<Self, NoTypes> {
         let why = |why: String| NoTypes { path: path.display().to_string(), why };
-        let btf = Btf::from_file(path).map_err(|error| why(error.to_string()))?;
+        let bytes = fs::read(path).map_err(|error| why(error.to_string()))?;
+        let btf = Btf::from_bytes(&bytes).map_err(|error| why(error.to_string()))?;
         let offsets = Field::ALL.iter().map(|field| offset(&btf, field.source())).collect();
         let (mut tracepoints, mut functions) = (HashMap::new(), HashSet::new());
         for attachment in probes::ALL.iter().flat_map(|p| p.hooks).flat_map(|hook| hook.attachments) {

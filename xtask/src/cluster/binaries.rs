@@ -13,8 +13,17 @@ use serde_json::Value;
 use super::VERSION;
 use crate::shell;
 
-const COMMANDS: [&str; 5] =
-    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"];
+/// Their main packages, by the names they get.
+const COMMANDS: [(&str, &str); 6] = [
+    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    ("helm", "helm.sh/helm/v3/cmd/helm"),
+];
+/// Of the same Kubernetes, so that what both consist of is compiled once.
+const HELM: &str = "3.21.4";
 
 /// Where they are, or will be.
 pub fn directory() -> Result<PathBuf> {
@@ -44,8 +53,8 @@ fn download(directory: &Path, module: &str) -> Result<Value> {
 /// Builds what is not there yet.
 pub fn build() -> Result<PathBuf> {
     let directory = directory()?;
-    let missing: Vec<&str> =
-        COMMANDS.into_iter().filter(|command| !directory.join(command).is_file()).collect();
+    let missing: Vec<_> =
+        COMMANDS.into_iter().filter(|(command, _)| !directory.join(command).is_file()).collect();
     if missing.is_empty() {
         return Ok(directory);
     }
@@ -58,40 +67,34 @@ pub fn build() -> Result<PathBuf> {
     fs::write(module.join("go.mod"), go_mod(&module)?)?;
     let go = || go(&module);
     shell::output(go().args(["mod", "tidy"]))?;
-    for command in missing {
-        eprintln!("building {command} (up to five minutes the first time)");
-        let began = Instant::now();
-        let flags = format!(
-            "-s -w -X k8s.io/component-base/version.gitVersion=v{VERSION} -X k8s.io/client-go/pkg/version.gitVersion=v{VERSION}"
-        );
-        let package = format!("k8s.io/kubernetes/cmd/{command}");
-        shell::output(
-            go().args(["build", "-trimpath", "-ldflags", &flags, "-o"])
-                .arg(directory.join(command))
-                .arg(package),
-        )?;
-        eprintln!("   {} s", began.elapsed().as_secs());
-    }
+    let (names, packages): (Vec<&str>, Vec<&str>) = missing.into_iter().unzip();
+    eprintln!("building {} (ten minutes the first time)", names.join(", "));
+    let began = Instant::now();
+    let flags = format!(
+        "-s -w -X k8s.io/component-base/version.gitVersion=v{VERSION} -X k8s.io/client-go/pkg/version.gitVersion=v{VERSION}"
+    );
+    let mut build = go();
+    // Debug information is stripped: the compiler need not make it.
+    build.args(["build", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", &flags, "-o"]);
+    build.arg(&directory).args(packages);
+    shell::output(&mut build)?;
+    eprintln!("   {} built, in {} s", names.join(", "), began.elapsed().as_secs());
     Ok(directory)
 }
 
-const HELM: &str = "3.22.0";
+/// Grafana's own schema of dashboards, published as a Go module; Grafana itself is not.
+const SCHEMA: &str = "github.com/grafana/grafana-foundation-sdk/go";
+const SCHEMA_VERSION: &str = "0.0.22";
 
-/// Helm, from its Go module, too.
-pub fn helm() -> Result<PathBuf> {
-    let directory = cache()?.join(format!("helm-{HELM}"));
-    let helm = directory.join("helm");
-    if helm.is_file() {
-        return Ok(helm);
-    }
-    eprintln!("building helm (two minutes the first time)");
+/// Tells what in a dashboard is not as the schema says (grafana.go).
+pub fn dashboard_check() -> Result<PathBuf> {
+    let directory = cache()?.join(format!("grafana-schema-{SCHEMA_VERSION}"));
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    fs::write(directory.join("go.mod"), "module helm\n\ngo 1.26\n")?;
-    let go = || go(&directory);
-    let package = "helm.sh/helm/v3/cmd/helm";
-    shell::output(go().args(["get", &format!("{package}@v{HELM}")]))?;
-    shell::output(go().args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&helm).arg(package))?;
-    Ok(helm)
+    fs::write(directory.join("main.go"), include_str!("grafana.go"))?;
+    fs::write(directory.join("go.mod"), "module check\n\ngo 1.26\n")?;
+    shell::output(go(&directory).args(["get", &format!("{SCHEMA}@v{SCHEMA_VERSION}")]))?;
+    shell::output(go(&directory).args(["build", "-o", "check", "."]))?;
+    Ok(directory.join("check"))
 }
 
 /// A controller that is built as its project builds it.
@@ -172,10 +175,10 @@ fn go_mod(module: &Path) -> Result<String> {
     let theirs = downloaded["GoMod"].as_str().context("go did not say where go.mod is")?;
     let theirs = fs::read_to_string(theirs)?;
     let mut text = String::from(base);
-    for command in COMMANDS {
-        text += &format!("tool k8s.io/kubernetes/cmd/{command}\n");
+    for (_, package) in COMMANDS {
+        text += &format!("tool {package}\n");
     }
-    text += &format!("require k8s.io/kubernetes v{VERSION}\n");
+    text += &format!("require (\n\tk8s.io/kubernetes v{VERSION}\n\thelm.sh/helm/v3 v{HELM}\n)\n");
     let staging = VERSION.replacen('1', "0", 1);
     for line in theirs.lines() {
         if let Some((name, _)) =

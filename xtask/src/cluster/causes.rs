@@ -241,7 +241,7 @@ impl Observers {
 
     fn spawn(&mut self, home: &Path, name: &'static str, args: &[impl AsRef<std::ffi::OsStr>]) -> Result<()> {
         let log = fs::File::create(home.join(format!("{name}.log")))?;
-        let child = Command::new(observer())
+        let child = Command::new(observer()?)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -295,7 +295,7 @@ struct Said {
 
 /// What the observer found, from its recording: the same pipeline, the same findings.
 fn findings(recording: &Path) -> Result<Vec<Value>> {
-    let findings = shell::output(Command::new(observer()).arg("replay").arg("--findings").arg(recording))?;
+    let findings = shell::output(Command::new(observer()?).arg("replay").arg("--findings").arg(recording))?;
     findings.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 

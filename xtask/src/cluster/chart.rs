@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Cluster, VERSION, binaries};
+use super::{Cluster, VERSION};
 use crate::shell;
 
 /// Switches, and the overlays applied beside each other.
@@ -20,7 +20,7 @@ const PAIRS: &[(&[&str], &[&str])] = &[
 ];
 
 pub fn test(cluster: &Cluster) -> Result<u32> {
-    let helm = binaries::helm()?;
+    let helm = cluster.binaries.join("helm");
     let chart = shell::root().join("deploy/chart");
     shell::output(Command::new(&helm).arg("lint").arg("--strict").arg(&chart))?;
     for (switches, overlays) in PAIRS {

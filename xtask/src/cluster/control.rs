@@ -34,7 +34,7 @@ pub fn up() -> Result<Cluster> {
     down()?; // what an interrupted run left
     shell::apt(&["etcd-server", "containerd", "runc", "containernetworking-plugins", "iproute2", "openssl"])?;
     let cluster = Cluster { home: HOME.into(), binaries: binaries::build()? };
-    let workload = statics::build(&["workload"])?.remove(0).1;
+    let workload = statics::program("workload")?;
     eprintln!("starting the cluster");
     let began = Instant::now();
     fs::create_dir_all(cluster.home.join("pids")).context("cannot make the cluster's home: run as root")?;

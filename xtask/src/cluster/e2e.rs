@@ -23,7 +23,7 @@ use super::{
     control::{GATEWAY, IMAGE},
     deployed, scrape,
 };
-use crate::{dashboards, run, shell};
+use crate::{dashboards, shell, statics};
 
 const NAMESPACE: &str = "e2e";
 const QUEUE_PORT: u16 = 18443;
@@ -105,7 +105,7 @@ fn queue(cluster: &Cluster, home: &Path) -> Result<Running> {
         file("queue.crt")
     );
     shell::output(Command::new("openssl").args(request.split(' ')))?;
-    let mut command = Command::new(run::target().join("debug/queue"));
+    let mut command = Command::new(statics::program("queue")?);
     command.arg("--listen").arg(format!("{GATEWAY}:{QUEUE_PORT}"));
     for option in ["cert", "key"] {
         command.arg(format!("--{option}")).arg(file(&format!("queue.{}", option.replace("cert", "crt"))));
@@ -278,7 +278,7 @@ fn queries(prometheus: &Prometheus) -> Result<usize> {
         .map(|(panel, query)| {
             let query = ["$namespace", "$workload", "$instance"]
                 .iter()
-                .fold(query.to_owned(), |query, name| query.replace(name, ".*"));
+                .fold(query, |query, name| query.replace(name, ".*"));
             (panel, query)
         })
         .collect();
@@ -330,7 +330,7 @@ fn documents() -> Result<Vec<(String, String)>> {
 /// What the fleet is advised, and whether the API server would take it.
 fn advise(cluster: &Cluster, prometheus: &Prometheus) -> Result<usize> {
     let advise = |more: &[&str]| {
-        let mut command = Command::new(super::observer());
+        let mut command = Command::new(super::observer()?);
         shell::output(command.arg("advise").args(more).stderr(Stdio::null()))
     };
     let fleet = ["--prometheus", &prometheus.url];

@@ -57,7 +57,7 @@ struct Agent(Child);
 impl Agent {
     fn start(kubeconfig: &Path) -> Result<Self> {
         let log = fs::File::create(log())?;
-        let mut command = Command::new(observer());
+        let mut command = Command::new(observer()?);
         command.args(["run", "--node-name", NODE, "--listen", ADDRESS, "--kubeconfig"]).arg(kubeconfig);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         Ok(Self(child))

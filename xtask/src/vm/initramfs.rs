@@ -27,9 +27,11 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
     for directory in ["bin", "usr/bin", "proc", "sys/fs/cgroup", "dev", "tmp", "files", "etc"] {
         fs::create_dir_all(root.join(directory)).context("cannot make the image's folders")?;
     }
-    let mut binaries = statics::build_for(arch, &["observer", "workload"])?;
-    binaries.push(statics::live_tests(arch)?);
-    for (name, from) in binaries {
+    let mut programs = vec![("live", statics::live_tests(arch)?)];
+    for name in ["observer", "workload"] {
+        programs.push((name, statics::program_for(arch, name)?));
+    }
+    for (name, from) in programs {
         fs::copy(&from, root.join("bin").join(name))
             .with_context(|| format!("cannot copy {}", from.display()))?;
     }
