@@ -1,19 +1,15 @@
 //! Real kernels in virtual machines: boots each from its Debian package and runs the live tests in it, on cgroup v2.
 //!
-//! Software emulation: what is right shows, what is fast does not.
+//! Mostly software emulation (it is where there is no KVM): what is right shows, what is fast does not. One machine at a
+//! time: an emulated one keeps two processors busy, and two side by side took as long and missed what is quick.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs,
     io::{BufRead, BufReader},
-    num::NonZero,
-    panic::resume_unwind,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -147,13 +143,13 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     shell::apt(&["busybox-static", "cpio"])?;
     build_ebpf::build_ebpf()?;
     let mut images: BTreeMap<&str, PathBuf> = BTreeMap::new();
-    let mut boots: Vec<Result<Planned, String>> = Vec::new();
+    let mut reports = Vec::new();
     for kernel in &KERNELS {
         match options.kernels.as_slice() {
             [] if options.all || kernel.arch == Arch::host() => {}
             [] => {
                 let why = "everything is built once more for it: cargo xtask vm --kernel";
-                boots.push(Err(format!("kernel {0}: {why} {0}", kernel.name)));
+                reports.push(Err(format!("kernel {0}: {why} {0}", kernel.name)));
                 continue;
             }
             names if names.iter().any(|name| name == kernel.name) => {}
@@ -163,7 +159,7 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
         let vmlinuz = match kernels::fetch(kernel) {
             Ok(vmlinuz) => vmlinuz,
             Err(error) => {
-                boots.push(Err(format!("kernel {}: {error:#}", kernel.name)));
+                reports.push(Err(format!("kernel {}: {error:#}", kernel.name)));
                 continue;
             }
         };
@@ -171,63 +167,42 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
             Entry::Occupied(built) => built.into_mut(),
             Entry::Vacant(none) => none.insert(initramfs::build(kernel)?),
         };
-        let ways = std::iter::once(&PLAIN).chain(REDUCED.iter().filter(|_| options.all));
-        boots.extend(
-            ways.map(|how| Ok(Planned { kernel, vmlinuz: vmlinuz.clone(), image: image.clone(), how })),
-        );
-    }
-    // One machine for each processor: the tests in it run one after the other. Consoles are read one at a time.
-    let at_once = if options.console { 1 } else { thread::available_parallelism().map_or(1, NonZero::get) };
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let report = match boots.get(at) {
-                None => return done,
-                Some(Ok(planned)) => boot_patiently(planned, options.console).map(Ok),
-                Some(Err(why)) => Ok(Err(why.clone())),
-            };
-            done.push((at, report));
+        reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, &PLAIN, options.console)?));
+        if options.all {
+            for reduced in &REDUCED {
+                reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, reduced, options.console)?));
+            }
         }
-    };
-    let mut done: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect()
-    });
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, report)| report).collect()
-}
-
-/// A machine to be booted.
-struct Planned {
-    kernel: &'static Kernel,
-    vmlinuz: PathBuf,
-    image: PathBuf,
-    how: &'static Boot,
+    }
+    Ok(reports)
 }
 
 /// Once more if the kernel died before the first test, when nothing of ours had been loaded into it: under emulation some
 /// boots of the newest do.
-fn boot_patiently(planned: &Planned, console: bool) -> Result<Report> {
-    let report = boot(planned, console)?;
+fn boot_patiently(
+    kernel: &Kernel,
+    vmlinuz: &Path,
+    image: &Path,
+    how: &'static Boot,
+    console: bool,
+) -> Result<Report> {
+    let report = boot(kernel, vmlinuz, image, how, console)?;
     if report.ended || report.passed.len() + report.failed.len() + report.skipped.len() > 1 {
         return Ok(report);
     }
-    eprintln!("   kernel {} died before the first test; once more", planned.kernel.name);
-    boot(planned, console)
+    eprintln!("   kernel {} died before the first test; once more", kernel.name);
+    boot(kernel, vmlinuz, image, how, console)
 }
 
-fn boot(Planned { kernel, vmlinuz, image, how }: &Planned, console: bool) -> Result<Report> {
-    eprintln!("== {} {}", kernel.name, how.name);
+fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, console: bool) -> Result<Report> {
+    eprintln!("== {} {}", kernel.name, boot.name);
     let Machine { command, args, console: line, .. } = Machine::of(kernel.arch);
-    let append = format!("console={line} panic=-1 loglevel=1 {} observer.only={}", how.arguments, how.only);
+    let append = format!("console={line} panic=-1 loglevel=1 {} observer.only={}", boot.arguments, boot.only);
+    let virtual_processors = kernel.arch == Arch::host() && fs::File::open("/dev/kvm").is_ok();
+    let accelerator = if virtual_processors { "kvm" } else { "tcg,thread=multi" };
     let began = Instant::now();
     let mut qemu = Command::new(command);
-    qemu.args(args).args(["-accel", "tcg,thread=multi", "-m", "2G", "-smp", "2"]);
+    qemu.args(args).args(["-accel", accelerator, "-m", "2G", "-smp", "2"]);
     qemu.args(["-nographic", "-no-reboot", "-nic", "none", "-append", &append]);
     qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(image);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -243,7 +218,7 @@ fn boot(Planned { kernel, vmlinuz, image, how }: &Planned, console: bool) -> Res
     });
     let mut report = Report {
         kernel: kernel.name.to_owned(),
-        boot: how.name,
+        boot: boot.name,
         seconds: 0,
         release: String::new(),
         probes: BTreeMap::new(),
