@@ -104,6 +104,8 @@ fn deploy(cluster: &Cluster) -> Result<u32> {
     Ok(passed)
 }
 
+pub use binaries::actionlint;
+
 /// kubectl, helm; also without a cluster.
 pub fn tool(name: &str) -> Result<PathBuf> {
     Ok(binaries::build()?.join(name))

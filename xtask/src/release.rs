@@ -22,6 +22,7 @@ pub struct Options {
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+const WORKFLOW: &str = ".github/workflows/release.yml";
 /// More would be noticed by whoever pulls it on a thousand nodes.
 const LARGEST_IMAGE: u64 = 15 << 20;
 
@@ -39,6 +40,9 @@ pub fn release(options: &Options) -> Result<()> {
     let step = |what: &str| eprintln!("== {what}");
     step("versions agree");
     versions()?;
+    step("the forge can read the workflow");
+    shell::apt(&["shellcheck"])?;
+    shell::output(Command::new(cluster::actionlint()?).arg(shell::root().join(WORKFLOW)))?;
     for arch in Arch::ALL {
         step(&format!("image for {}", arch.name()));
         let tar = image::image(&image::Options::of(arch))?;

@@ -117,7 +117,11 @@ pub fn release(name: &str, arch: Arch) -> Result<PathBuf> {
     let mut build = cargo(arch)?;
     build.args(["build", "--release", "--package", name, "--bin", name]);
     // For size: a thousand nodes pull it, and the daemon's work is in the kernel and in waiting.
-    build.envs([("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"), ("CARGO_PROFILE_RELEASE_STRIP", "symbols")]);
+    build.envs([
+        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
+        ("CARGO_PROFILE_RELEASE_DEBUG", "false"),
+        ("CARGO_PROFILE_RELEASE_STRIP", "symbols"),
+    ]);
     executable(&mut build, name)
 }
 

@@ -97,6 +97,16 @@ pub fn dashboard_check() -> Result<PathBuf> {
     Ok(directory.join("check"))
 }
 
+/// Reads workflows of the forge as the forge does (and their shell by shellcheck, if there).
+pub fn actionlint() -> Result<PathBuf> {
+    const VERSION: &str = "1.7.12";
+    let directory = cache()?.join(format!("actionlint-{VERSION}"));
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let package = format!("github.com/rhysd/actionlint/cmd/actionlint@v{VERSION}");
+    shell::output(go(&directory).env("GOBIN", &directory).args(["install", &package]))?;
+    Ok(directory.join("actionlint"))
+}
+
 /// A controller that is built as its project builds it.
 pub struct Controller {
     pub name: &'static str,
