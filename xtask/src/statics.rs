@@ -127,7 +127,8 @@ pub fn release(name: &str, arch: Arch) -> Result<PathBuf> {
 
 /// Runs cargo, which says what it built and where.
 fn executable(build: &mut Command, name: &str) -> Result<PathBuf> {
-    build.args(["--message-format", "json-render-diagnostics"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+    build.args(["--quiet", "--message-format", "json-render-diagnostics"]);
+    build.stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = build.output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("`{}` failed", shell::show(build));

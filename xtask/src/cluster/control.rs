@@ -34,6 +34,7 @@ pub fn up() -> Result<Cluster> {
     down()?; // what an interrupted run left
     shell::apt(&["etcd-server", "containerd", "runc", "containernetworking-plugins", "iproute2", "openssl"])?;
     let cluster = Cluster { home: HOME.into(), binaries: binaries::build()? };
+    eprintln!("building the observer and its workload, statically (minutes at the first time)");
     let workload = statics::program("workload")?;
     eprintln!("starting the cluster");
     let began = Instant::now();

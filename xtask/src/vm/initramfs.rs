@@ -27,6 +27,7 @@ pub fn build(kernel: &Kernel) -> Result<PathBuf> {
     for directory in ["bin", "usr/bin", "proc", "sys/fs/cgroup", "dev", "tmp", "files", "etc"] {
         fs::create_dir_all(root.join(directory)).context("cannot make the image's folders")?;
     }
+    eprintln!("building the observer and its live tests, statically (minutes at the first time)");
     let mut programs = vec![("live", statics::live_tests(arch)?)];
     for name in ["observer", "workload"] {
         programs.push((name, statics::program_for(arch, name)?));
