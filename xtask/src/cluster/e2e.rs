@@ -177,6 +177,10 @@ impl Drop for SmallNode {
 }
 
 fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<()> {
+    // In so little room those before would be a stampede of their own, begun before anybody looks.
+    cluster.wait("the end of the start-ups before", Duration::from_secs(90), || {
+        Ok(prometheus.number("sum(observer_node_containers_starting)")? == 0.0)
+    })?;
     let _small = SmallNode::with_room(ROOM)?;
     let deployment = format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: {NAMESPACE}}}\nspec:\n  replicas: 1\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    \

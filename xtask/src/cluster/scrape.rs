@@ -25,7 +25,8 @@ fn discovered(cluster: &Cluster) -> Result<String> {
     let pods: Value =
         serde_json::from_str(&cluster.kubectl(&["get", "pods", "-n", "observer", "-o", "json"])?)?;
     let mut targets = Vec::new();
-    for pod in pods["items"].as_array().context("no pods")? {
+    let going = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_string();
+    for pod in pods["items"].as_array().context("no pods")?.iter().filter(|pod| !going(pod)) {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         for port in containers.filter_map(|container| container["ports"].as_array()).flatten() {
             let ip = pod["status"]["podIP"].as_str().context("a pod without an address")?;
