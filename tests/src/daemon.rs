@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// On a slow machine (an emulated one) every wait is this many times as long: `TEST_PATIENCE`.
+/// On a slow machine (an emulated one) every wait, and the time between two questions, is this many times as long:
+/// `TEST_PATIENCE`.
 pub fn patience() -> u32 {
     std::env::var("TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
@@ -75,7 +76,7 @@ impl Daemon {
             if self.get("/readyz").is_ok() {
                 return Ok(self.started.elapsed());
             }
-            sleep(Duration::from_millis(10));
+            sleep(Duration::from_millis(10) * patience());
         }
         bail!("not ready within {within:?}:\n{}", self.log_text())
     }
@@ -105,7 +106,7 @@ impl Daemon {
                 _ if began.elapsed() > within => {
                     bail!("{name}{with:?} is {value:?} after {within:?}; log:\n{}", self.log_text())
                 }
-                _ => sleep(Duration::from_millis(50)),
+                _ => sleep(Duration::from_millis(50) * patience()),
             }
         }
     }
@@ -127,7 +128,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            sleep(Duration::from_millis(10));
+            sleep(Duration::from_millis(10) * patience());
         }
         bail!("the observer did not end within {within:?}:\n{}", self.log_text())
     }
