@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -124,8 +125,14 @@ pub fn missing() -> Option<&'static str> {
     None
 }
 
+/// Built once: all of a run is of one observer, whatever becomes of its source meanwhile.
 fn observer() -> Result<PathBuf> {
-    statics::program("observer")
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(built) = BUILT.get() {
+        return Ok(built.clone());
+    }
+    let built = statics::program("observer")?;
+    Ok(BUILT.get_or_init(|| built).clone())
 }
 
 /// A Secret with a certificate, as the observer makes it.

@@ -38,6 +38,13 @@ fn cache() -> Result<PathBuf> {
     Ok(cache.join("memory-observer"))
 }
 
+/// A folder of the cache.
+fn folder(name: &str) -> Result<PathBuf> {
+    let directory = cache()?.join(name);
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory)
+}
+
 /// In this module.
 fn go(directory: &Path) -> Command {
     let mut go = Command::new("go");
@@ -88,8 +95,7 @@ const SCHEMA_VERSION: &str = "0.0.22";
 
 /// Tells what in a dashboard is not as the schema says (grafana.go).
 pub fn dashboard_check() -> Result<PathBuf> {
-    let directory = cache()?.join(format!("grafana-schema-{SCHEMA_VERSION}"));
-    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let directory = folder(&format!("grafana-schema-{SCHEMA_VERSION}"))?;
     fs::write(directory.join("main.go"), include_str!("grafana.go"))?;
     fs::write(directory.join("go.mod"), "module check\n\ngo 1.26\n")?;
     shell::output(go(&directory).args(["get", &format!("{SCHEMA}@v{SCHEMA_VERSION}")]))?;
@@ -100,8 +106,7 @@ pub fn dashboard_check() -> Result<PathBuf> {
 /// Reads workflows of the forge as the forge does (and their shell by shellcheck, if there).
 pub fn actionlint() -> Result<PathBuf> {
     const VERSION: &str = "1.7.12";
-    let directory = cache()?.join(format!("actionlint-{VERSION}"));
-    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let directory = folder(&format!("actionlint-{VERSION}"))?;
     let package = format!("github.com/rhysd/actionlint/cmd/actionlint@v{VERSION}");
     shell::output(go(&directory).env("GOBIN", &directory).args(["install", &package]))?;
     Ok(directory.join("actionlint"))
@@ -139,9 +144,8 @@ pub const KEDA: Controller = Controller {
 impl Controller {
     /// The binary, which writes under its own name, and the folder of its definitions.
     pub fn build(&self) -> Result<(PathBuf, PathBuf)> {
-        let directory = cache()?.join(format!("{}-{}", self.name, self.version));
+        let directory = folder(&format!("{}-{}", self.name, self.version))?;
         let binary = directory.join(self.name);
-        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let base = format!("module controller\n\ngo 1.26\n\nrequire {} v{}\n", self.module, self.version);
         fs::write(directory.join("go.mod"), &base)?;
         let module = download(&directory, &format!("{}@v{}", self.module, self.version))?;

@@ -16,7 +16,7 @@ use crate::{image, shell, statics};
 /// Makes it known to the node: as it is shipped but for the optimisation, which would take minutes.
 pub fn image() -> Result<()> {
     let tar = Path::new(HOME).join("observer.tar");
-    image::write(&tar, image::NAME, statics::Arch::host(), statics::program("observer")?)?;
+    image::write(&tar, image::NAME, statics::Arch::host(), super::observer()?)?;
     control::import(&tar)
 }
 
