@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Pipeline, unattributed};
 use crate::{
-    attribution::Entry,
+    attribution::{Entry, Index},
     cause::{Cause, Decision},
     causes::Causes,
     event::{CgroupId, Event, What as Happened},
@@ -23,7 +23,8 @@ use crate::{
 
 /// A pod the API does not tell is reported by its uid from here on.
 const NO_POD: Duration = Duration::from_secs(30);
-/// A container that is none of those its pod's status tells is the pod's sandbox: the kubelet writes statuses within seconds.
+/// What is none of the containers its pod's status tells is the pod's sandbox, or was over before a status told it: the kubelet
+/// writes statuses within seconds.
 const NO_CONTAINER: Duration = Duration::from_secs(15);
 /// While the API is silent no status tells of a container; it is reported by its id before what is held for it is too old.
 const SILENT: Duration = Duration::from_secs(20);
@@ -46,8 +47,15 @@ struct Waiting {
     pod: String,
     id: String,
     since: Time,
-    /// Nothing is held for it any more: most likely the pod's sandbox.
+    gone: Option<Gone>,
+    /// The pod's sandbox, most likely: nothing is held for it any more.
     dormant: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    at: Time,
+    beside_older: bool,
 }
 
 #[derive(Debug)]
@@ -81,13 +89,25 @@ impl Cluster {
         self.pods.record_of(pod)
     }
 
-    /// Nothing older of its pod is known: the runtime makes the sandbox before the containers.
-    fn is_first(&self, cgroup: CgroupId, waiting: &Waiting) -> bool {
+    /// Whether it cannot be its pod's sandbox, which is made before the containers and removed after them: it stands, or stood to its
+    /// end, beside an older group of the pod, or it was gone before a younger one was made.
+    fn is_no_sandbox(&self, cgroup: CgroupId, waiting: &Waiting, index: &Index) -> bool {
+        let Some(gone) = waiting.gone else { return self.beside_older(cgroup, waiting, index) };
+        let waits = self.waiting.values().map(|other| (&other.pod, other.since));
+        let mut all = waits.chain(self.members.values().map(|other| (&other.pod, other.since)));
+        gone.beside_older || all.any(|(pod, since)| *pod == waiting.pod && since >= gone.at)
+    }
+
+    fn beside_older(&self, cgroup: CgroupId, waiting: &Waiting, index: &Index) -> bool {
         let older = |other: CgroupId, pod: &str, since: Time| {
             pod == waiting.pod && (since, other) < (waiting.since, cgroup)
         };
-        !self.waiting.iter().any(|(other, one)| older(*other, &one.pod, one.since))
-            && !self.members.iter().any(|(other, one)| older(*other, &one.pod, one.since))
+        let waits =
+            |(other, one): (&CgroupId, &Waiting)| one.gone.is_none() && older(*other, &one.pod, one.since);
+        let there = |(other, one): (&CgroupId, &Member)| {
+            index.get(*other).is_some() && older(*other, &one.pod, one.since)
+        };
+        self.waiting.iter().any(waits) || self.members.iter().any(there)
     }
 
     pub fn booted(&mut self, at: f64) {
@@ -113,7 +133,13 @@ impl Pipeline {
             self.lives.insert(cgroup, Life::new(container, cause));
             return;
         };
-        let waiting = Waiting { pod: uid.clone(), id: (*container_id).to_owned(), since: at, dormant: false };
+        let waiting = Waiting {
+            pod: uid.clone(),
+            id: (*container_id).to_owned(),
+            since: at,
+            gone: None,
+            dormant: false,
+        };
         self.cluster.waiting.insert(cgroup, waiting);
         self.identify(at, cgroup, SILENT, out);
     }
@@ -122,9 +148,13 @@ impl Pipeline {
     pub(super) fn waits(&mut self, cgroup: CgroupId, event: &Event, out: &mut Vec<Finding>) -> bool {
         let Some(owner) = self.index.container(cgroup) else { return false };
         let Some(waiting) = self.cluster.waiting.get(&owner) else { return false };
-        if !waiting.dormant
-            && let Some(crowded_out) = self.index.hold(event.clone())
-        {
+        let dormant = waiting.dormant;
+        if event.what == (Happened::CgroupRemoved { cgroup: owner }) {
+            let beside_older = self.cluster.beside_older(owner, waiting, &self.index);
+            let gone = Gone { at: event.at, beside_older };
+            self.cluster.waiting.entry(owner).and_modify(|waiting| waiting.gone = Some(gone));
+        }
+        if !dormant && let Some(crowded_out) = self.index.hold(event.clone()) {
             unattributed(event.at, &crowded_out, out);
         }
         true
@@ -145,13 +175,15 @@ impl Pipeline {
         let Some(waiting) = self.cluster.waiting.get(&cgroup) else { return };
         let age = at.since(waiting.since);
         let all_told = self.cluster.pods.tells_all_since(&waiting.pod, waiting.since.unix_seconds(wall));
-        let is_first = self.cluster.is_first(cgroup, waiting);
+        let is_no_sandbox = self.cluster.is_no_sandbox(cgroup, waiting, &self.index);
         let Some(waiting) = self.cluster.waiting.get_mut(&cgroup) else { return };
         let (labels, provisional) = match self.cluster.pods.resolve(&waiting.pod, &waiting.id) {
             Resolved::Container(labels) => (labels, false),
             Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, true),
             Resolved::UnknownPod if age >= NO_POD => (by_path(self.index.get(cgroup)), true),
-            Resolved::NoContainer if age >= patience && !all_told && !is_first => {
+            Resolved::NoContainer
+                if is_no_sandbox && age >= if all_told { NO_CONTAINER } else { patience } =>
+            {
                 let by_path = by_path(self.index.get(cgroup));
                 (self.cluster.pods.presumed(&waiting.pod, &by_path.container).unwrap_or(by_path), true)
             }

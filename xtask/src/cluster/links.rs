@@ -2,7 +2,7 @@
 //! status in which the pod's container is first named.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     fs::File,
     io::{BufRead, BufReader},
@@ -22,9 +22,8 @@ pub struct Links {
     /// Of each linked kill: seconds from the kill, and from the first status that names a container of the pod (none: the link
     /// came before).
     seconds: Vec<(f64, Option<f64>)>,
-    kills: usize,
-    /// By the pods' last statuses; each is after a kill.
-    restarts: usize,
+    /// Pods of which fewer kills were told than they were restarted after.
+    short: Vec<String>,
     /// Kills of a scale-up's start-ups that were linked to nothing.
     without: usize,
 }
@@ -56,25 +55,46 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
             _ => {}
         }
     }
-    let (statuses, restarts) = statuses(recording)?;
-    let mut links = Links { kills: kills.len(), restarts, ..Links::default() };
+    let statuses = statuses(recording)?;
+    let mut links = Links::default();
+    for (pod, status) in &statuses {
+        let told = kills.iter().filter(|(cgroup, _)| pods.get(cgroup) == Some(pod)).count();
+        let restarts = status.restarts.saturating_sub(status.not_killed.len());
+        if told < restarts {
+            links
+                .short
+                .push(format!("{pod} was restarted {restarts} times after a kill, and {told} were told"));
+        }
+    }
     for (cgroup, killed) in kills.into_iter().filter(|(cgroup, _)| of_scale_up.get(cgroup) == Some(&true)) {
         let Some(linked) = linked.get(&cgroup) else {
             links.without += 1;
             continue;
         };
         let since = |from: u64| linked.checked_sub(from).map(|nanoseconds| nanoseconds as f64 / 1e9);
-        let status = pods.get(&cgroup).and_then(|pod| statuses.get(pod)).and_then(|told| since(*told));
+        let status =
+            pods.get(&cgroup).and_then(|pod| statuses.get(pod)).and_then(|status| since(status.named?));
         links.seconds.push((since(killed).unwrap_or_default(), status));
     }
     Ok(links)
 }
 
-/// When the first status that names a container came, by pod; how often all were restarted.
-fn statuses(recording: &Path) -> Result<(HashMap<String, u64>, usize)> {
+/// What the statuses of a pod told.
+#[derive(Default)]
+struct Status {
+    /// When the first that names a container came.
+    named: Option<u64>,
+    restarts: usize,
+    /// Ids of the containers that ended otherwise than by SIGKILL: a runtime too busy to start one.
+    not_killed: BTreeSet<String>,
+}
+
+/// The exit code of a container whose process was killed by SIGKILL.
+const KILLED: i64 = 128 + 9;
+
+fn statuses(recording: &Path) -> Result<BTreeMap<String, Status>> {
     let storm = scenes::namespace(STORM);
-    let mut told = HashMap::new();
-    let mut restarts = HashMap::new();
+    let mut statuses: BTreeMap<String, Status> = BTreeMap::new();
     let file = File::open(recording).with_context(|| format!("cannot open {}", recording.display()))?;
     for line in BufReader::new(file).lines() {
         let event: Value = serde_json::from_str(&line?)?;
@@ -83,14 +103,21 @@ fn statuses(recording: &Path) -> Result<(HashMap<String, u64>, usize)> {
             continue;
         }
         let (Some(name), Some(at)) = (pod["name"].as_str(), event["at"].as_u64()) else { continue };
+        let status = statuses.entry(name.to_owned()).or_default();
         for container in pod["containers"].as_array().into_iter().flatten() {
             if container["id"].is_string() {
-                told.entry(name.to_owned()).or_insert(at);
+                status.named.get_or_insert(at);
             }
-            restarts.insert(name.to_owned(), container["restarts"].as_u64().unwrap_or(0) as usize);
+            status.restarts = container["restarts"].as_u64().unwrap_or(0) as usize;
+            let last = &container["last"];
+            if let (Some(id), Some(code)) = (last["id"].as_str(), last["code"].as_i64())
+                && code != KILLED
+            {
+                status.not_killed.insert(id.to_owned());
+            }
         }
     }
-    Ok((told, restarts.values().sum()))
+    Ok(statuses)
 }
 
 impl Links {
@@ -100,11 +127,8 @@ impl Links {
         if self.seconds.is_empty() {
             return Some("no OOM kill was tied to its scale-up".into());
         }
-        if self.kills < self.restarts {
-            return Some(format!(
-                "{} restarts after an OOM kill, and {} OOM kills told",
-                self.restarts, self.kills
-            ));
+        if !self.short.is_empty() {
+            return Some(self.short.join("; "));
         }
         (late + self.without > 0)
             .then(|| format!("of the scale-up's OOM kills {} were not tied to it, {late} late", self.without))
