@@ -15,7 +15,7 @@ use crate::{
     },
     event::CgroupId,
     finding::{Caused, Container, Ended},
-    objects::{Owner, Pod, Reference, Uid},
+    objects::{Owner, Pod, PodContainer, Reference, Uid},
     pods::Pods,
     time::Time,
 };
@@ -41,13 +41,16 @@ fn scales(controller: &Reference) -> bool {
     !matches!(controller.kind.as_str(), "DaemonSet" | "Job" | "Node")
 }
 
+/// When a container ended, and what a restart of it is because of.
+type End = (Time, Cause);
+
 #[derive(Debug, Default)]
 pub struct Causes {
     open: BTreeMap<CgroupId, Start>,
     /// Which container of which pod a group is.
     members: HashMap<CgroupId, (Uid, String)>,
-    /// How the last container of a name in a pod ended.
-    ends: HashMap<(Uid, String), Cause>,
+    /// When and how the last container of a name in a pod ended. One that no status names is told after those that came after it.
+    ends: HashMap<(Uid, String), End>,
     /// Unix time of the host's boot.
     booted: Option<f64>,
     /// A ledger is asked: its answer is waited for.
@@ -62,13 +65,22 @@ struct Start {
     pod: Uid,
     id: String,
     at: Time,
-    /// How the one before it ended, as it was when this one started.
-    before: Option<Cause>,
+    /// How the one before it ended.
+    before: Option<End>,
+    /// What the last status that named it told.
+    status: Option<PodContainer>,
     /// The pod's owners as they were at the first look after it came: later ones tell of later changes.
     owners: Option<Owners>,
     /// As they were when the pod was first known.
     siblings: Option<Vec<Sibling>>,
     told: Option<Decision>,
+}
+
+impl Start {
+    /// Whether it stands in for the container of this name that ended then.
+    fn follows(&self, ended: Time, (pod, name): &(Uid, String)) -> bool {
+        self.at >= ended && self.pod == *pod && self.container.labels.container == *name
+    }
 }
 
 #[derive(Debug)]
@@ -105,11 +117,12 @@ impl Causes {
     pub fn started(&mut self, at: Time, container: &Container, pod: &str, id: &str) {
         let name = container.labels.container.clone();
         let key = (pod.to_owned(), name);
-        let before = self.ends.get(&key).copied();
+        let before = self.ends.get(&key).copied().filter(|end| end.0 <= at);
         self.members.insert(container.cgroup, key);
         let (pod, id) = (pod.to_owned(), id.to_owned());
         let container = container.clone();
-        let start = Start { container, pod, id, at, before, owners: None, siblings: None, told: None };
+        let start =
+            Start { container, pod, id, at, before, status: None, owners: None, siblings: None, told: None };
         self.open.insert(start.container.cgroup, start);
         self.stale = true;
     }
@@ -119,12 +132,19 @@ impl Causes {
         self.stale = true;
     }
 
-    pub fn ended(&mut self, ended: &Ended) {
+    pub fn ended(&mut self, at: Time, ended: &Ended) {
         if let Some(member) = self.members.remove(&ended.container.cgroup) {
             if self.ends.len() >= ENDS {
                 self.ends.clear();
             }
-            self.ends.insert(member, Cause::after(ended.status, ended.oom_killed));
+            let end = (at, Cause::after(ended.status, ended.oom_killed));
+            let later = |before: Option<End>| before.filter(|before| before.0 > at).unwrap_or(end);
+            for start in self.open.values_mut().filter(|start| start.follows(at, &member)) {
+                start.before = Some(later(start.before));
+            }
+            let last = later(self.ends.get(&member).copied());
+            self.ends.insert(member, last);
+            self.stale = true;
         }
     }
 
@@ -151,12 +171,17 @@ impl Causes {
             if start.siblings.is_none() {
                 start.siblings = pod.map(|pod| pods.siblings(pod));
             }
+            if let Some(told) = pod.and_then(|pod| pod.container(&start.id))
+                && start.status.as_ref() != Some(told)
+            {
+                start.status = Some(told.clone());
+            }
             let owners = start.owners.as_ref();
             let facts = Facts {
                 pod,
-                container: pod.and_then(|pod| pod.container(&start.id)),
+                container: start.status.as_ref(),
                 id: &start.id,
-                before: start.before,
+                before: start.before.map(|(_, cause)| cause),
                 owner: owners.map(|owners| &owners.owner),
                 top: owners.and_then(|owners| owners.top.as_ref()),
                 looks: owners.map(|owners| &owners.looks).or_else(|| pods.looks(pod?)),

@@ -399,7 +399,7 @@ impl OomScope {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OomKilled {
-    /// Absent: a process of the host, or of a cgroup nobody knows.
+    /// Absent: a process in no container, or of a cgroup nobody knows.
     pub container: Option<Container>,
     pub scope: OomScope,
     pub victim_pid: u32,

@@ -221,7 +221,7 @@ pub fn line(finding: &Finding) -> Option<String> {
 }
 
 fn oom_killed(killed: &OomKilled) -> String {
-    let who = killed.container.as_ref().map_or("a process of the host".to_owned(), name);
+    let who = killed.container.as_ref().map_or("a process in no container".to_owned(), name);
     let victim = match killed.victim_command.as_str() {
         "" => format!("{} process(es), unnamed", killed.kills),
         command => format!("{command} (pid {})", killed.victim_pid),

@@ -144,17 +144,20 @@ impl Pipeline {
         self.identify(at, cgroup, SILENT, out);
     }
 
-    /// Whether the event is about a container that waits; then it is held, or dropped.
+    /// Whether the event is about a container that waits; then it is held. A sandbox's is dropped, but for its OOM kill: that is told,
+    /// of nobody's container.
     pub(super) fn waits(&mut self, cgroup: CgroupId, event: &Event, out: &mut Vec<Finding>) -> bool {
         let Some(owner) = self.index.container(cgroup) else { return false };
         let Some(waiting) = self.cluster.waiting.get(&owner) else { return false };
-        let dormant = waiting.dormant;
+        if waiting.dormant {
+            return !matches!(event.what, Happened::OomKill(_));
+        }
         if event.what == (Happened::CgroupRemoved { cgroup: owner }) {
             let beside_older = self.cluster.beside_older(owner, waiting, &self.index);
             let gone = Gone { at: event.at, beside_older };
             self.cluster.waiting.entry(owner).and_modify(|waiting| waiting.gone = Some(gone));
         }
-        if !dormant && let Some(crowded_out) = self.index.hold(event.clone()) {
+        if let Some(crowded_out) = self.index.hold(event.clone()) {
             unattributed(event.at, &crowded_out, out);
         }
         true
@@ -189,11 +192,13 @@ impl Pipeline {
             }
             Resolved::NoContainer if age >= NO_CONTAINER && all_told && !waiting.dormant => {
                 waiting.dormant = true;
-                let index = &mut self.index;
-                let owners: Vec<CgroupId> = index.members(cgroup);
-                let held = index.release(|held| super::subject(held).is_some_and(|s| owners.contains(&s)));
-                let removed = |held: &Event| held.what == Happened::CgroupRemoved { cgroup };
-                if held.iter().any(removed) {
+                let gone = waiting.gone.is_some();
+                for event in self.held_for(cgroup) {
+                    if let Happened::OomKill(_) = event.what {
+                        self.take(&event, out);
+                    }
+                }
+                if gone {
                     self.cluster.waiting.remove(&cgroup);
                     self.removed(at, cgroup, out);
                 }
@@ -205,11 +210,15 @@ impl Pipeline {
         self.cluster.members.insert(cgroup, Member { pod, id, since, provisional });
         let container = Container { cgroup, labels: Arc::new(labels) };
         self.lives.insert(cgroup, Life::new(container, Cause::Unknown));
-        let owners = self.index.members(cgroup);
-        let held = self.index.release(|held| super::subject(held).is_some_and(|s| owners.contains(&s)));
-        for event in held {
+        for event in self.held_for(cgroup) {
             self.take(&event, out);
         }
+    }
+
+    /// What is held for it and the groups in it.
+    fn held_for(&mut self, cgroup: CgroupId) -> Vec<Event> {
+        let groups = self.index.members(cgroup);
+        self.index.release(|held| super::subject(held).is_some_and(|subject| groups.contains(&subject)))
     }
 
     /// Everybody who waits for this pod, or was reported without its word.
@@ -336,7 +345,7 @@ impl Pipeline {
                     life.caused(caused.decision.cause);
                 }
             }
-            What::Ended(ended) => self.cluster.causes.ended(ended),
+            What::Ended(ended) => self.cluster.causes.ended(finding.at, ended),
             What::Forgotten { container } => {
                 self.cluster.members.remove(&container.cgroup);
             }
