@@ -218,3 +218,41 @@ impl Causes {
         told
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{identity::Labels, objects::Terminated};
+
+    fn told(id: &str, restarts: u32, last: &str) -> Pod {
+        let last =
+            Terminated { id: Some(last.into()), code: 137, reason: "OOMKilled".into(), finished: None };
+        let container = PodContainer {
+            name: "app".into(),
+            id: Some(id.into()),
+            restarts,
+            last: Some(last),
+            ..PodContainer::default()
+        };
+        Pod { uid: "u1".into(), containers: vec![container], ..Pod::default() }
+    }
+
+    /// Killed before its first status, it is named once, as the one before; then the next has taken its place.
+    #[test]
+    fn a_restart_stays_one_when_statuses_no_longer_name_it() {
+        let labels = Arc::new(Labels { container: "app".into(), ..Labels::default() });
+        let second = Container { cgroup: 2, labels };
+        let (mut causes, mut pods) = (Causes::default(), Pods::default());
+        let mut said = Vec::new();
+        causes.started(Time::from_nanos(1), &second, "u1", "second");
+        for (seconds, pod) in [(1, told("second", 1, "second")), (20, told("third", 2, "third"))] {
+            pods.apply(pod, seconds as f64);
+            causes.evidence_came();
+            let now = Time::from_nanos(seconds * 1_000_000_000);
+            said.extend(causes.review(now, &pods).into_iter().map(|caused| caused.decision.cause));
+        }
+        assert_eq!(said, [Cause::RestartUnknown]);
+    }
+}
