@@ -153,6 +153,9 @@ impl Causes {
         if let Some(start) = self.open.get_mut(&container.cgroup) {
             start.container = container.clone();
         }
+        if let Some((_, name)) = self.members.get_mut(&container.cgroup) {
+            name.clone_from(&container.labels.container);
+        }
     }
 
     /// Looks at every open start again. Returns what is to be told.
@@ -224,7 +227,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{identity::Labels, objects::Terminated};
+    use crate::{finding::State, identity::Labels, objects::Terminated};
 
     fn told(id: &str, restarts: u32, last: &str) -> Pod {
         let last =
@@ -237,6 +240,30 @@ mod tests {
             ..PodContainer::default()
         };
         Pod { uid: "u1".into(), containers: vec![container], ..Pod::default() }
+    }
+
+    fn ended(container: &Container) -> Ended {
+        let container = container.clone();
+        Ended { container, status: None, oom_killed: true, was: State::Starting, age_seconds: None }
+    }
+
+    /// One that no status names is told when there is nothing left to wait for; the next may have been told before it.
+    #[test]
+    fn the_one_before_may_be_told_late() {
+        let labels = Arc::new(Labels { container: "app".into(), ..Labels::default() });
+        let [first, second] = [1, 2].map(|cgroup| Container { cgroup, labels: labels.clone() });
+        let (mut causes, mut pods) = (Causes::default(), Pods::default());
+        pods.apply(told("second", 1, "second"), 0.0);
+        let mut said = Vec::new();
+        for (container, id, [from, to]) in [(&second, "second", [30, 40]), (&first, "first", [10, 20])] {
+            let [from, to] = [from, to].map(|seconds| Time::from_nanos(seconds * 1_000_000_000));
+            causes.started(from, container, "u1", id);
+            causes.ended(to, &ended(container));
+            let told = causes.review(Time::from_nanos(50_000_000_000), &pods);
+            said.extend(told.into_iter().map(|caused| (caused.container.cgroup, caused.decision.cause)));
+        }
+        let restart = Cause::RestartAfterOomKill;
+        assert_eq!(said, [(2, Cause::RestartUnknown), (1, Cause::Standalone), (2, restart)]);
     }
 
     /// Killed before its first status, it is named once, as the one before; then the next has taken its place.

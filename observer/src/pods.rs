@@ -141,24 +141,19 @@ impl Pods {
     pub fn resolve(&self, key: &str, container_id: &str) -> Resolved {
         let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
         let Some(container) = pod.container(container_id) else { return Resolved::NoContainer };
-        match self.labels(pod, &container.name) {
-            Ok(labels) => Resolved::Container(labels),
-            Err(labels) => Resolved::OwnerPending(labels),
-        }
+        self.labels(pod, &container.name)
     }
 
     /// Of a container no status tells of, while its pod is known: named by the pod where that has only one, else as given.
-    pub fn presumed(&self, key: &str, otherwise: &str) -> Option<Labels> {
-        let pod = self.get(key)?;
-        let name = match pod.containers.as_slice() {
-            [only] => &only.name,
-            _ => otherwise,
-        };
-        Some(self.labels(pod, name).unwrap_or_else(|of_owner| of_owner))
+    pub fn presume(&self, key: &str, otherwise: String) -> Resolved {
+        let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
+        match pod.containers.as_slice() {
+            [only] => self.labels(pod, &only.name),
+            _ => self.labels(pod, &otherwise),
+        }
     }
 
-    /// `Err`: with the owner's name, who may have an owner.
-    fn labels(&self, pod: &Pod, container: &str) -> Result<Labels, Labels> {
+    fn labels(&self, pod: &Pod, container: &str) -> Resolved {
         let labels = |(workload, workload_type): (String, String)| Labels {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
@@ -166,7 +161,10 @@ impl Pods {
             workload,
             workload_type,
         };
-        self.workload(pod).map(labels).map_err(labels)
+        match self.workload(pod) {
+            Ok(workload) => Resolved::Container(labels(workload)),
+            Err(of_owner) => Resolved::OwnerPending(labels(of_owner)),
+        }
     }
 
     /// Name and type of the top owner; `Err`: of the owner we know, who may have one.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{build_ebpf, shell, statics};
 
@@ -88,9 +88,19 @@ pub fn cluster(options: &Options) -> Result<()> {
     }
 }
 
-/// Every test against the cluster; how many passed.
+/// Every test against the cluster, whatever became of those before; how many passed.
 fn test(cluster: &Cluster, options: &causes::Options) -> Result<u32> {
-    Ok(causes::test(cluster, options)? + outage::test(cluster)? + deploy(cluster)?)
+    let all = [causes::test(cluster, options), outage::test(cluster), deploy(cluster)];
+    let mut passed = 0;
+    let mut failures = Vec::new();
+    for result in all {
+        match result {
+            Ok(more) => passed += more,
+            Err(failure) => failures.push(format!("{failure:#}")),
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(passed)
 }
 
 /// What is deployed, and everything around it.

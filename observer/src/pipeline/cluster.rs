@@ -15,7 +15,7 @@ use crate::{
     finding::{Caused, Container, Finding, What},
     identity::{self, Kind, Labels},
     lifecycle::Life,
-    objects::{ApiState, Owner, Pod, PodContainer, Record},
+    objects::{ApiState, Owner, Pod, PodContainer, Record, Role},
     pods::{Pods, Resolved},
     scale::ScaleEvents,
     time::Time,
@@ -110,6 +110,21 @@ impl Cluster {
         self.waiting.iter().any(waits) || self.members.iter().any(there)
     }
 
+    /// Whether no status will name it any more: it is gone, and the pod's main containers are told to be such as came after it, or are
+    /// still there.
+    fn is_replaced(&self, waiting: &Waiting, index: &Index) -> bool {
+        let (Some(gone), Some(pod)) = (waiting.gone, self.pods.get(&waiting.pod)) else { return false };
+        let is_there = |id: &str| {
+            let waits = |one: &Waiting| one.id == id && (one.gone.is_none() || one.since >= gone.at);
+            let reported = |(cgroup, one): (&CgroupId, &Member)| {
+                one.id == id && (index.get(*cgroup).is_some() || one.since >= gone.at)
+            };
+            self.waiting.values().any(waits) || self.members.iter().any(reported)
+        };
+        let mut main = pod.containers.iter().filter(|container| container.role == Role::Main);
+        main.all(|container| container.id.as_deref().is_some_and(is_there))
+    }
+
     pub fn booted(&mut self, at: f64) {
         self.causes.booted(at);
     }
@@ -179,17 +194,21 @@ impl Pipeline {
         let age = at.since(waiting.since);
         let all_told = self.cluster.pods.tells_all_since(&waiting.pod, waiting.since.unix_seconds(wall));
         let is_no_sandbox = self.cluster.is_no_sandbox(cgroup, waiting, &self.index);
+        let patience = match self.cluster.is_replaced(waiting, &self.index) {
+            true => Duration::ZERO,
+            false if all_told => NO_CONTAINER,
+            false => patience,
+        };
         let Some(waiting) = self.cluster.waiting.get_mut(&cgroup) else { return };
-        let (labels, provisional) = match self.cluster.pods.resolve(&waiting.pod, &waiting.id) {
-            Resolved::Container(labels) => (labels, false),
+        let mut resolved = self.cluster.pods.resolve(&waiting.pod, &waiting.id);
+        let presumed = resolved == Resolved::NoContainer && is_no_sandbox && age >= patience;
+        if presumed {
+            resolved = self.cluster.pods.presume(&waiting.pod, by_path(self.index.get(cgroup)).container);
+        }
+        let (labels, provisional) = match resolved {
+            Resolved::Container(labels) => (labels, presumed),
             Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, true),
             Resolved::UnknownPod if age >= NO_POD => (by_path(self.index.get(cgroup)), true),
-            Resolved::NoContainer
-                if is_no_sandbox && age >= if all_told { NO_CONTAINER } else { patience } =>
-            {
-                let by_path = by_path(self.index.get(cgroup));
-                (self.cluster.pods.presumed(&waiting.pod, &by_path.container).unwrap_or(by_path), true)
-            }
             Resolved::NoContainer if age >= NO_CONTAINER && all_told && !waiting.dormant => {
                 waiting.dormant = true;
                 let gone = waiting.gone.is_some();
