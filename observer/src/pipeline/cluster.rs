@@ -15,7 +15,7 @@ use crate::{
     finding::{Caused, Container, Finding, What},
     identity::{self, Kind, Labels},
     lifecycle::Life,
-    objects::{ApiState, Owner, Pod, PodContainer, Record, Role},
+    objects::{ApiState, Owner, Pod, PodContainer, Record},
     pods::{Pods, Resolved},
     scale::ScaleEvents,
     time::Time,
@@ -93,9 +93,7 @@ impl Cluster {
     /// end, beside an older group of the pod, or it was gone before a younger one was made.
     fn is_no_sandbox(&self, cgroup: CgroupId, waiting: &Waiting, index: &Index) -> bool {
         let Some(gone) = waiting.gone else { return self.beside_older(cgroup, waiting, index) };
-        let waits = self.waiting.values().map(|other| (&other.pod, other.since));
-        let mut all = waits.chain(self.members.values().map(|other| (&other.pod, other.since)));
-        gone.beside_older || all.any(|(pod, since)| *pod == waiting.pod && since >= gone.at)
+        gone.beside_older || self.groups().any(|(pod, _, since)| pod == waiting.pod && since >= gone.at)
     }
 
     fn beside_older(&self, cgroup: CgroupId, waiting: &Waiting, index: &Index) -> bool {
@@ -110,19 +108,17 @@ impl Cluster {
         self.waiting.iter().any(waits) || self.members.iter().any(there)
     }
 
-    /// Whether no status will name it any more: it is gone, and the pod's main containers are told to be such as came after it, or are
-    /// still there.
-    fn is_replaced(&self, waiting: &Waiting, index: &Index) -> bool {
+    /// Whether no status will name it any more: the pod's only container is told to be one that came after it.
+    fn is_replaced(&self, waiting: &Waiting) -> bool {
         let (Some(gone), Some(pod)) = (waiting.gone, self.pods.get(&waiting.pod)) else { return false };
-        let is_there = |id: &str| {
-            let waits = |one: &Waiting| one.id == id && (one.gone.is_none() || one.since >= gone.at);
-            let reported = |(cgroup, one): (&CgroupId, &Member)| {
-                one.id == id && (index.get(*cgroup).is_some() || one.since >= gone.at)
-            };
-            self.waiting.values().any(waits) || self.members.iter().any(reported)
-        };
-        let mut main = pod.containers.iter().filter(|container| container.role == Role::Main);
-        main.all(|container| container.id.as_deref().is_some_and(is_there))
+        let [only] = pod.containers.as_slice() else { return false };
+        self.groups().any(|(_, id, since)| only.id.as_deref() == Some(id) && since >= gone.at)
+    }
+
+    /// Pod, id, and since when, of all that wait or are reported.
+    fn groups(&self) -> impl Iterator<Item = (&str, &str, Time)> {
+        let waiting = self.waiting.values().map(|one| (&*one.pod, &*one.id, one.since));
+        waiting.chain(self.members.values().map(|one| (&*one.pod, &*one.id, one.since)))
     }
 
     pub fn booted(&mut self, at: f64) {
@@ -194,7 +190,7 @@ impl Pipeline {
         let age = at.since(waiting.since);
         let all_told = self.cluster.pods.tells_all_since(&waiting.pod, waiting.since.unix_seconds(wall));
         let is_no_sandbox = self.cluster.is_no_sandbox(cgroup, waiting, &self.index);
-        let patience = match self.cluster.is_replaced(waiting, &self.index) {
+        let patience = match self.cluster.is_replaced(waiting) {
             true => Duration::ZERO,
             false if all_told => NO_CONTAINER,
             false => patience,
