@@ -189,15 +189,15 @@ impl Pipeline {
         let Some(waiting) = self.cluster.waiting.get(&cgroup) else { return };
         let age = at.since(waiting.since);
         let all_told = self.cluster.pods.tells_all_since(&waiting.pod, waiting.since.unix_seconds(wall));
-        let is_no_sandbox = self.cluster.is_no_sandbox(cgroup, waiting, &self.index);
         let patience = match self.cluster.is_replaced(waiting) {
             true => Duration::ZERO,
             false if all_told => NO_CONTAINER,
             false => patience,
         };
-        let Some(waiting) = self.cluster.waiting.get_mut(&cgroup) else { return };
         let mut resolved = self.cluster.pods.resolve(&waiting.pod, &waiting.id);
-        let presumed = resolved == Resolved::NoContainer && is_no_sandbox && age >= patience;
+        let presumed = resolved == Resolved::NoContainer
+            && age >= patience
+            && self.cluster.is_no_sandbox(cgroup, waiting, &self.index);
         if presumed {
             resolved = self.cluster.pods.presume(&waiting.pod, by_path(self.index.get(cgroup)).container);
         }
@@ -206,8 +206,8 @@ impl Pipeline {
             Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, true),
             Resolved::UnknownPod if age >= NO_POD => (by_path(self.index.get(cgroup)), true),
             Resolved::NoContainer if age >= NO_CONTAINER && all_told && !waiting.dormant => {
-                waiting.dormant = true;
                 let gone = waiting.gone.is_some();
+                self.cluster.waiting.entry(cgroup).and_modify(|waiting| waiting.dormant = true);
                 for event in self.held_for(cgroup) {
                     if let Happened::OomKill(_) = event.what {
                         self.take(&event, out);
