@@ -132,14 +132,14 @@ fn gone(cluster: &Cluster) -> Result<()> {
     until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
     let starts = || metric("observer_workload_starts_total", &["workload=\"outage\""]);
     cluster.apply(&scenes::scalable("Deployment", "outage", 2, "", ""))?;
+    ready(cluster, 2)?;
     until("two starts are told", 60, || starts() == Some(2.0))?;
     let listed = lists()?;
     agent.signal(Signal::STOP)?;
     control::stop_api();
     control::start_api(cluster)?;
     cluster.kubectl(&["scale", "deployment/outage", "--replicas=4"])?;
-    let ready = ["get", "deployment/outage", "-o", "jsonpath={.status.readyReplicas}"];
-    cluster.wait("four replicas", Duration::from_secs(60), || Ok(cluster.kubectl(&ready)? == "4"))?;
+    ready(cluster, 4)?;
     agent.signal(Signal::CONT)?;
     until("the other two are told", 60, || starts() == Some(4.0))?;
     ensure!(
@@ -149,6 +149,15 @@ fn gone(cluster: &Cluster) -> Result<()> {
     sleep(Duration::from_secs(15)); // what is counted twice is counted once its cause is told, ten seconds later
     ensure!(starts() == Some(4.0), "four containers started, and {:?} are counted", starts());
     Ok(())
+}
+
+/// Waits for the cluster's part: after an API server's absence each of its controllers asks again when it thinks fit, up to a
+/// minute later.
+fn ready(cluster: &Cluster, replicas: u32) -> Result<()> {
+    let ready = ["get", "deployment/outage", "-o", "jsonpath={.status.readyReplicas}"];
+    cluster.wait(&format!("{replicas} replicas are ready"), Duration::from_secs(180), || {
+        Ok(cluster.kubectl(&ready)? == replicas.to_string())
+    })
 }
 
 /// How often observers listed the pods: at first, and whenever the API server tells them, in the watch's stream, 410 Gone.
@@ -197,6 +206,7 @@ fn owners_forbidden(cluster: &Cluster) -> Result<()> {
     let _agent = Agent::start(&kubeconfig)?;
     until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
     cluster.apply(&scenes::scalable("Deployment", "outage", 1, "", ""))?;
+    ready(cluster, 1)?;
     let with = ["workload=\"outage\"", "workload_type=\"deployment\"", "cause=\"unknown\""];
     until("the start is told without its cause", 60, || {
         metric("observer_workload_starts_total", &with) == Some(1.0)
