@@ -1,7 +1,9 @@
 //! Real kernels in virtual machines: boots each from its Debian package and runs the live tests in it, on cgroup v2.
 //!
 //! Software emulation: what is right shows, what is fast does not. Not KVM, which may be there and not work: inside of another
-//! virtual machine its guests can hang. And one machine at a time: two side by side took as long, and missed what is quick.
+//! virtual machine its guests can hang. Each machine's processors share one thread: QEMU before 8.1 (Debian 12 has 7.2) may run
+//! code that another of its threads has just rewritten, and a kernel whose functions are being hooked then dies of a breakpoint
+//! that is gone ("Oops: int3"). So there is room for as many machines as this one has processors.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -9,7 +11,10 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -89,7 +94,7 @@ const REDUCED: [Boot; 3] = [
     Boot { name: "psi=0", arguments: "psi=0", only: "without_psi" },
 ];
 /// A boot takes seconds, the tests minutes under emulation (eight on arm64); beyond this something hangs.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// What one machine said.
 pub struct Report {
@@ -143,13 +148,14 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     shell::apt(&["busybox-static", "cpio"])?;
     build_ebpf::build_ebpf()?;
     let mut images: BTreeMap<&str, PathBuf> = BTreeMap::new();
-    let mut reports = Vec::new();
+    let mut missing = Vec::new();
+    let mut boots = Vec::new();
     for kernel in &KERNELS {
         match options.kernels.as_slice() {
             [] if options.all || kernel.arch == Arch::host() => {}
             [] => {
                 let why = "everything is built once more for it: cargo xtask vm --kernel";
-                reports.push(Err(format!("kernel {0}: {why} {0}", kernel.name)));
+                missing.push(Err(format!("kernel {0}: {why} {0}", kernel.name)));
                 continue;
             }
             names if names.iter().any(|name| name == kernel.name) => {}
@@ -159,7 +165,7 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
         let vmlinuz = match kernels::fetch(kernel) {
             Ok(vmlinuz) => vmlinuz,
             Err(error) => {
-                reports.push(Err(format!("kernel {}: {error:#}", kernel.name)));
+                missing.push(Err(format!("kernel {}: {error:#}", kernel.name)));
                 continue;
             }
         };
@@ -167,31 +173,30 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
             Entry::Occupied(built) => built.into_mut(),
             Entry::Vacant(none) => none.insert(initramfs::build(kernel)?),
         };
-        reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, &PLAIN, options.console)?));
-        if options.all {
-            for reduced in &REDUCED {
-                reports.push(Ok(boot_patiently(kernel, &vmlinuz, image, reduced, options.console)?));
-            }
+        let reduced: &[Boot] = if options.all { &REDUCED } else { &[] };
+        for boot in [&PLAIN].into_iter().chain(reduced) {
+            boots.push((kernel, vmlinuz.clone(), image.clone(), boot));
         }
     }
-    Ok(reports)
-}
-
-/// Once more if the kernel died before the first test, when nothing of ours had been loaded into it: under emulation some
-/// boots of the newest do.
-fn boot_patiently(
-    kernel: &Kernel,
-    vmlinuz: &Path,
-    image: &Path,
-    how: &'static Boot,
-    console: bool,
-) -> Result<Report> {
-    let report = boot(kernel, vmlinuz, image, how, console)?;
-    if report.ended || report.passed.len() + report.failed.len() + report.skipped.len() > 1 {
-        return Ok(report);
-    }
-    eprintln!("   kernel {} died before the first test; once more", kernel.name);
-    boot(kernel, vmlinuz, image, how, console)
+    // What they print would be one tangle; and each takes 2 GiB.
+    let machines = if options.console { 1 } else { thread::available_parallelism()?.get().min(4) };
+    let next = AtomicUsize::new(0);
+    let (reports, reported) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..machines {
+            scope.spawn(|| {
+                while let index = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some((kernel, vmlinuz, image, how)) = boots.get(index)
+                {
+                    let report = boot(kernel, vmlinuz, image, how, options.console);
+                    let _ = reports.send((index, report)); // the other end is below
+                }
+            });
+        }
+    });
+    drop(reports);
+    let booted: BTreeMap<usize, Result<Report>> = reported.into_iter().collect(); // in the order of their rows
+    booted.into_values().map(|report| report.map(Ok)).chain(missing.into_iter().map(Ok)).collect()
 }
 
 fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, console: bool) -> Result<Report> {
@@ -200,7 +205,7 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
     let append = format!("console={line} panic=-1 loglevel=1 {} observer.only={}", boot.arguments, boot.only);
     let began = Instant::now();
     let mut qemu = Command::new(command);
-    qemu.args(args).args(["-accel", "tcg,thread=multi", "-m", "2G", "-smp", "2"]);
+    qemu.args(args).args(["-accel", "tcg,thread=single", "-m", "2G", "-smp", "2"]);
     qemu.args(["-nographic", "-no-reboot", "-nic", "none", "-append", &append]);
     qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(image);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -245,8 +250,9 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
         println!("{}", tail.join("\n"));
     }
     eprintln!(
-        "   {}: {} passed, {} failed, {} skipped, in {} s",
+        "   {} {}: {} passed, {} failed, {} skipped, in {} s",
         report.release,
+        report.boot,
         report.passed.len(),
         report.failed.len(),
         report.skipped.len(),
