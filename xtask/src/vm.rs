@@ -93,8 +93,8 @@ const REDUCED: [Boot; 3] = [
     },
     Boot { name: "psi=0", arguments: "psi=0", only: "without_psi" },
 ];
-/// A boot takes seconds, the tests minutes under emulation (eight on arm64); beyond this something hangs.
-const PATIENCE: Duration = Duration::from_secs(1800);
+/// A boot takes seconds, the tests minutes under emulation (nine on arm64); beyond this something hangs.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What one machine said.
 pub struct Report {
@@ -178,7 +178,7 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
             boots.push((kernel, vmlinuz.clone(), image.clone(), boot));
         }
     }
-    // What they print would be one tangle; and each takes 2 GiB.
+    // What they print would be one tangle; and each takes a GiB.
     let machines = if options.console { 1 } else { thread::available_parallelism()?.get().min(4) };
     let next = AtomicUsize::new(0);
     let (reports, reported) = mpsc::channel();
@@ -205,7 +205,7 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
     let append = format!("console={line} panic=-1 loglevel=1 {} observer.only={}", boot.arguments, boot.only);
     let began = Instant::now();
     let mut qemu = Command::new(command);
-    qemu.args(args).args(["-accel", "tcg,thread=single", "-m", "2G", "-smp", "2"]);
+    qemu.args(args).args(["-accel", "tcg,thread=single", "-m", "1G", "-smp", "2"]);
     qemu.args(["-nographic", "-no-reboot", "-nic", "none", "-append", &append]);
     qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(image);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
