@@ -2,81 +2,45 @@
 //!
 //! Replay and the live daemon run exactly this; whatever is reported was derived here from events alone.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     attribution::{Index, Known},
     cause::Ends,
-    event::{
-        CgroupId, Event, Host, MemoryEvents, MemoryReading, MemoryStat, NodeReading, Outcome, Pressure,
-        Totals, What as Happened, Whose,
-    },
-    finding::{
-        Container, Finding, LimitEvent, NodeMeasured, OomKilled, OomScope, ShortAhead, StalledBy,
-        StampedeBegan, StampedeEnded, State, What,
-    },
-    forecast::{self, Starting},
+    event::{CgroupId, Event, Host, Outcome, What as Happened},
+    finding::{Finding, State, What},
     history::{Histories, Outcome as Remembered, Workload},
     lifecycle::Life,
     oom::{self, Baselines},
-    stampede::{self, Member, Stampede},
     time::Time,
 };
 
 mod advise;
 mod cluster;
-
-/// The kubelet evicts pods when less than this is available (KubeletConfiguration, evictionHard memory.available).
-const EVICTION_RESERVE: u64 = 100 << 20;
+mod counters;
+mod kills;
+mod node;
+mod waiting;
 
 #[derive(Debug, Default)]
 pub struct Pipeline {
     host: Option<Host>,
     index: Index,
     lives: BTreeMap<CgroupId, Life>,
-    totals: HashMap<CgroupId, Totals>,
-    latencies: HashMap<CgroupId, Vec<u64>>,
-    /// Last counters of the files, to tell what moved.
-    files: HashMap<CgroupId, FileCounters>,
+    counters: counters::Counters,
     baselines: Baselines,
     /// Victims the kernel named by pid only, waiting for their exit.
     unnamed: oom::Unnamed,
     histories: Histories,
     ends: Ends,
-    stampede: stampede::Watch,
+    node: node::Node,
     cluster: cluster::Cluster,
     advise: advise::Advise,
-    /// MemAvailable, once it was read.
-    available: Option<u64>,
-    /// Read and not told yet.
-    reading: Option<NodeReading>,
-    /// A shortage ahead has been told and is not over.
-    short: bool,
     /// Kills are counted from files while no probe sees them.
     oom_probe: bool,
     fault_probe: bool,
     /// Without it no exec will ever tell when the entry point began.
     process_probe: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct FileCounters {
-    stat: Option<MemoryStat>,
-    events: Option<MemoryEvents>,
-    pressure: Option<Pressure>,
-}
-
-impl FileCounters {
-    fn zero() -> Self {
-        Self {
-            stat: Some(MemoryStat::default()),
-            events: Some(MemoryEvents::default()),
-            pressure: Some(Pressure::default()),
-        }
-    }
 }
 
 impl Pipeline {
@@ -145,8 +109,7 @@ impl Pipeline {
             }
             Happened::CgroupMade { cgroup, .. } => {
                 self.baselines.made(*cgroup);
-                // All that a new group's files count happened under our eyes.
-                self.files.entry(*cgroup).or_insert_with(FileCounters::zero);
+                self.counters.made(*cgroup);
             }
             Happened::CgroupAttached { cgroup, .. } => {
                 let (exec_will_come, wall_ns) = (self.process_probe, self.wall_ns());
@@ -173,15 +136,7 @@ impl Pipeline {
                 }
             }
             Happened::Totals { cgroup, totals } => self.totals(at, event, *cgroup, *totals, out),
-            Happened::FaultLatency { cgroup, latency } => {
-                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
-                    let container = life.container().clone();
-                    let before = self.latencies.insert(*cgroup, latency.buckets.clone()).unwrap_or_default();
-                    let grew = |(index, now): (usize, &u64)| now - before.get(index).unwrap_or(&0).min(now);
-                    let buckets = latency.buckets.iter().enumerate().map(grew).collect();
-                    out.push(Finding { at, what: What::FaultsTimed { container, buckets } });
-                }
-            }
+            Happened::FaultLatency { cgroup, latency } => self.latency(at, event, *cgroup, latency, out),
             Happened::Exec { cgroup, comm, watermark, .. } => {
                 let wall_ns = self.wall_ns();
                 if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
@@ -204,10 +159,7 @@ impl Pipeline {
             Happened::PodGone { uid } => self.pod_gone(at, uid),
             Happened::Owner(owner) => self.owner_told(at, owner, out),
             Happened::Record(record) => self.record(at, record),
-            Happened::Node(reading) => {
-                self.available = Some(reading.headroom());
-                self.reading = Some(reading.clone()); // told with the tick that follows it
-            }
+            Happened::Node(reading) => self.node.read(reading),
             Happened::Observer(reading) => {
                 out.push(Finding { at, what: What::Observer(*reading) });
             }
@@ -267,159 +219,8 @@ impl Pipeline {
             }
         }
         self.index.forget(cgroup);
-        self.totals.remove(&cgroup);
-        self.latencies.remove(&cgroup);
-        self.files.remove(&cgroup);
+        self.counters.removed(cgroup);
         self.baselines.removed(cgroup);
-    }
-
-    fn totals(&mut self, at: Time, event: &Event, cgroup: CgroupId, now: Totals, out: &mut Vec<Finding>) {
-        let Some(life) = self.owner_or_hold(cgroup, event, out) else { return };
-        let container = life.container().clone();
-        let before = self.totals.insert(cgroup, now).unwrap_or_default();
-        let faults = now.faults.saturating_sub(before.faults);
-        if faults > 0 {
-            out.push(Finding { at, what: What::Faulted { container: container.clone(), faults } });
-        }
-        let stalls = [
-            (
-                StalledBy::Limit,
-                (now.memcg_stalls, before.memcg_stalls),
-                (now.memcg_stall_ns, before.memcg_stall_ns),
-            ),
-            (
-                StalledBy::Node,
-                (now.direct_stalls, before.direct_stalls),
-                (now.direct_stall_ns, before.direct_stall_ns),
-            ),
-        ];
-        for (by, count, ns) in stalls {
-            let stalls = count.0.saturating_sub(count.1);
-            let seconds = ns.0.saturating_sub(ns.1) as f64 / 1e9;
-            if stalls > 0 {
-                out.push(Finding {
-                    at,
-                    what: What::Stalled { container: container.clone(), by, stalls, seconds },
-                });
-            }
-        }
-    }
-
-    /// What the files count and no probe does: major faults, limits met and pressure always, faults and kills where a probe
-    /// is missing.
-    fn file_counters(&mut self, at: Time, cgroup: CgroupId, reading: &MemoryReading, out: &mut Vec<Finding>) {
-        let (stat, events) = (reading.stat, reading.events);
-        let Some(life) = self.lives.get_mut(&cgroup) else { return };
-        let container = life.container().clone();
-        let entry = self.files.entry(cgroup).or_default();
-        let before = *entry;
-        entry.stat = stat.or(before.stat);
-        entry.events = events.or(before.events);
-        entry.pressure = reading.pressure.or(before.pressure);
-        if let (Some(now), Some(before)) = (reading.pressure, before.pressure) {
-            let seconds = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e9;
-            let (waiting_seconds, stalled_seconds) =
-                (seconds(now.some_ns, before.some_ns), seconds(now.full_ns, before.full_ns));
-            let container = container.clone();
-            out.push(Finding { at, what: What::Pressed { container, waiting_seconds, stalled_seconds } });
-        }
-        if let (Some(now), Some(before)) = (stat, before.stat) {
-            let major = now.major_faults.saturating_sub(before.major_faults);
-            if major > 0 {
-                out.push(Finding {
-                    at,
-                    what: What::MajorFaulted { container: container.clone(), faults: major },
-                });
-            }
-            let faults = now.faults.saturating_sub(before.faults);
-            if faults > 0 && !self.fault_probe {
-                out.push(Finding { at, what: What::Faulted { container: container.clone(), faults } });
-            }
-        }
-        if let (Some(now), Some(before)) = (events, before.events) {
-            for event in LimitEvent::ALL {
-                // A counter this kernel has, but an older reading did not, begins now.
-                let (Some(now), before) = (event.of(&now), event.of(&before)) else { continue };
-                let times = now.saturating_sub(before.unwrap_or(0));
-                if times > 0 {
-                    let container = container.clone();
-                    out.push(Finding { at, what: What::LimitMet { container, event, times } });
-                }
-            }
-            let kills = now.oom_kill.saturating_sub(before.oom_kill);
-            if kills > 0 && !self.oom_probe {
-                life.oom_killed(None);
-                let killed = OomKilled {
-                    usage: life.usage(),
-                    peak: life.peak(),
-                    limit: life.limit().and_then(|limit| limit.bytes()),
-                    starting: life.is_starting(),
-                    age_seconds: life.age(at),
-                    container: Some(container),
-                    scope: OomScope::Unknown,
-                    victim_pid: 0,
-                    victim_command: String::new(),
-                    asker_pid: 0,
-                    asker_command: String::new(),
-                    asker: None,
-                    kills,
-                };
-                self.stampede.oom_killed(kills);
-                out.push(Finding { at, what: What::OomKilled(killed) });
-            }
-        }
-        if let Some(local) = events.and_then(|events| events.oom_local) {
-            self.baselines.read(at, cgroup, local);
-        }
-    }
-
-    fn oom_kill(
-        &mut self,
-        at: Time,
-        kill: crate::event::OomKill,
-        height: oom::Height,
-        out: &mut Vec<Finding>,
-    ) {
-        if let Some(victim) = kill.victim_cgroup {
-            // The counts are told from those before only now.
-            let whose = height.and_then(|height| kill.levels.get(height));
-            let whose = whose.map_or(Whose::Node, |level| Whose::Group(level.cgroup));
-            let what = Happened::OomKill(crate::event::OomKill { whose: Some(whose), ..kill.clone() });
-            if self.waits(victim, &Event { at, what }, out) {
-                return;
-            }
-        }
-        let owner = kill.victim_cgroup.and_then(|cgroup| self.index.container(cgroup));
-        let verdict = oom::judge(&kill, height, owner, |cgroup| self.index.container(cgroup));
-        let asker = self
-            .index
-            .container(kill.asker_cgroup)
-            .filter(|asker| Some(*asker) != owner)
-            .and_then(|asker| self.lives.get(&asker))
-            .map(|life| life.container().clone());
-        let level = kill.levels.iter().find(|level| Some(level.cgroup) == owner).or(kill.levels.first());
-        let (usage, peak) = level.map_or((0, 0), |level| (level.usage, level.watermark));
-        let life = owner.and_then(|owner| self.lives.get_mut(&owner));
-        let killed = OomKilled {
-            starting: life.as_ref().is_some_and(|life| life.is_starting()),
-            age_seconds: life.as_ref().and_then(|life| life.age(at)),
-            container: life.as_ref().map(|life| life.container().clone()),
-            scope: verdict.scope,
-            limit: verdict.limit,
-            victim_pid: kill.victim_pid,
-            victim_command: kill.victim_comm,
-            usage,
-            peak,
-            asker_pid: kill.asker_pid,
-            asker_command: kill.asker_comm,
-            asker,
-            kills: 1,
-        };
-        if let Some(life) = life {
-            life.oom_killed(Some(peak));
-        }
-        self.stampede.oom_killed(killed.kills);
-        out.push(Finding { at, what: What::OomKilled(killed) });
     }
 
     /// Adds start-ups that got a verdict, or ended without one, to their workload's history.
@@ -456,90 +257,6 @@ impl Pipeline {
         }
     }
 
-    fn node(&mut self, at: Time, out: &mut Vec<Finding>) {
-        let reading = self.reading.take();
-        let live = || self.lives.values().filter(|life| life.is_live());
-        let starting: Vec<&Life> = live().filter(|life| life.is_starting()).collect();
-        let ahead: Vec<Starting> = starting
-            .iter()
-            .map(|life| Starting {
-                age: life.age(at).unwrap_or(0.0),
-                usage: life.usage(),
-                limit: life.limit().and_then(|limit| limit.bytes()),
-                past: self.histories.get(&Workload::of(&life.container().labels)),
-            })
-            .collect();
-        let forecast = forecast::forecast(&ahead);
-        let measured = NodeMeasured {
-            reading,
-            cgroups: self.index.count() as u64,
-            containers: live().count() as u64,
-            starting: starting.len() as u64,
-            starting_usage: starting.iter().map(|life| life.usage()).sum(),
-            forecast,
-            stampede: self.stampede.now().is_some(),
-        };
-        let members: Vec<Member> = starting
-            .iter()
-            .map(|life| Member { cgroup: life.container().cgroup, usage: life.usage() })
-            .collect();
-        if let Some(available) = self.available {
-            self.headroom(at, &measured, available, &members, out);
-        }
-        out.push(Finding { at, what: What::Node(measured) });
-    }
-
-    /// Whether those starting run the node short, or will.
-    fn headroom(
-        &mut self,
-        at: Time,
-        node: &NodeMeasured,
-        available: u64,
-        starting: &[Member],
-        out: &mut Vec<Finding>,
-    ) {
-        let forecast = node.forecast;
-        match self.stampede.look(at, starting, forecast.growth, available) {
-            stampede::Change::None => {}
-            stampede::Change::Began => {
-                let began = StampedeBegan {
-                    members: self.containers(starting.iter().map(|member| member.cgroup)),
-                    held: node.starting_usage,
-                    growth: forecast.growth,
-                    available,
-                };
-                out.push(Finding { at, what: What::StampedeBegan(began) });
-            }
-            stampede::Change::Ended => {
-                if let Some(stampede) = self.stampede.take() {
-                    out.push(Finding { at, what: What::StampedeEnded(self.stampede_ended(at, &stampede)) });
-                }
-            }
-        }
-        let short = forecast.growth > available.saturating_sub(EVICTION_RESERVE);
-        if short && !self.short {
-            let ahead = ShortAhead { forecast, available, starting: node.starting };
-            out.push(Finding { at, what: What::ShortAhead(ahead) });
-        }
-        self.short = short;
-    }
-
-    fn stampede_ended(&self, at: Time, stampede: &Stampede) -> StampedeEnded {
-        let alive = |cgroup: &&CgroupId| self.lives.get(cgroup).is_some_and(Life::is_live);
-        StampedeEnded {
-            members: self.containers(stampede.members.keys().copied()),
-            seconds: at.seconds_since(stampede.began),
-            highest_sum: stampede.highest_sum,
-            held_now: stampede.members.keys().filter(alive).map(|cgroup| self.lives[cgroup].usage()).sum(),
-            lowest_available: stampede.lowest_available,
-            oom_kills: stampede.oom_kills,
-        }
-    }
-
-    fn containers(&self, cgroups: impl Iterator<Item = CgroupId>) -> Vec<Container> {
-        cgroups.filter_map(|cgroup| Some(self.lives.get(&cgroup)?.container().clone())).collect()
-    }
-
     fn tick(&mut self, now: Time, out: &mut Vec<Finding>) {
         let wall_ns = self.wall_ns();
         let retention =
@@ -561,7 +278,7 @@ impl Pipeline {
             self.oom_kill(now, kill, height, out);
         }
         self.tick_cluster(now, out);
-        self.node(now, out);
+        self.tick_node(now, out);
     }
 }
 

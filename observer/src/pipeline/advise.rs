@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{EVICTION_RESERVE, Pipeline};
+use super::{Pipeline, node::EVICTION_RESERVE};
 use crate::{
     advice::{
         Advice, Facts, Settings,
@@ -233,7 +233,7 @@ impl Pipeline {
         let past = self.histories.get(workload);
         let startups = Startups::of(past);
         let noted = self.advise.workloads.get(workload);
-        let node = self.available.map(|available| Node {
+        let node = self.node.available.map(|available| Node {
             headroom: available.saturating_sub(EVICTION_RESERVE),
             shortages: self.advise.shortages,
         });
