@@ -52,9 +52,19 @@ pub fn forecast(starting: &[Starting]) -> Forecast {
 }
 
 impl Starting<'_> {
+    /// Of the start-ups before, those that may still be like this one: one that was killed at an age which this has reached
+    /// says nothing of what is to come, unless there is no other.
+    fn comparable(&self) -> Vec<&Past> {
+        let alike: Vec<&Past> = self.past.iter().filter(|past| past.reached(self.age)).collect();
+        if alike.is_empty() { self.past.iter().collect() } else { alike }
+    }
+
     fn expected(&self, from: f64, until: f64) -> f64 {
-        let mut highest: Vec<u64> =
-            self.past.iter().map(|past| past.highest_between(self.age + from, self.age + until)).collect();
+        let mut highest: Vec<u64> = self
+            .comparable()
+            .into_iter()
+            .map(|past| past.highest_between(self.age + from, self.age + until))
+            .collect();
         highest.sort_unstable();
         let at = ((highest.len() as f64 * QUANTILE).ceil() as usize).clamp(1, highest.len().max(1)) - 1;
         let expected = highest.get(at).copied().unwrap_or(0);
@@ -92,6 +102,16 @@ mod tests {
         let one = |age, usage| forecast(&[Starting { age, usage, limit: None, past: &past }]);
         assert_eq!(one(1.0, 30), Forecast { growth: 70, in_seconds: 5.0, unknown: 0 });
         assert_eq!(one(8.0, 40).growth, 0);
+    }
+
+    #[test]
+    fn one_that_outlived_the_killed_is_not_expected_to_grow_as_they_would_have() {
+        let killed = Past { outcome: Outcome::OomKilled, curve: vec![20, 60, 90], ..spike(90, 2, 0) };
+        let past = [spike(80, 2, 40), killed.clone()];
+        let growth = |age, usage, past| forecast(&[Starting { age, usage, limit: None, past }]).growth;
+        assert_eq!(growth(1.0, 60, &past), 30);
+        assert_eq!(growth(5.0, 40, &past), 0);
+        assert_eq!(growth(5.0, 40, &[killed]), 50, "all there is to go by");
     }
 
     #[test]

@@ -124,6 +124,11 @@ impl Past {
         if mostly_cache { self.working_set_peak } else { self.peak }
     }
 
+    /// Whether it was not killed before this age, in seconds.
+    pub fn reached(&self, age: f64) -> bool {
+        self.outcome != Outcome::OomKilled || self.span * self.curve.len() as f64 >= age
+    }
+
     /// Highest usage between two moments of a start-up; after the end of the curve, what it ended at, or, where it was
     /// cut off, its peak: it would have grown on.
     pub fn highest_between(&self, from: f64, until: f64) -> u64 {
