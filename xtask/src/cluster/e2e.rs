@@ -167,7 +167,7 @@ impl SmallNode {
     fn with_room(bytes: u64) -> Result<Self> {
         let pods = Tree::find()?.group("kubepods")?; // the kubelet's, so it stays
         let small = Self { before: pods.limit_now()?, pods };
-        small.pods.limit(small.pods.usage()? + bytes)?;
+        small.pods.limit(small.pods.working_set()? + bytes)?;
         Ok(small)
     }
 }
