@@ -4,7 +4,7 @@ use super::Pipeline;
 use crate::{
     event::{CgroupId, NodeReading},
     finding::{Container, Finding, NodeMeasured, ShortAhead, StampedeBegan, StampedeEnded, What},
-    forecast::{self, Starting},
+    forecast::{self, Forecast, Starting},
     history::Workload,
     lifecycle::Life,
     stampede::{self, Member, Stampede},
@@ -18,6 +18,8 @@ pub(super) const EVICTION_RESERVE: u64 = 100 << 20;
 pub(super) struct Node {
     /// What its pods may still take, once it was read.
     pub(super) available: Option<u64>,
+    /// That is their common limit's: other containers do not draw on it.
+    of_pods: bool,
     /// Read and not told yet.
     reading: Option<NodeReading>,
     pub(super) stampede: stampede::Watch,
@@ -29,6 +31,7 @@ impl Node {
     /// Told with the tick that follows it.
     pub fn read(&mut self, reading: &NodeReading) {
         self.available = Some(reading.headroom());
+        self.of_pods = reading.headroom() < reading.available;
         self.reading = Some(reading.clone());
     }
 }
@@ -38,31 +41,29 @@ impl Pipeline {
         let reading = self.node.reading.take();
         let live = || self.lives.values().filter(|life| life.is_live());
         let starting: Vec<&Life> = live().filter(|life| life.is_starting()).collect();
-        let ahead: Vec<Starting> = starting
-            .iter()
-            .map(|life| Starting {
-                age: life.age(at).unwrap_or(0.0),
-                usage: life.usage(),
-                limit: life.limit().and_then(|limit| limit.bytes()),
-                past: self.histories.get(&Workload::of(&life.container().labels)),
-            })
-            .collect();
-        let forecast = forecast::forecast(&ahead);
+        let ahead = |life: &&Life| Starting {
+            age: life.age(at).unwrap_or(0.0),
+            usage: life.usage(),
+            limit: life.limit().and_then(|limit| limit.bytes()),
+            past: self.histories.get(&Workload::of(&life.container().labels)),
+        };
+        let expected = |lives: &[&Life]| forecast::forecast(&lives.iter().map(ahead).collect::<Vec<_>>());
         let measured = NodeMeasured {
             reading,
             cgroups: self.index.count() as u64,
             containers: live().count() as u64,
             starting: starting.len() as u64,
             starting_usage: starting.iter().map(|life| life.usage()).sum(),
-            forecast,
+            forecast: expected(&starting),
             stampede: self.node.stampede.now().is_some(),
         };
-        let members: Vec<Member> = starting
-            .iter()
-            .map(|life| Member { cgroup: life.container().cgroup, usage: life.usage() })
-            .collect();
         if let Some(available) = self.node.available {
-            self.headroom(at, &measured, available, &members, out);
+            let draws = |life: &&Life| !self.node.of_pods || !life.container().labels.pod.is_empty();
+            let drawing: Vec<&Life> = starting.into_iter().filter(draws).collect();
+            let member = |life: &&Life| Member { cgroup: life.container().cgroup, usage: life.usage() };
+            let members: Vec<Member> = drawing.iter().map(member).collect();
+            let forecast = expected(&drawing);
+            self.headroom(at, forecast, available, &members, out);
         }
         out.push(Finding { at, what: What::Node(measured) });
     }
@@ -71,18 +72,17 @@ impl Pipeline {
     fn headroom(
         &mut self,
         at: Time,
-        node: &NodeMeasured,
+        forecast: Forecast,
         available: u64,
         starting: &[Member],
         out: &mut Vec<Finding>,
     ) {
-        let forecast = node.forecast;
         match self.node.stampede.look(at, starting, forecast.growth, available) {
             stampede::Change::None => {}
             stampede::Change::Began => {
                 let began = StampedeBegan {
                     members: self.containers(starting.iter().map(|member| member.cgroup)),
-                    held: node.starting_usage,
+                    held: starting.iter().map(|member| member.usage).sum(),
                     growth: forecast.growth,
                     available,
                 };
@@ -96,7 +96,7 @@ impl Pipeline {
         }
         let short = forecast.growth > available.saturating_sub(EVICTION_RESERVE);
         if short && !self.node.short {
-            let ahead = ShortAhead { forecast, available, starting: node.starting };
+            let ahead = ShortAhead { forecast, available, starting: starting.len() as u64 };
             out.push(Finding { at, what: What::ShortAhead(ahead) });
         }
         self.node.short = short;
