@@ -36,12 +36,17 @@ pub struct Forecast {
 }
 
 pub fn forecast(starting: &[Starting]) -> Forecast {
-    let known = || starting.iter().filter(|starting| !starting.past.is_empty());
-    let unknown = (starting.len() - known().count()) as u64;
+    let known: Vec<(&Starting, Vec<&Past>)> = starting
+        .iter()
+        .filter(|starting| !starting.past.is_empty())
+        .map(|starting| (starting, starting.comparable()))
+        .collect();
+    let unknown = (starting.len() - known.len()) as u64;
     let mut worst = Forecast { unknown, ..Forecast::default() };
     let mut from = 0.0;
     for until in AHEAD {
-        let growth: f64 = known().map(|one| one.expected(from, until) - one.usage as f64).sum();
+        let growth: f64 =
+            known.iter().map(|(one, past)| one.expected(past, from, until) - one.usage as f64).sum();
         if growth > worst.growth as f64 {
             worst.growth = growth as u64;
             worst.in_seconds = until;
@@ -59,12 +64,9 @@ impl Starting<'_> {
         if alike.is_empty() { self.past.iter().collect() } else { alike }
     }
 
-    fn expected(&self, from: f64, until: f64) -> f64 {
-        let mut highest: Vec<u64> = self
-            .comparable()
-            .into_iter()
-            .map(|past| past.highest_between(self.age + from, self.age + until))
-            .collect();
+    fn expected(&self, past: &[&Past], from: f64, until: f64) -> f64 {
+        let mut highest: Vec<u64> =
+            past.iter().map(|past| past.highest_between(self.age + from, self.age + until)).collect();
         highest.sort_unstable();
         let at = ((highest.len() as f64 * QUANTILE).ceil() as usize).clamp(1, highest.len().max(1)) - 1;
         let expected = highest.get(at).copied().unwrap_or(0);

@@ -117,18 +117,6 @@ impl Group {
         self.number(if self.v1 { "memory.usage_in_bytes" } else { "memory.current" })
     }
 
-    /// Usage less the file cache that is given up before anybody is killed.
-    pub fn working_set(&self) -> Result<u64> {
-        let (path, name) = (
-            self.directory.join("memory.stat"),
-            if self.v1 { "total_inactive_file " } else { "inactive_file " },
-        );
-        let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let inactive = stat.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok());
-        let inactive = inactive.with_context(|| format!("{} has no {name}", path.display()))?;
-        Ok(self.usage()?.saturating_sub(inactive))
-    }
-
     /// Highest usage since the group was made; `None` where the kernel does not keep it (v2 before v5.19).
     pub fn peak(&self) -> Option<u64> {
         self.number(if self.v1 { "memory.max_usage_in_bytes" } else { "memory.peak" }).ok()

@@ -62,7 +62,10 @@ impl Pipeline {
             let drawing: Vec<&Life> = starting.into_iter().filter(draws).collect();
             let member = |life: &&Life| Member { cgroup: life.container().cgroup, usage: life.usage() };
             let members: Vec<Member> = drawing.iter().map(member).collect();
-            let forecast = expected(&drawing);
+            let forecast = match members.len() as u64 == measured.starting {
+                true => measured.forecast,
+                false => expected(&drawing),
+            };
             self.headroom(at, forecast, available, &members, out);
         }
         out.push(Finding { at, what: What::Node(measured) });

@@ -21,7 +21,9 @@ use serde_json::Value;
 use super::{
     Cluster, HOME,
     control::{GATEWAY, IMAGE},
-    deployed, scrape,
+    deployed,
+    links::KILLED,
+    scrape,
 };
 use crate::{dashboards, shell, statics};
 
@@ -167,7 +169,7 @@ impl SmallNode {
     fn with_room(bytes: u64) -> Result<Self> {
         let pods = Tree::find()?.group("kubepods")?; // the kubelet's, so it stays
         let small = Self { before: pods.limit_now()?, pods };
-        small.pods.limit(small.pods.working_set()? + bytes)?;
+        small.pods.limit(small.pods.usage()? + bytes)?;
         Ok(small)
     }
 }
@@ -286,7 +288,8 @@ fn compare(cluster: &Cluster, prometheus: &Prometheus) -> Result<String> {
 fn restarts_after_a_kill(status: &str) -> Option<u32> {
     let mut words = status.split(' ');
     let restarts: u32 = words.next()?.parse().ok()?;
-    let failed_to_start = words.next().is_some_and(|code| !code.is_empty() && code != "137");
+    let code: Option<i64> = words.next().and_then(|code| code.parse().ok());
+    let failed_to_start = code.is_some_and(|code| code != KILLED);
     Some(restarts.saturating_sub(failed_to_start.into()))
 }
 

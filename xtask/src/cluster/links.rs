@@ -90,7 +90,7 @@ struct Status {
 }
 
 /// The exit code of a container whose process was killed by SIGKILL.
-const KILLED: i64 = 128 + 9;
+pub const KILLED: i64 = 128 + 9;
 
 fn statuses(recording: &Path) -> Result<BTreeMap<String, Status>> {
     let storm = scenes::namespace(STORM);
