@@ -17,28 +17,33 @@ use tokio::{
 };
 
 use crate::{
-    board::Board,
-    cgroup::sampler::{self, Sampler},
     clock,
     config::{self, Config, Roots},
-    event::{CgroupVersion, Event, Host, Outcome, What},
-    finding::What::Learned,
-    journal,
-    kernel::{Kernel, support::Support},
-    kubernetes::{
-        self,
-        access::{Access, Admits},
+    http::{
+        auth::{Access, Admits},
+        server::{self, Protection, Shared},
+        tls,
     },
-    ledger::{self, ask},
-    metrics::Metrics,
-    node,
-    objects::ApiState,
+    ledger,
+    recording::{
+        history_file,
+        writer::{CannotRecord, Recorder},
+    },
+    sinks::{api_state::ApiView, log, metrics::Metrics},
+    sources::{
+        cgroup::sampler::{self, Sampler},
+        kernel::{Kernel, support::Support},
+        kubernetes, ledger_client, node,
+    },
+};
+use observer_core::{
+    model::{
+        event::{AttachOutcome, CgroupVersion, Event, EventKind, Host},
+        finding::FindingKind::Learned,
+        kubernetes::ApiState,
+        time::Time,
+    },
     pipeline::Pipeline,
-    record::{CannotRecord, Recorder},
-    server::{self, Protection, Shared},
-    state,
-    time::Time,
-    tls,
 };
 
 /// Events on their way to the pipeline. A burst of 1 MiB of ring is at most some 20,000 records; this many are taken
@@ -60,13 +65,13 @@ pub enum CannotRun {
     #[error("{0}; nobody could be let in: authorize needs the Kubernetes API")]
     Reviewer(kubernetes::CannotConnect),
     #[error(transparent)]
-    Record(#[from] CannotRecord),
+    ChangeRecord(#[from] CannotRecord),
     #[error(
         "cannot read the host's memory from {path}: {source}; nothing can be measured; give the right --proc-root"
     )]
     NoProc { path: String, source: std::io::Error },
     #[error("{0}; no container can be measured without it")]
-    NoHierarchy(#[from] crate::cgroup::NoHierarchy),
+    NoHierarchy(#[from] crate::sources::cgroup::NoHierarchy),
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
     #[error("cannot write the metrics to {path}: {source}")]
@@ -82,7 +87,7 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let listener = server::bind(config.listen).await?;
     let recorder = config.record.as_deref().map(Recorder::create).transpose()?;
     let metrics = Metrics::default();
-    let shared = Shared { registry: metrics.registry(), board: Arc::new(Mutex::new(Board::default())) };
+    let shared = Shared { registry: metrics.registry(), board: Arc::new(Mutex::new(ApiView::default())) };
     let (stop, stopped) = watch::channel(false);
 
     let protection = protection(&config).await?;
@@ -139,24 +144,24 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
     let client = match kubernetes::client(settings.kubeconfig.as_ref()).await {
         Ok(client) => client,
         Err(error) => {
-            let away = What::Api(ApiState::Away { why: error.to_string() });
+            let away = EventKind::Api(ApiState::Away { why: error.to_string() });
             let _ = events.send(Event { at: clock::now(), what: away }).await; // stopping already
             return;
         }
     };
     let source = match &settings.ledger {
         config::Ledger::Nobody => None,
-        config::Ledger::At(address) => match ask::Source::remote(address) {
+        config::Ledger::At(address) => match ledger_client::Source::remote(address) {
             Ok(source) => Some(source),
             Err(error) => {
                 tracing::warn!("{error}");
                 None
             }
         },
-        config::Ledger::Embedded => Some(ask::Source::Embedded(ledger::Shared::default())),
+        config::Ledger::Embedded => Some(ledger_client::Source::Embedded(ledger::Shared::default())),
     };
     let book = match &source {
-        Some(ask::Source::Embedded(shared)) => Some(shared.clone()),
+        Some(ledger_client::Source::Embedded(shared)) => Some(shared.clone()),
         _ => None,
     };
     let cluster = client.clone();
@@ -169,7 +174,7 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
         None => kubernetes::watch(client, settings.node, None, events).await,
         Some(source) => {
             let (came, coming) = mpsc::channel(1024);
-            let asking = ask::ask(source, coming, events.clone());
+            let asking = ledger_client::ask(source, coming, events.clone());
             tokio::join!(kubernetes::watch(client, settings.node, Some(came), events), asking, embedded);
         }
     }
@@ -242,23 +247,24 @@ impl HostTask {
         }
         let only_walks = !statuses
             .iter()
-            .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, Outcome::Attached { .. }));
-        let mut pending = vec![Event { at: began, what: What::Host(host) }];
+            .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, AttachOutcome::Attached { .. }));
+        let mut pending = vec![Event { at: began, what: EventKind::Host(host) }];
         if let Some(kubernetes) = &config.kubernetes {
             // Before any container is known: those of pods wait for the API.
             let watching = ApiState::Watching {
                 node: kubernetes.node.clone(),
                 ledger: kubernetes.ledger != config::Ledger::Nobody,
             };
-            pending.push(Event { at: began, what: What::Api(watching) });
+            pending.push(Event { at: began, what: EventKind::Api(watching) });
         }
         if let Some(path) = &config.state {
-            match state::restore(path, began) {
+            match history_file::restore(path, began) {
                 Ok(histories) => pending.extend(histories),
                 Err(error) => tracing::warn!("{error}"),
             }
         }
-        pending.extend(statuses.into_iter().map(|status| Event { at: began, what: What::Probe(status) }));
+        pending
+            .extend(statuses.into_iter().map(|status| Event { at: began, what: EventKind::Probe(status) }));
         Ok(Self {
             kernel,
             sampler: Sampler::new(hierarchy, only_walks),
@@ -316,12 +322,12 @@ impl HostTask {
 
     fn node(&mut self, now: Time) {
         match node::reading(&self.roots.proc, self.sampler.pods_available()) {
-            Ok(reading) => self.pending.push(Event { at: now, what: What::Node(reading) }),
+            Ok(reading) => self.pending.push(Event { at: now, what: EventKind::Node(reading) }),
             Err(error) => tracing::debug!(%error, "the node's memory could not be read this time"),
         }
         self.sampler.losses(now, &mut self.pending);
-        self.pending.push(Event { at: now, what: What::Observer(node::observer()) });
-        self.pending.push(Event { at: now, what: What::Tick });
+        self.pending.push(Event { at: now, what: EventKind::Observer(node::observer()) });
+        self.pending.push(Event { at: now, what: EventKind::Tick });
     }
 
     async fn send(&mut self, out: &mpsc::Sender<Event>) -> Result<(), mpsc::error::SendError<Event>> {
@@ -353,7 +359,7 @@ impl Saver {
     fn save(&mut self, pipeline: &Pipeline) {
         self.next = Instant::now() + EVERY_SAVE;
         if std::mem::take(&mut self.changed)
-            && let Err(error) = state::save(&self.path, pipeline.histories())
+            && let Err(error) = history_file::save(&self.path, pipeline.histories())
         {
             tracing::warn!(
                 "cannot write the state to {}: {error}; a restart would forget the start-ups seen since",
@@ -388,18 +394,18 @@ impl Core {
         for finding in &findings {
             self.metrics.apply(finding);
             board.apply(finding);
-            journal::log(finding);
+            log::log(finding);
             if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
                 state.changed = true;
             }
         }
         if let Some(state) = &mut self.state
-            && matches!(event.what, What::Tick)
+            && matches!(event.what, EventKind::Tick)
             && state.next <= Instant::now()
         {
             state.save(&self.pipeline);
         }
-        if matches!(event.what, What::Tick) && !board.seeded {
+        if matches!(event.what, EventKind::Tick) && !board.seeded {
             board.seeded = true;
             let took = event.at.since(self.began);
             match board.ready() {
@@ -412,7 +418,7 @@ impl Core {
     fn record(&mut self, event: &Event) {
         let Some(recorder) = &mut self.recorder else { return };
         let written = recorder.write(event).and_then(|()| match event.what {
-            What::Tick => recorder.flush(), // so that a killed daemon leaves all but the last second
+            EventKind::Tick => recorder.flush(), // so that a killed daemon leaves all but the last second
             _ => Ok(()),
         });
         if let Err(error) = written {

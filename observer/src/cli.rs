@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    advise,
+    commands::advise,
     config::{Flags, RootFlags},
     ledger,
 };
@@ -59,7 +59,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE.svg")]
         plot: Option<PathBuf>,
         /// The container's memory limit, drawn and compared with the peak: bytes, or with Ki, Mi, Gi
-        #[arg(long, value_name = "BYTES", value_parser = crate::units::parse_bytes)]
+        #[arg(long, value_name = "BYTES", value_parser = observer_core::model::units::parse_bytes)]
         limit: Option<u64>,
         /// The process ended (or was killed) with the last row
         #[arg(long)]

@@ -2,7 +2,7 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::time::Time;
+use observer_core::model::time::Time;
 
 /// Now, on the clock of every event.
 pub fn now() -> Time {

@@ -13,7 +13,7 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::tls::Pair;
+use crate::http::tls::Pair;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

@@ -12,27 +12,25 @@ use std::{
 
 use kube::Client;
 
-use crate::kubernetes;
+use crate::sources::kubernetes;
 
-pub mod ask;
-pub mod book;
+pub mod certificate;
 pub mod lease;
 pub mod metrics;
-pub mod secret;
 pub mod serve;
 pub mod watch;
 
-use book::Book;
+use observer_core::ledger::ChangeLog;
 
 /// The book, shared between those who write it and those who read it; never held across an await.
 #[derive(Clone, Default)]
 pub struct Shared {
-    book: Arc<Mutex<Book>>,
+    book: Arc<Mutex<ChangeLog>>,
     pub metrics: metrics::Metrics,
 }
 
 impl Shared {
-    pub fn book(&self) -> MutexGuard<'_, Book> {
+    pub fn book(&self) -> MutexGuard<'_, ChangeLog> {
         // A panic while it is held leaves a book that lacks a change: still the best there is.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }

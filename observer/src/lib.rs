@@ -1,45 +1,25 @@
-//! The memory observer. See ARCHITECTURE.md for the one picture of how the modules hang together.
+//! The daemon: sources, sinks and commands around the pure core ([`observer_core`]).
+//!
+//! The modules in the order in which data passes them:
+//!
+//! ```text
+//! sources      kernel programs, cgroup files, /proc, the Kubernetes API, the ledger -> events
+//! (core)       observer_core::pipeline: events -> findings
+//! sinks        findings -> metrics, log lines, what the API shows
+//! http         serves the sinks: TLS, authorisation, routes
+//! recording    events <-> a file; histories kept over restarts
+//! ledger       `observer ledger`: the changes of every workload of the cluster
+//! commands     check, docs, analyse, advise
+//! app          config -> build -> run -> drain: the only place that knows sources and sinks
+//! ```
 
-pub mod advice;
-pub mod advise;
-pub mod analyse;
 pub mod app;
-pub mod attribution;
-pub mod board;
-pub mod cause;
-pub mod causes;
-pub mod cgroup;
-pub mod check;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
-pub mod curve;
-pub mod docs;
-pub mod event;
-pub mod finding;
-pub mod forecast;
-pub mod history;
-pub mod identity;
-pub mod journal;
-pub mod kernel;
-pub mod kubernetes;
+pub mod http;
 pub mod ledger;
-pub mod levels;
-pub mod lifecycle;
-pub mod metrics;
-pub mod node;
-pub mod objects;
-pub mod oom;
-pub mod pipeline;
-pub mod pods;
-pub mod record;
-pub mod replay;
-pub mod scale;
-pub mod server;
-pub mod stability;
-pub mod stampede;
-pub mod startup;
-pub mod state;
-pub mod time;
-pub mod tls;
-pub mod units;
+pub mod recording;
+pub mod sinks;
+pub mod sources;

@@ -9,12 +9,13 @@ use std::{
 
 use clap::Parser;
 use observer::{
-    analyse, app,
+    app,
     cli::{Cli, Command, Document},
+    commands::analyse,
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
-    journal,
-    kernel::support::Support,
-    replay,
+    recording::replay,
+    sinks::log,
+    sources::kernel::support::Support,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -30,17 +31,17 @@ fn main() -> ExitCode {
         Command::Analyse { file, json, plot, limit, ended } => {
             analyse(&file, json, plot.as_deref(), analyse::Options { limit, ended })
         }
-        Command::Advise(options) => {
-            observer::advise::run(&options).map_err(|error| (FAILED, error)).and_then(|text| print(&text))
-        }
+        Command::Advise(options) => observer::commands::advise::run(&options)
+            .map_err(|error| (FAILED, error))
+            .and_then(|text| print(&text)),
         Command::Ledger(options) => ledger(options),
         Command::LedgerSecret { namespace, secret, names } => {
-            observer::ledger::secret::manifest(&namespace, &secret, &names)
+            observer::ledger::certificate::manifest(&namespace, &secret, &names)
                 .map_err(|error| (FAILED, format!("cannot make a certificate for {names:?}: {error}")))
                 .and_then(|secret| print(&secret))
         }
-        Command::Docs { name: Document::Metrics } => print(&observer::docs::metrics_md()),
-        Command::Docs { name: Document::Probes } => print(&observer::docs::probes_md()),
+        Command::Docs { name: Document::Metrics } => print(&observer::commands::docs::metrics_md()),
+        Command::Docs { name: Document::Probes } => print(&observer::commands::docs::probes_md()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -91,7 +92,7 @@ fn check(roots: RootFlags) -> Done {
         sys: roots.sys_root.unwrap_or("/sys".into()),
         cgroup: roots.cgroup_root,
     };
-    let report = observer::check::report(&Support::gather(&roots), &ProbeChoice::default());
+    let report = observer::commands::check::report(&Support::gather(&roots), &ProbeChoice::default());
     print(&report.text)?;
     if report.can_run { Ok(()) } else { Err((CANNOT_RUN, String::new())) }
 }
@@ -107,7 +108,7 @@ fn replay(path: &Path, findings: bool, story: bool) -> Done {
         let _ = if findings {
             serde_json::to_string(finding).map(|line| writeln!(out, "{line}")).map(|_| ())
         } else {
-            if story && let Some(line) = journal::line(finding) {
+            if story && let Some(line) = log::line(finding) {
                 let _ = writeln!(out, "{:>9.3} s  {line}", finding.at.seconds_since(began));
             }
             Ok(())

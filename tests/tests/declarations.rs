@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use observer::{docs, kernel::attach, metrics};
+use observer::{commands::docs, sinks::metrics, sources::kernel::attach};
 use observer_ebpf::probes;
 
 fn workspace(path: &str) -> PathBuf {
@@ -19,7 +19,7 @@ fn generated_docs_are_fresh() {
 
 #[test]
 fn every_declared_program_is_in_the_object_and_the_reverse() {
-    let Some(bytes) = observer::kernel::object::embedded() else {
+    let Some(bytes) = observer::sources::kernel::object::embedded() else {
         println!("skipped: this build has no eBPF object (cargo xtask build-ebpf)");
         return;
     };
@@ -55,7 +55,7 @@ fn metric_names_are_unique_and_say_their_unit() {
     for family in metrics::declarations() {
         assert!(seen.insert(family.name), "{} is declared twice", family.name);
         assert!(family.name.starts_with("observer_"), "{}", family.name);
-        let counter = family.kind == observer::metrics::Kind::Counter;
+        let counter = family.kind == observer::sinks::metrics::Kind::Counter;
         assert_eq!(counter, family.name.ends_with("_total"), "{}", family.name);
         assert!(!family.help.is_empty(), "{}", family.name);
     }

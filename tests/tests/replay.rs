@@ -6,7 +6,7 @@
 
 use std::{fs::File, io::BufReader};
 
-use observer::{journal, replay};
+use observer::{recording::replay, sinks::log};
 use serde_json::Value;
 
 #[test]
@@ -16,7 +16,7 @@ fn every_recorded_case_tells_its_story() {
         let mut story = String::new();
         let replayed = replay::replay(BufReader::new(File::open(events).unwrap()), |finding| {
             let began = *began.get_or_insert(finding.at);
-            if let Some(line) = journal::line(finding) {
+            if let Some(line) = log::line(finding) {
                 story.push_str(&format!("{:>9.3} s  {line}\n", finding.at.seconds_since(began)));
             }
         })
@@ -33,7 +33,7 @@ fn every_recorded_case_tells_its_story() {
 /// off takes evidence away.
 fn told(events: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    replay::replay(events.as_bytes(), |finding| lines.extend(journal::line(finding)))
+    replay::replay(events.as_bytes(), |finding| lines.extend(log::line(finding)))
         .unwrap_or_else(|error| panic!("{error}"));
     let cause = |line: String| match line.split_once(" (0.") {
         Some((cause, _)) if cause.contains("it started because of") => cause.to_owned(),

@@ -2,10 +2,10 @@
 
 use prometheus::{CounterVec, GaugeVec, Registry};
 
-use super::book::{News, Sizes};
-use crate::{
-    metrics::{Declaration, Kind},
-    objects::Changed,
+use crate::sinks::metrics::{Declaration, Kind};
+use observer_core::{
+    ledger::{News, Sizes},
+    model::kubernetes::Changed,
 };
 
 static SCALINGS: Declaration = Declaration {
@@ -127,6 +127,6 @@ impl Metrics {
         self.changes.with_label_values(none).set(sizes.changes as f64);
         let refused = self.refused.with_label_values(none);
         refused.inc_by((sizes.refused as f64 - refused.get()).max(0.0));
-        crate::metrics::render(&self.registry)
+        crate::sinks::metrics::render(&self.registry)
     }
 }

@@ -19,12 +19,14 @@ use kube::Client;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use super::{Options, Shared};
 use crate::{
-    kubernetes::access::{Access, Admits},
-    objects::Record,
-    tls::{self, Pair},
+    http::{
+        auth::{Access, Admits},
+        tls::{self, Pair},
+    },
+    ledger::{Options, Shared},
 };
+use observer_core::model::kubernetes::ChangeRecord;
 
 pub const AUDIENCE: &str = "observer-ledger";
 /// Asked for at once at the most: an agent asks for the workloads of pods that just started.
@@ -134,7 +136,8 @@ async fn records(State(state): State<Answering>, headers: HeaderMap, Query(asked
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response();
     }
     let book = state.shared.book();
-    let found: Vec<Record> = asked.uids.split(',').take(UIDS).filter_map(|uid| book.record(uid)).collect();
+    let found: Vec<ChangeRecord> =
+        asked.uids.split(',').take(UIDS).filter_map(|uid| book.record(uid)).collect();
     metrics.asked("answered");
     Json(found).into_response()
 }

@@ -19,14 +19,14 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::{
-    Shared,
-    book::{Scaler, Told},
-};
 use crate::{
     clock,
-    kubernetes::{metadata, owner},
-    objects::Autoscaler,
+    ledger::Shared,
+    sources::kubernetes::{metadata, owner},
+};
+use observer_core::{
+    ledger::{Scaler, Told},
+    model::kubernetes::Autoscaler,
 };
 
 /// Custom resources that were not there are looked for again this often.

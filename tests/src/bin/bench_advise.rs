@@ -14,18 +14,21 @@ use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use observer::{
+use observer::commands::analyse::input::{self, Row};
+use observer_core::{
     advice::{
-        Advice, Check, Facts, Grade, Settings,
+        Advice, Check, Facts, Grade, Settings, concurrency,
         facts::{Startups, Steady},
-        stagger,
     },
-    analyse::input::{self, Row},
-    history::{Outcome, Past},
-    levels::Levels,
-    stability::Verdict,
-    startup::{Sample, Startup},
-    time::Time,
+    container::{
+        stability::Verdict,
+        startup::{Sample, Startup},
+    },
+    model::time::Time,
+    workload::{
+        history::{PastStartup, StartupOutcome},
+        usage_histogram::Levels,
+    },
 };
 use observer_tests::synthetic::{self, Class, Kind};
 use rand::{SeedableRng, rngs::StdRng};
@@ -60,7 +63,7 @@ struct Workload {
 }
 
 struct Run {
-    past: Past,
+    past: PastStartup,
     /// Of the start-up's working set, exact: a limit below it kills, since the rest of the cache is taken back first.
     highest: f64,
     scraped: f64,
@@ -146,12 +149,12 @@ fn run(rows: &[Row], needs: &[u64], height: f64, day: usize) -> Run {
         before = seconds;
     }
     let outcome = match startup.verdict() {
-        Verdict::Stable => Outcome::Stable,
-        Verdict::Oscillating => Outcome::Oscillating,
-        Verdict::Drifting => Outcome::Drifting,
-        _ => Outcome::Ended,
+        Verdict::Stable => StartupOutcome::Stable,
+        Verdict::Oscillating => StartupOutcome::Oscillating,
+        Verdict::Drifting => StartupOutcome::Drifting,
+        _ => StartupOutcome::Ended,
     };
-    let past = Past::of(&startup, "", Time::default(), (day as i64) * 86_400_000_000_000, outcome);
+    let past = PastStartup::of(&startup, "", Time::default(), (day as i64) * 86_400_000_000_000, outcome);
     Run { past, highest, scraped, levels }
 }
 
@@ -163,8 +166,8 @@ fn need(rows: &[Row]) -> u64 {
     now.usage.saturating_sub(soon.filter_map(|row| row.inactive_file).max().unwrap_or(0))
 }
 
-fn facts(workload: &Workload) -> (Facts, Vec<Past>) {
-    let past: Vec<Past> = workload.seen.iter().map(|run| run.past.clone()).collect();
+fn facts(workload: &Workload) -> (Facts, Vec<PastStartup>) {
+    let past: Vec<PastStartup> = workload.seen.iter().map(|run| run.past.clone()).collect();
     let startups = Startups::of(&past);
     let mut levels = Levels::default();
     for (day, run) in workload.seen.iter().enumerate() {
@@ -287,7 +290,7 @@ fn stagger(workloads: &[&Workload]) -> Result<()> {
         let (facts, past) = facts(workload);
         let Some(steady) = facts.steady else { continue };
         let headroom = steady.max * 12;
-        let Some(together) = stagger::together(&past, headroom) else { continue };
+        let Some(together) = concurrency::together(&past, headroom) else { continue };
         nodes += 1;
         let sum = |count: u64, gap: f64| highest(workload, count, gap);
         short_at_once += u64::from(sum(together.settled, 0.0) > headroom as f64);
@@ -306,7 +309,8 @@ fn stagger(workloads: &[&Workload]) -> Result<()> {
 /// Highest sum of start-ups that were not among those seen.
 fn highest(workload: &Workload, count: u64, gap: f64) -> f64 {
     let step = 0.5;
-    let runs: Vec<&Past> = workload.next.iter().map(|run| &run.past).cycle().take(count as usize).collect();
+    let runs: Vec<&PastStartup> =
+        workload.next.iter().map(|run| &run.past).cycle().take(count as usize).collect();
     let until = 300.0 + gap * count as f64;
     let at = |i: usize, now: f64| {
         let age = now - i as f64 * gap;

@@ -22,7 +22,7 @@ use aya::{
 use clap::Parser;
 use observer::{
     config::{ProbeChoice, Roots},
-    kernel::{Kernel, support::Support},
+    sources::kernel::{Kernel, support::Support},
 };
 use observer_tests::{
     daemon::{Daemon, binary},

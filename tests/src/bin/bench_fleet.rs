@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use observer::replay::replay;
+use observer::recording::replay::replay;
 use observer_tests::prometheus::Prometheus;
 
 #[derive(Parser)]

@@ -8,14 +8,17 @@ use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf, time::I
 use anyhow::{Context, Result};
 use clap::Parser;
 use observer::{
-    analyse::{self, Options},
-    finding::What,
-    forecast::{Starting, forecast},
-    history::{self, Past},
-    replay,
-    stability::{Stability, Verdict},
-    startup::{Sample, Startup},
-    time::Time,
+    commands::analyse::{self, Options},
+    recording::replay,
+};
+use observer_core::{
+    container::{
+        stability::{Stability, Verdict},
+        startup::{Sample, Startup},
+    },
+    model::{finding::FindingKind, time::Time},
+    node::forecast::{Starting, forecast},
+    workload::history::{self, PastStartup},
 };
 use observer_tests::synthetic::{self, Class, Kind, Trace};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -296,7 +299,7 @@ fn live_cases(quiet: bool) -> Result<Value> {
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut told = BTreeMap::new();
         replay::replay(BufReader::new(file), |finding| match &finding.what {
-            What::Stable(stable) | What::LateStep { stable, .. } => {
+            FindingKind::Stable(stable) | FindingKind::LateStep { stable, .. } => {
                 told.insert(stable.container.cgroup, stable.seconds);
             }
             _ => {}
@@ -347,7 +350,7 @@ fn forecasts(from: u64, scale_ups: u64) -> Value {
 }
 
 struct ScaleUp {
-    past: Vec<Past>,
+    past: Vec<PastStartup>,
     /// Start, seconds, and course of each instance.
     instances: Vec<(f64, Vec<f64>)>,
     available: f64,
@@ -425,7 +428,7 @@ fn course(trace: &Trace, height: f64, pace: f64) -> Vec<f64> {
         .collect()
 }
 
-fn past_of(course: &[f64]) -> Past {
+fn past_of(course: &[f64]) -> PastStartup {
     let mut startup = Startup::default();
     for (i, bytes) in course.iter().enumerate() {
         let bytes = *bytes as u64;
@@ -436,7 +439,7 @@ fn past_of(course: &[f64]) -> Past {
             anon: None,
         });
     }
-    Past::of(&startup, "", Time::default(), 0, history::Outcome::Stable)
+    PastStartup::of(&startup, "", Time::default(), 0, history::StartupOutcome::Stable)
 }
 
 /// Nanoseconds per sample of a noisy start-up, the evaluation of the slopes included.

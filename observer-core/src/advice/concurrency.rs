@@ -1,0 +1,91 @@
+//! How many can start together: recorded start-ups replayed on top of each other. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::workload::history::PastStartup;
+
+/// Pods of one workload on one node: the kubelet's default is 110 of all.
+const MOST: u64 = 110;
+/// Seconds between two starts that are tried.
+const GAPS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
+const STEP: f64 = 0.25;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StartConcurrency {
+    /// Fit when settled.
+    pub settled: u64,
+    /// May start at the same moment.
+    pub at_once: u64,
+    /// Seconds between starts with which as many as fit may start; absent: none of those tried is enough.
+    pub gap: Option<f64>,
+    /// Highest sum of their usage when the curves seen are replayed so.
+    pub highest: u64,
+}
+
+/// `headroom`: bytes they may take together. Each is taken for the worst of the start-ups seen at every moment, so that no
+/// order in which they come can be worse.
+pub fn together(past: &[PastStartup], headroom: u64) -> Option<StartConcurrency> {
+    let settled_level = past.iter().filter_map(|past| past.steady).max()?;
+    let length = past.iter().map(|past| past.span * past.curve.len() as f64).fold(0.0, f64::max);
+    let worst: Vec<u64> = (0..=(length / STEP) as usize)
+        .map(|i| i as f64 * STEP)
+        .map(|from| past.iter().map(|past| past.highest_between(from, from + STEP)).max().unwrap_or(0))
+        .collect();
+    let highest_one = worst.iter().copied().max()?.max(settled_level);
+    let settled = (headroom / settled_level.max(1)).min(MOST);
+    let at_once = (headroom / highest_one.max(1)).min(settled);
+    let sum = |gap: f64| highest_sum(&worst, settled_level, settled, gap);
+    let gap = if at_once == settled { Some(0.0) } else { GAPS.into_iter().find(|gap| sum(*gap) <= headroom) };
+    Some(StartConcurrency { settled, at_once, gap, highest: gap.map_or(0, sum) })
+}
+
+/// Of `count` start-ups that begin `gap` seconds apart. Reached once the last has begun: a gap later the same ages are there
+/// again, and one start-up more.
+fn highest_sum(worst: &[u64], settled: u64, count: u64, gap: f64) -> u64 {
+    let at = |seconds: f64| match seconds < 0.0 {
+        true => 0,
+        false => worst.get((seconds / STEP) as usize).copied().unwrap_or(settled),
+    };
+    let last = (count.saturating_sub(1) as f64 * gap / STEP) as usize;
+    let total = |step: usize| (0..count).map(|i| at(step as f64 * STEP - i as f64 * gap)).sum();
+    (last..=last + worst.len()).map(total).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::history::StartupOutcome;
+
+    fn spike(peak: u64, seconds: usize) -> PastStartup {
+        let mut curve = vec![peak; seconds];
+        curve.extend([10; 4]);
+        PastStartup {
+            started: 0.0,
+            pod: String::new(),
+            outcome: StartupOutcome::Stable,
+            peak,
+            peak_seconds: 1.0,
+            working_set_peak: peak,
+            growth: 0.0,
+            time_to_stable: Some(4.0),
+            steady: Some(10),
+            overshoot: Some(4.0),
+            span: 1.0,
+            curve,
+        }
+    }
+
+    #[test]
+    fn spikes_that_do_not_fit_together_are_spread() {
+        let past = [spike(40, 4), spike(30, 2)];
+        let together = |headroom| super::together(&past, headroom).unwrap();
+        // 130 hold two spikes of 40 beside five that settled, but the last of 13 finds only 10 free: no gap helps.
+        let full = together(130);
+        assert_eq!((full.settled, full.at_once, full.gap), (13, 3, None));
+        let past = [spike(12, 4)];
+        let mild = super::together(&past, 102).unwrap();
+        assert_eq!((mild.settled, mild.at_once, mild.gap), (10, 8, Some(5.0)));
+        assert!(mild.highest <= 102, "{mild:?}");
+        assert_eq!(super::together(&[], 100), None);
+    }
+}

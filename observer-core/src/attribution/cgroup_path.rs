@@ -1,0 +1,417 @@
+//! Which container a cgroup belongs to, read off its path alone. Pure.
+//!
+//! A cgroup path names its owner in one of four ways: a container of a Kubernetes pod, a container of a bare runtime,
+//! a systemd unit, or nothing but itself. Everything below the owner *is* the owner: a nested init, a service's
+//! delegated group. Layouts: docs/identity of kubelet (`cgroup_manager_linux.go`), systemd.unit(5), crun, CRI-O.
+
+use serde::{Deserialize, Serialize};
+
+/// The owner of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner<'a> {
+    /// The part of the path that is the owner's own cgroup.
+    pub path: &'a str,
+    /// How many levels below the owner the cgroup is.
+    pub below: u32,
+    pub kind: Kind<'a>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// `…/kubepods…/pod<uid>/<container id>`; a static pod's uid is 32 hex digits (its config hash).
+    Pod {
+        uid: String,
+        container_id: &'a str,
+        qos: Qos,
+    },
+    /// A container outside Kubernetes: `docker-<id>.scope`, `libpod-<id>.scope`, `/docker/<id>`.
+    Container {
+        id: &'a str,
+    },
+    Unit {
+        name: &'a str,
+    },
+    Plain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Qos {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+/// Who a cgroup's memory is reported for. `None`: not a container but a group of them (root, slices, pods, QoS
+/// classes), or the runtime's own helpers.
+pub fn owner(path: &str) -> Option<Owner<'_>> {
+    if path.is_empty() || path == "/" {
+        return None;
+    }
+    let parts: Vec<Part> = parts(path);
+    if let Some(at) = parts.iter().position(|part| pod_uid(part.name).is_some())
+        && is_kubernetes(&parts[..=at])
+    {
+        // Where kubelet and runtime disagree on the driver, pod and container share one component:
+        // `kubepods-burstable-pod<uid_>.slice:cri-containerd:<id>`.
+        let (leaf, name) = match parts[at].name.rsplit_once(':') {
+            Some((_, id)) => (at, id),
+            None => (at + 1, parts.get(at + 1)?.name),
+        };
+        let (runtime, container_id) = runtime_leaf(name)?;
+        if runtime.is_some_and(is_monitor) {
+            return None;
+        }
+        let qos = qos(&path[..parts[leaf].end]);
+        return Some(own(path, &parts, leaf, Kind::Pod { uid: pod_uid(parts[at].name)?, container_id, qos }));
+    }
+    if parts.iter().any(|part| part.name.starts_with("kubepods")) {
+        return None; // a QoS class, or something of the kubelet's between class and pod
+    }
+    for (at, part) in parts.iter().enumerate() {
+        let Some((runtime, id)) = runtime_leaf(part.name) else { continue };
+        if runtime.is_some_and(is_monitor) {
+            return None;
+        }
+        let of_runtime = ["docker", "libpod_parent", "containerd", "default", "k8s.io"];
+        if runtime.is_some() || at > 0 && of_runtime.contains(&parts[at - 1].name) {
+            return Some(own(path, &parts, at, Kind::Container { id }));
+        }
+    }
+    if let Some(at) = parts.iter().rposition(|part| is_unit(part.name)) {
+        return Some(own(path, &parts, at, Kind::Unit { name: parts[at].name }));
+    }
+    if parts.last()?.name.ends_with(".slice") {
+        return None;
+    }
+    Some(own(path, &parts, parts.len() - 1, Kind::Plain))
+}
+
+/// The kubelet's group of all pods: `/kubepods`, `/kubepods.slice`, `/kubelet.slice/kubelet-kubepods.slice`.
+pub fn holds_all_pods(path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let name = last.strip_suffix(".slice").unwrap_or(last);
+    name.rsplit('-').next() == Some("kubepods")
+}
+
+struct Part<'a> {
+    name: &'a str,
+    end: usize,
+}
+
+fn parts(path: &str) -> Vec<Part<'_>> {
+    let mut end = 0;
+    let mut out = Vec::new();
+    for name in path.split('/') {
+        end += name.len();
+        if !name.is_empty() {
+            out.push(Part { name, end });
+        }
+        end += 1;
+    }
+    out
+}
+
+fn own<'a>(path: &'a str, parts: &[Part<'a>], at: usize, kind: Kind<'a>) -> Owner<'a> {
+    Owner { path: &path[..parts[at].end], below: (parts.len() - 1 - at) as u32, kind }
+}
+
+/// `kubepods` may be folded into a longer slice name (kind, `--cgroup-root`) or be an ancestor directory.
+fn is_kubernetes(parts: &[Part]) -> bool {
+    parts.iter().any(|part| part.name.split(['-', '.', ':']).any(|word| word == "kubepods"))
+}
+
+/// The uid in `pod<uid>`, `kubepods-burstable-pod<uid_>.slice` or `…-pod<uid_>.slice:cri-containerd:<id>`.
+fn pod_uid(name: &str) -> Option<String> {
+    let name = name.split(':').next()?;
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    let at = name.rfind("pod").filter(|&at| at == 0 || name.as_bytes()[at - 1] == b'-')?;
+    let uid = &name[at + 3..];
+    let dashed = uid.len() == 36
+        && uid.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-' || b == b'_',
+            _ => b.is_ascii_hexdigit(),
+        });
+    let hash = uid.len() == 32 && uid.bytes().all(|b| b.is_ascii_hexdigit());
+    (dashed || hash).then(|| uid.replace('_', "-"))
+}
+
+/// `<runtime>-<64 hex>.scope`, `<runtime>-<64 hex>` or `<64 hex>`.
+fn runtime_leaf(name: &str) -> Option<(Option<&str>, &str)> {
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    let at = name.len().checked_sub(64)?;
+    let (prefix, id) = name.split_at_checked(at)?;
+    if !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    match prefix {
+        "" => Some((None, id)),
+        _ => Some((Some(prefix.strip_suffix('-')?), id)),
+    }
+}
+
+/// conmon, which holds a container's terminal and is none itself; CRI-O puts it into the pod or into system.slice.
+fn is_monitor(runtime: &str) -> bool {
+    matches!(runtime, "crio-conmon" | "libpod-conmon")
+}
+
+fn is_unit(name: &str) -> bool {
+    name.ends_with(".service") || name.ends_with(".scope")
+}
+
+fn qos(path: &str) -> Qos {
+    if path.contains("besteffort") {
+        Qos::BestEffort
+    } else if path.contains("burstable") {
+        Qos::Burstable
+    } else {
+        Qos::Guaranteed
+    }
+}
+
+/// Names on dashboards. Joined on `namespace`, `pod`, `container` with everybody else's metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Labels {
+    pub namespace: String,
+    pub pod: String,
+    pub container: String,
+    pub workload: String,
+    pub workload_type: String,
+}
+
+/// What can be said of an owner without asking anybody.
+pub fn labels(owner: &Owner) -> Labels {
+    let of = |container: &str, workload: String, workload_type: &str| Labels {
+        container: container.to_owned(),
+        workload,
+        workload_type: workload_type.to_owned(),
+        ..Labels::default()
+    };
+    match &owner.kind {
+        Kind::Pod { uid, container_id, .. } => {
+            Labels { pod: uid.clone(), ..of(short(container_id), uid.clone(), "pod") }
+        }
+        Kind::Container { id } => of(short(id), short(id).to_owned(), "container"),
+        Kind::Unit { name } => of(name, unit_workload(name), "systemd_unit"),
+        Kind::Plain => of(owner.path, plain_workload(owner.path), "cgroup"),
+    }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// Instances of one template are one workload: `web@3.service` -> `web@.service`; transient units likewise.
+fn unit_workload(name: &str) -> String {
+    let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
+    if let Some((template, _)) = stem.split_once('@') {
+        return format!("{template}@.{suffix}");
+    }
+    for prefix in ["run-", "session-"] {
+        if let Some(rest) = stem.strip_prefix(prefix)
+            && is_instance(rest.trim_start_matches(['r', 'u', 'p', 'c', 'i', '-']))
+        {
+            return format!("{}.{suffix}", prefix.trim_end_matches('-'));
+        }
+    }
+    name.to_owned()
+}
+
+/// A last component that only numbers or identifies an instance is not part of the workload's name.
+fn plain_workload(path: &str) -> String {
+    match path.rsplit_once('/') {
+        Some((parent, last)) if !parent.is_empty() && is_instance(last) => parent.to_owned(),
+        _ => path.to_owned(),
+    }
+}
+
+fn is_instance(name: &str) -> bool {
+    let digits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let id = name.len() >= 12 && name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-' || b == b'_');
+    digits || id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "3f0c5b2f4a1d9e8c7b6a5f4e3d2c1b0a3f0c5b2f4a1d9e8c7b6a5f4e3d2c1b0a";
+    const UID: &str = "8a7b6c5d-1234-4abc-9def-0123456789ab";
+
+    fn kind_of(path: &str) -> String {
+        match owner(path) {
+            None => "none".into(),
+            Some(owner) => match owner.kind {
+                Kind::Pod { uid, container_id, qos } => {
+                    assert_eq!(container_id, ID, "{path}");
+                    format!("pod {uid} {qos:?} +{}", owner.below)
+                }
+                Kind::Container { id } => {
+                    assert_eq!(id, ID, "{path}");
+                    format!("container +{}", owner.below)
+                }
+                Kind::Unit { name } => format!("unit {name} +{}", owner.below),
+                Kind::Plain => format!("plain {} +{}", owner.path, owner.below),
+            },
+        }
+    }
+
+    #[test]
+    fn every_layout_names_its_owner() {
+        let u = UID.replace('-', "_");
+        let hash = "0123456789abcdef0123456789abcdef";
+        let table = [
+            ("/".into(), "none".into()),
+            ("".into(), "none".into()),
+            ("/kubepods".into(), "none".into()),
+            ("/kubepods.slice/kubepods-burstable.slice".into(), "none".into()),
+            (format!("/kubepods/burstable/pod{UID}"), "none".into()),
+            (format!("/kubepods/burstable/pod{UID}/{ID}"), format!("pod {UID} Burstable +0")),
+            (format!("/kubepods/pod{UID}/{ID}"), format!("pod {UID} Guaranteed +0")),
+            (format!("/kubepods/besteffort/pod{hash}/{ID}"), format!("pod {hash} BestEffort +0")),
+            (
+                format!(
+                    "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{u}.slice/cri-containerd-{ID}.scope"
+                ),
+                format!("pod {UID} Burstable +0"),
+            ),
+            (
+                format!("/kubepods.slice/kubepods-pod{u}.slice/crio-{ID}.scope/container"),
+                format!("pod {UID} Guaranteed +1"),
+            ),
+            (format!("/kubepods.slice/kubepods-pod{u}.slice/crio-conmon-{ID}.scope"), "none".into()),
+            (
+                format!(
+                    "/system.slice/docker-{}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{u}.slice/cri-containerd-{ID}.scope/init.scope",
+                    ID.replace('3', "4")
+                ),
+                format!("pod {UID} Guaranteed +1"),
+            ),
+            (
+                format!(
+                    "/system.slice/containerd.service/kubepods-burstable-pod{u}.slice:cri-containerd:{ID}"
+                ),
+                format!("pod {UID} Burstable +0"),
+            ),
+            (format!("/system.slice/docker-{ID}.scope"), "container +0".into()),
+            (format!("/docker/{ID}/system.slice/nginx.service"), "container +2".into()),
+            ("/system.slice/nginx.service".into(), "unit nginx.service +0".into()),
+            ("/system.slice/nginx.service/worker".into(), "unit nginx.service +1".into()),
+            ("/user.slice/user-0.slice/user@0.service/app.slice/a.scope".into(), "unit a.scope +0".into()),
+            ("/system.slice".into(), "none".into()),
+            ("/demo/web/3".into(), "plain /demo/web/3 +0".into()),
+        ];
+        for (path, expected) in table {
+            assert_eq!(kind_of(&path), expected, "{path}");
+        }
+    }
+
+    /// As the trees' file writes it.
+    fn said(path: &str) -> String {
+        let Some(owner) = owner(path) else { return "none".into() };
+        match owner.kind {
+            Kind::Pod { uid, container_id, qos } => {
+                format!("{}/{}/{}", format!("{qos:?}").to_lowercase(), &uid[..8], &container_id[..8])
+            }
+            Kind::Container { id } => format!("container/{}", &id[..8]),
+            Kind::Unit { name } => format!("unit/{name}"),
+            Kind::Plain => "plain".into(),
+        }
+    }
+
+    #[test]
+    fn the_group_of_all_pods_is_known() {
+        let table = [
+            ("/kubepods", true),
+            ("/kubelet/kubepods", true),
+            ("/kubepods.slice", true),
+            ("/kubelet.slice/kubelet-kubepods.slice", true),
+            ("/kubepods.slice/kubepods-burstable.slice", false),
+            ("/kubepods/burstable", false),
+            ("/", false),
+        ];
+        for (path, expected) in table {
+            assert_eq!(holds_all_pods(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn groups_of_real_nodes_are_told() {
+        let lines = include_str!("trees.txt").lines();
+        let groups = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let told: Vec<_> =
+            groups.map(|line| line.split_once(' ').expect("what it is, and its path")).collect();
+        assert!(!told.is_empty());
+        for (expected, path) in told {
+            assert_eq!(said(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn instances_of_one_thing_share_a_workload() {
+        let table = [
+            ("/demo/web/3", "/demo/web"),
+            ("/demo/web", "/demo/web"),
+            ("/7", "/7"),
+            ("/system.slice/web@3.service", "web@.service"),
+            ("/system.slice/run-r0123456789abcdef.scope", "run.scope"),
+            ("/user.slice/user-0.slice/session-12.scope", "session.scope"),
+            ("/system.slice/runner.service", "runner.service"),
+        ];
+        for (path, expected) in table {
+            assert_eq!(labels(&owner(path).unwrap()).workload, expected, "{path}");
+        }
+    }
+
+    /// What the kubelet and a runtime call the groups of a pod and its container (kubernetes:
+    /// pkg/kubelet/cm/cgroup_manager_linux.go; a systemd slice's name holds those of its parents).
+    fn layout(roots: &[String], systemd: bool, qos: Qos, uid: &str, runtime: &str, id: &str) -> String {
+        let class = match qos {
+            Qos::Guaranteed => None,
+            Qos::Burstable => Some("burstable"),
+            Qos::BestEffort => Some("besteffort"),
+        };
+        let pod = format!("pod{}", if systemd { uid.replace('-', "_") } else { uid.to_owned() });
+        let names = roots.iter().map(String::as_str).chain(["kubepods"]).chain(class).chain([pod.as_str()]);
+        let names: Vec<&str> = names.collect();
+        let groups: Vec<String> = match systemd {
+            true => (1..=names.len()).map(|n| names[..n].join("-") + ".slice").collect(),
+            false => names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let leaf = if systemd { format!("{runtime}-{id}.scope") } else { id.to_owned() };
+        format!("/{}/{leaf}", groups.join("/"))
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_pod_is_read_back(
+            node in proptest::option::of("/docker/[0-9a-f]{64}|/system[.]slice/docker-[0-9a-f]{64}[.]scope|/machine/[a-z]{1,9}"),
+            roots in proptest::collection::vec("kubelet|k8s|nodes|[a-z]{1,12}", 0..3),
+            systemd in proptest::bool::ANY,
+            class in 0..3usize,
+            uid in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}",
+            runtime in "cri-containerd|crio|docker",
+            id in "[0-9a-f]{64}",
+            below in proptest::collection::vec("init[.]scope|container|[a-z]{1,9}", 0..3),
+        ) {
+            let qos = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort][class];
+            let own = format!("{}{}", node.unwrap_or_default(), layout(&roots, systemd, qos, &uid, &runtime, &id));
+            let path = below.iter().fold(own.clone(), |path, name| format!("{path}/{name}"));
+            let owner = owner(&path).unwrap();
+            proptest::prop_assert_eq!(owner.path, own.as_str());
+            proptest::prop_assert_eq!(owner.below as usize, below.len());
+            proptest::prop_assert_eq!(owner.kind, Kind::Pod { uid, container_id: &id, qos });
+            let (of_pod, _) = own.rsplit_once('/').unwrap();
+            proptest::prop_assert!(super::owner(of_pod).is_none());
+        }
+
+        #[test]
+        fn an_owner_is_a_prefix_of_its_path(path in "(/[a-z0-9_:@.-]{0,70}){0,7}") {
+            if let Some(owner) = owner(&path) {
+                proptest::prop_assert!(path.starts_with(owner.path));
+                let rest = path[owner.path.len()..].split('/').filter(|part| !part.is_empty()).count();
+                proptest::prop_assert_eq!(rest as u32, owner.below);
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The starts whose cause may still become clearer. Pure.
+//!
+//! A decision is told when it is sure enough, or when nothing better came in time; evidence that comes later may better
+//! it, and says what it betters. It is never weakened.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use crate::{
+    attribution::pod_index::Pods,
+    cause::{
+        Cause, Decision,
+        decide::{Evidence, OwnerLookups, Sibling, decide},
+    },
+    model::{
+        event::CgroupId,
+        finding::{Caused, Container, Ended},
+        kubernetes::{Owner, Pod, PodContainer, Reference, Uid},
+        time::Time,
+    },
+};
+
+/// Told at once from here on.
+const SURE: f64 = 0.9;
+/// Nothing can better it.
+const FINAL: f64 = 0.95;
+/// Longer than a status takes to arrive, and an owner to be looked up, on a busy cluster.
+const SETTLES: Duration = Duration::from_secs(10);
+/// Later evidence is about something else.
+const CLOSES: Duration = Duration::from_secs(600);
+/// Pods of which ends are kept.
+const ENDS: usize = 4096;
+
+/// The ledger has told, and the owners have been looked up: nothing better will come, however sure it is.
+fn answered(facts: &Evidence, decision: &Decision) -> bool {
+    facts.record.is_some() && facts.owner.is_some() && decision.cause != Cause::Unknown
+}
+
+/// Whether the ledger has anything to say of it.
+fn scales(controller: &Reference) -> bool {
+    !matches!(controller.kind.as_str(), "DaemonSet" | "Job" | "Node")
+}
+
+/// When a container ended, and what a restart of it is because of.
+type End = (Time, Cause);
+
+#[derive(Debug, Default)]
+pub struct Causes {
+    open: BTreeMap<CgroupId, Start>,
+    /// Which container of which pod a group is.
+    members: HashMap<CgroupId, (Uid, String)>,
+    /// When and how the last container of a name in a pod ended. One that no status names is told after those that came after it.
+    ends: HashMap<(Uid, String), End>,
+    /// Unix time of the host's boot.
+    booted: Option<f64>,
+    /// A ledger is asked: its answer is waited for.
+    ledger: bool,
+    /// Something was learned since the last review.
+    stale: bool,
+}
+
+#[derive(Debug)]
+struct Start {
+    container: Container,
+    pod: Uid,
+    id: String,
+    at: Time,
+    /// How the one before it ended.
+    before: Option<End>,
+    /// What the last status that named it told.
+    status: Option<PodContainer>,
+    /// The pod's owners as they were at the first look after it came: later ones tell of later changes.
+    owners: Option<Owners>,
+    /// As they were when the pod was first known.
+    siblings: Option<Vec<Sibling>>,
+    told: Option<Decision>,
+}
+
+impl Start {
+    /// Whether it stands in for the container of this name that ended then.
+    fn follows(&self, ended: Time, (pod, name): &(Uid, String)) -> bool {
+        self.at >= ended && self.pod == *pod && self.container.labels.container == *name
+    }
+}
+
+#[derive(Debug)]
+struct Owners {
+    owner: Owner,
+    top: Option<Owner>,
+    looks: OwnerLookups,
+}
+
+impl Owners {
+    /// `None`: not all of them have been looked up yet.
+    fn at_first_look(pods: &Pods, pod: &Pod) -> Option<Self> {
+        let owner = pods.owner(pod)?.clone();
+        let top = pods.top(pod).cloned();
+        let looked_up = owner.controller.as_ref().is_none_or(|above| !above.has_metadata());
+        (top.is_some() || looked_up).then(|| Self {
+            owner,
+            top,
+            looks: pods.looks(pod).cloned().unwrap_or_default(),
+        })
+    }
+}
+
+impl Causes {
+    pub fn booted(&mut self, at: f64) {
+        self.booted = Some(at);
+    }
+
+    pub fn asks_ledger(&mut self, ledger: bool) {
+        self.ledger = ledger;
+    }
+
+    /// A container of a pod started. `pod`: uid or config hash, as its cgroup has it.
+    pub fn started(&mut self, at: Time, container: &Container, pod: &str, id: &str) {
+        let name = container.labels.container.clone();
+        let key = (pod.to_owned(), name);
+        let before = self.ends.get(&key).copied().filter(|end| end.0 <= at);
+        self.members.insert(container.cgroup, key);
+        let (pod, id) = (pod.to_owned(), id.to_owned());
+        let container = container.clone();
+        let start =
+            Start { container, pod, id, at, before, status: None, owners: None, siblings: None, told: None };
+        self.open.insert(start.container.cgroup, start);
+        self.stale = true;
+    }
+
+    /// Pods, owners or records are not what they were at the last review.
+    pub fn evidence_came(&mut self) {
+        self.stale = true;
+    }
+
+    pub fn ended(&mut self, at: Time, ended: &Ended) {
+        if let Some(member) = self.members.remove(&ended.container.cgroup) {
+            if self.ends.len() >= ENDS {
+                self.ends.clear();
+            }
+            let end = (at, Cause::after(ended.status, ended.oom_killed));
+            let later = |before: Option<End>| before.filter(|before| before.0 > at).unwrap_or(end);
+            for start in self.open.values_mut().filter(|start| start.follows(at, &member)) {
+                start.before = Some(later(start.before));
+            }
+            let last = later(self.ends.get(&member).copied());
+            self.ends.insert(member, last);
+            self.stale = true;
+        }
+    }
+
+    /// Its labels changed.
+    pub fn relabelled(&mut self, container: &Container) {
+        if let Some(start) = self.open.get_mut(&container.cgroup) {
+            start.container = container.clone();
+        }
+        if let Some((_, name)) = self.members.get_mut(&container.cgroup) {
+            name.clone_from(&container.labels.container);
+        }
+    }
+
+    /// Looks at every open start again. Returns what is to be told.
+    pub fn review(&mut self, now: Time, pods: &Pods) -> Vec<Caused> {
+        let mut told = Vec::new();
+        // This is asked after every event, a thousand a second; only evidence and patience change an answer.
+        let waited = |start: &Start| start.told.is_none() && now.since(start.at) >= SETTLES;
+        if !std::mem::take(&mut self.stale) && !self.open.values().any(waited) {
+            return told;
+        }
+        self.open.retain(|_, start| {
+            let pod = pods.get(&start.pod);
+            if start.owners.is_none() {
+                start.owners = pod.and_then(|pod| Owners::at_first_look(pods, pod));
+            }
+            if start.siblings.is_none() {
+                start.siblings = pod.map(|pod| pods.siblings(pod));
+            }
+            if let Some(told) = pod.and_then(|pod| pod.container(&start.id))
+                && start.status.as_ref() != Some(told)
+            {
+                start.status = Some(told.clone());
+            }
+            let owners = start.owners.as_ref();
+            let facts = Evidence {
+                pod,
+                container: start.status.as_ref(),
+                id: &start.id,
+                before: start.before.map(|(_, cause)| cause),
+                owner: owners.map(|owners| &owners.owner),
+                top: owners.and_then(|owners| owners.top.as_ref()),
+                looks: owners.map(|owners| &owners.looks).or_else(|| pods.looks(pod?)),
+                siblings: start.siblings.as_deref().unwrap_or_default(),
+                record: pod.and_then(|pod| pods.record_of(pod)),
+                booted: self.booted,
+            };
+            let Some(decision) = decide(&facts) else { return false };
+            let age = now.since(start.at);
+            // What one look concludes is not told while the one who knows is being asked.
+            let waits = self.ledger
+                && facts.record.is_none()
+                && age < SETTLES
+                && pod.and_then(|pod| pod.controller.as_ref()).is_some_and(scales)
+                && decision.origin.is_none();
+            let better = match &start.told {
+                _ if waits => false,
+                None => decision.confidence >= SURE || answered(&facts, &decision) || age >= SETTLES,
+                // Of two that are as sure the later is taken: it knows what the first did, and more.
+                Some(before) => {
+                    let other = decision.cause != before.cause || decision.scaled != before.scaled;
+                    decision.confidence > before.confidence
+                        || (decision.confidence == before.confidence && other)
+                }
+            };
+            if better {
+                let container = start.container.clone();
+                let before = start.told.replace(decision.clone());
+                told.push(Caused { container, started: start.at, decision, before });
+            }
+            let last = start.told.as_ref().map_or(0.0, |decision| decision.confidence);
+            last < FINAL && age < CLOSES
+        });
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        attribution::cgroup_path::Labels,
+        model::{finding::ContainerState, kubernetes::Terminated},
+    };
+
+    fn told(id: &str, restarts: u32, last: &str) -> Pod {
+        let last =
+            Terminated { id: Some(last.into()), code: 137, reason: "OOMKilled".into(), finished: None };
+        let container = PodContainer {
+            name: "app".into(),
+            id: Some(id.into()),
+            restarts,
+            last: Some(last),
+            ..PodContainer::default()
+        };
+        Pod { uid: "u1".into(), containers: vec![container], ..Pod::default() }
+    }
+
+    fn ended(container: &Container) -> Ended {
+        let container = container.clone();
+        Ended { container, status: None, oom_killed: true, was: ContainerState::Starting, age_seconds: None }
+    }
+
+    /// One that no status names is told when there is nothing left to wait for; the next may have been told before it.
+    #[test]
+    fn the_one_before_may_be_told_late() {
+        let labels = Arc::new(Labels { container: "app".into(), ..Labels::default() });
+        let [first, second] = [1, 2].map(|cgroup| Container { cgroup, labels: labels.clone() });
+        let (mut causes, mut pods) = (Causes::default(), Pods::default());
+        pods.apply(told("second", 1, "second"), 0.0);
+        let mut said = Vec::new();
+        for (container, id, [from, to]) in [(&second, "second", [30, 40]), (&first, "first", [10, 20])] {
+            let [from, to] = [from, to].map(|seconds| Time::from_nanos(seconds * 1_000_000_000));
+            causes.started(from, container, "u1", id);
+            causes.ended(to, &ended(container));
+            let told = causes.review(Time::from_nanos(50_000_000_000), &pods);
+            said.extend(told.into_iter().map(|caused| (caused.container.cgroup, caused.decision.cause)));
+        }
+        let restart = Cause::RestartAfterOomKill;
+        assert_eq!(said, [(2, Cause::RestartUnknown), (1, Cause::Standalone), (2, restart)]);
+    }
+
+    /// Killed before its first status, it is named once, as the one before; then the next has taken its place.
+    #[test]
+    fn a_restart_stays_one_when_statuses_no_longer_name_it() {
+        let labels = Arc::new(Labels { container: "app".into(), ..Labels::default() });
+        let second = Container { cgroup: 2, labels };
+        let (mut causes, mut pods) = (Causes::default(), Pods::default());
+        let mut said = Vec::new();
+        causes.started(Time::from_nanos(1), &second, "u1", "second");
+        for (seconds, pod) in [(1, told("second", 1, "second")), (20, told("third", 2, "third"))] {
+            pods.apply(pod, seconds as f64);
+            causes.evidence_came();
+            let now = Time::from_nanos(seconds * 1_000_000_000);
+            said.extend(causes.review(now, &pods).into_iter().map(|caused| caused.decision.cause));
+        }
+        assert_eq!(said, [Cause::RestartUnknown]);
+    }
+}

@@ -1,0 +1,485 @@
+//! One container's life: the start-up clock, the peak, the verdict, the end.
+//!
+//! Turns what happened to one container into findings. Knows nothing of other containers, sources or clocks.
+//!
+//! Phases: *running* (seen mid-life) or *starting* -> *stable* | *drifting* | *oscillating* (and back, when memory moves
+//! again) -> *ended*. The start-up clock begins at the exec of the entry point: the runtime's own init works in the same
+//! cgroup before that, and its memory (runc: about 10 MB) is not the container's.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    attribution::cgroup_path::Labels,
+    cause::Cause,
+    container::{
+        stability::{HORIZON_SECONDS, Verdict},
+        startup::{Sample, Startup},
+    },
+    model::{
+        event::{ExitStatus, Limit, MemoryReading},
+        finding::{
+            Container, ContainerState, Ended, Finding, FindingKind, Measured, Stable, Started, StartupPeak,
+        },
+        time::Time,
+    },
+    workload::history::{PastStartup, StartupOutcome},
+};
+
+/// A cgroup that got a process but no exec is taken for started after this long: a process moved in by hand.
+const EXEC_GRACE: Duration = Duration::from_secs(1);
+/// Without a new point the last value is repeated this often, so that a hold can be confirmed.
+const REPEAT: Duration = Duration::from_secs(1);
+
+/// Commands that set a container up before its entry point: their exec is not the start.
+fn is_runtime_init(command: &str) -> bool {
+    // runc and crun re-execute themselves from a sealed copy, whose name is that of the descriptor.
+    command.starts_with("runc") || matches!(command, "exe" | "crun" | "youki" | "conmon" | "libcrun") || {
+        !command.is_empty() && command.bytes().all(|b| b.is_ascii_digit())
+    }
+}
+
+#[derive(Debug)]
+pub struct Lifecycle {
+    container: Container,
+    phase: Phase,
+    usage: u64,
+    inactive_file: u64,
+    anon: Option<u64>,
+    limit: Option<Limit>,
+    high: Option<Limit>,
+    swap: Option<u64>,
+    watermark: u64,
+    run: Option<Run>,
+    last_exit: Option<ExitStatus>,
+    oom_killed: bool,
+    /// Of the start under way, or of the next one.
+    cause: Cause,
+    ended_at: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// The cgroup exists; nobody runs in it.
+    Empty,
+    /// A process is in it, its exec is awaited.
+    Joined(Time),
+    Live(ContainerState),
+    Ended(ContainerState),
+}
+
+/// The start-up under observation.
+#[derive(Debug)]
+struct Run {
+    zero: Time,
+    /// The cgroup's watermark at zero: a later watermark is ours only if it is higher.
+    watermark_before: u64,
+    startup: Startup,
+    last_sample: Time,
+    told: Told,
+}
+
+/// What was last said, so that it is said once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    stable_seconds: Option<f64>,
+    plateaus: u32,
+    peak: u64,
+}
+
+impl Lifecycle {
+    /// `cause`: of its first start.
+    pub fn new(container: Container, cause: Cause) -> Self {
+        Self {
+            container,
+            phase: Phase::Empty,
+            usage: 0,
+            inactive_file: 0,
+            anon: None,
+            limit: None,
+            high: None,
+            swap: None,
+            watermark: 0,
+            run: None,
+            last_exit: None,
+            oom_killed: false,
+            cause,
+            ended_at: None,
+        }
+    }
+
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// Another name; returns the one before.
+    pub fn rename(&mut self, labels: Arc<Labels>) -> Arc<Labels> {
+        std::mem::replace(&mut self.container.labels, labels)
+    }
+
+    /// Why it started has become known.
+    pub fn caused(&mut self, cause: Cause) {
+        if self.is_live() {
+            self.cause = cause;
+        }
+    }
+
+    pub fn state(&self) -> Option<ContainerState> {
+        match self.phase {
+            Phase::Empty => None,
+            Phase::Joined(_) => Some(ContainerState::Starting),
+            Phase::Live(state) => Some(state),
+            Phase::Ended(_) => Some(ContainerState::Ended),
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Joined(_) | Phase::Live(_))
+    }
+
+    pub fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Live(ContainerState::Starting))
+    }
+
+    pub fn usage(&self) -> u64 {
+        self.usage
+    }
+
+    pub fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
+    pub fn age(&self, now: Time) -> Option<f64> {
+        self.run.as_ref().map(|run| now.seconds_since(run.zero).max(0.0))
+    }
+
+    /// Its start-up, as its workload's history keeps it. `None`: it was not seen.
+    pub fn past(&self, wall_ns: i64, outcome: StartupOutcome) -> Option<PastStartup> {
+        let run = self.run.as_ref().filter(|run| run.startup.last().is_some())?;
+        Some(PastStartup::of(&run.startup, &self.container.labels.pod, run.zero, wall_ns, outcome))
+    }
+
+    /// Ended longer than `retention` ago.
+    pub fn is_over(&self, now: Time, retention: Duration) -> bool {
+        self.ended_at.is_some_and(|ended| now.since(ended) >= retention)
+    }
+
+    /// It ran before the observer did.
+    pub fn seen_running(&mut self, at: Time, out: &mut Vec<Finding>) {
+        if !self.is_live() {
+            self.phase = Phase::Live(ContainerState::Running);
+            self.say(at, out, FindingKind::Seen { container: self.container.clone() });
+            self.changed(at, out, ContainerState::Ended, ContainerState::Running);
+        }
+    }
+
+    /// A process arrived. In an empty or ended group that begins a new start-up, which counts from its exec, or
+    /// from now where execs are not seen.
+    pub fn joined(&mut self, at: Time, exec_will_come: bool, wall_ns: i64, out: &mut Vec<Finding>) {
+        self.entered(at);
+        if !exec_will_come && matches!(self.phase, Phase::Joined(_)) {
+            self.start(at, None, 0, wall_ns, out);
+        }
+    }
+
+    fn entered(&mut self, at: Time) {
+        if !self.is_live() {
+            self.phase = Phase::Joined(at);
+            self.run = None;
+            self.last_exit = None;
+            self.oom_killed = false;
+            self.ended_at = None;
+        }
+    }
+
+    /// A process replaced its image. The first one that is not the runtime's is the entry point.
+    pub fn executed(
+        &mut self,
+        at: Time,
+        command: &str,
+        watermark: u64,
+        wall_ns: i64,
+        out: &mut Vec<Finding>,
+    ) {
+        self.entered(at);
+        if matches!(self.phase, Phase::Joined(_)) && !is_runtime_init(command) {
+            self.start(at, Some(command.to_owned()), watermark, wall_ns, out);
+        }
+    }
+
+    fn start(
+        &mut self,
+        zero: Time,
+        command: Option<String>,
+        watermark: u64,
+        wall_ns: i64,
+        out: &mut Vec<Finding>,
+    ) {
+        self.phase = Phase::Live(ContainerState::Starting);
+        self.watermark = self.watermark.max(watermark);
+        self.run = Some(Run {
+            zero,
+            watermark_before: watermark,
+            startup: Startup::default(),
+            last_sample: zero,
+            told: Told::default(),
+        });
+        let container = self.container.clone();
+        self.say(
+            zero,
+            out,
+            FindingKind::Started(Started {
+                container,
+                unix_seconds: zero.unix_seconds(wall_ns),
+                command,
+                cause: self.cause,
+            }),
+        );
+        self.changed(zero, out, ContainerState::Ended, ContainerState::Starting);
+    }
+
+    /// A pushed point, or the usage file read in between.
+    pub fn used(&mut self, at: Time, usage: u64, watermark: Option<u64>, out: &mut Vec<Finding>) {
+        if matches!(self.phase, Phase::Empty | Phase::Ended(_)) {
+            return;
+        }
+        self.usage = usage;
+        self.watermark = self.watermark.max(watermark.unwrap_or(0)).max(usage);
+        let working_set = usage.saturating_sub(self.inactive_file);
+        let anon = self.anon;
+        if let Some(run) = &mut self.run {
+            run.sample(at, usage, working_set, anon);
+            run.watermark(at, watermark.unwrap_or(0));
+        }
+        self.say(at, out, FindingKind::Point { container: self.container.clone(), usage });
+        self.judge(at, out);
+    }
+
+    /// The cgroup's files were read.
+    pub fn read(&mut self, at: Time, reading: &MemoryReading, out: &mut Vec<Finding>) {
+        if let Some(stat) = reading.stat {
+            self.inactive_file = stat.inactive_file;
+            self.anon = Some(stat.anon);
+        }
+        self.limit = reading.limit.or(self.limit);
+        self.high = reading.high.or(self.high);
+        self.swap = reading.swap.or(self.swap);
+        self.used(at, reading.usage, reading.watermark, out);
+        if self.is_live() {
+            self.measure(at, out);
+        }
+    }
+
+    fn measure(&self, at: Time, out: &mut Vec<Finding>) {
+        let measured = Measured {
+            container: self.container.clone(),
+            usage: self.usage,
+            working_set: self.usage.saturating_sub(self.inactive_file),
+            anon: self.anon,
+            peak: self.watermark,
+            limit: self.limit,
+            high: self.high,
+            swap: self.swap,
+        };
+        self.say(at, out, FindingKind::Measured(measured));
+    }
+
+    pub fn exited(&mut self, status: ExitStatus) {
+        self.last_exit = Some(status);
+    }
+
+    pub fn oom_killed(&mut self, watermark: Option<u64>) {
+        self.oom_killed = true;
+        self.watermark = self.watermark.max(watermark.unwrap_or(0));
+    }
+
+    pub fn peak(&self) -> u64 {
+        self.watermark
+    }
+
+    pub fn tick(&mut self, now: Time, wall_ns: i64, out: &mut Vec<Finding>) {
+        if let Phase::Joined(since) = self.phase
+            && now.since(since) >= EXEC_GRACE
+        {
+            self.start(since, None, 0, wall_ns, out);
+        }
+        let working_set = self.usage.saturating_sub(self.inactive_file);
+        if let (Phase::Live(_), Some(run)) = (self.phase, &mut self.run)
+            && run.startup.last().is_some()
+            && now.since(run.last_sample) >= REPEAT
+        {
+            run.sample(now, self.usage, working_set, self.anon);
+            self.judge(now, out);
+        }
+    }
+
+    /// Its last process left, or the group is gone.
+    pub fn emptied(&mut self, at: Time, watermark: Option<u64>, out: &mut Vec<Finding>) {
+        let was = match self.phase {
+            Phase::Live(state) => state,
+            Phase::Joined(_) => {
+                self.phase = Phase::Empty; // the runtime changed its mind: nothing of the container's ever ran
+                return;
+            }
+            Phase::Empty | Phase::Ended(_) => return,
+        };
+        if let Some(watermark) = watermark {
+            self.watermark = self.watermark.max(watermark);
+            if let Some(run) = &mut self.run {
+                run.watermark(at, watermark);
+            }
+        }
+        self.measure(at, out);
+        self.tell_peak(at, out);
+        self.phase = Phase::Ended(was);
+        self.cause = Cause::after(self.last_exit, self.oom_killed);
+        self.ended_at = Some(at);
+        let ended = Ended {
+            container: self.container.clone(),
+            status: self.last_exit,
+            oom_killed: self.oom_killed,
+            was,
+            age_seconds: self.age(at),
+        };
+        self.say(at, out, FindingKind::Ended(ended));
+        self.changed(at, out, was, ContainerState::Ended);
+    }
+
+    fn judge(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let (Phase::Live(before), Some(run)) = (self.phase, &self.run) else { return };
+        let state = match run.startup.verdict() {
+            // An oscillating or drifting container that moves on keeps its verdict until there is a new one.
+            Verdict::Settling if before != ContainerState::Stable => before,
+            Verdict::Settling => ContainerState::Starting,
+            Verdict::Stable => ContainerState::Stable,
+            Verdict::Drifting => ContainerState::Drifting,
+            Verdict::Oscillating => ContainerState::Oscillating,
+        };
+        // Moving again after the horizon is life, not start-up.
+        let late = run.startup.settled().is_some() && at.seconds_since(run.zero) > HORIZON_SECONDS;
+        let state = if late && state == ContainerState::Starting { ContainerState::Stable } else { state };
+        if state != before {
+            self.phase = Phase::Live(state);
+            self.tell_peak(at, out);
+            self.changed(at, out, before, state);
+            self.tell_verdict(at, state, out);
+        }
+        if state == ContainerState::Stable {
+            self.tell_stable(at, out);
+        }
+    }
+
+    fn tell_verdict(&self, at: Time, state: ContainerState, out: &mut Vec<Finding>) {
+        let Some(run) = &self.run else { return };
+        let container = self.container.clone();
+        match (state, run.startup.swing()) {
+            (ContainerState::Drifting, _) => {
+                let bytes_per_second = run.startup.drift_rate();
+                self.say(at, out, FindingKind::Drifting { container, bytes_per_second });
+            }
+            (ContainerState::Oscillating, Some(swing)) => self.say(
+                at,
+                out,
+                FindingKind::Oscillating {
+                    container,
+                    low: swing.low as u64,
+                    high: swing.high as u64,
+                    period_seconds: swing.period,
+                    since_seconds: swing.since,
+                },
+            ),
+            _ => {}
+        }
+    }
+
+    /// Once per settled time: the first as `Stable`, a later one as `LateStep`.
+    fn tell_stable(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let container = self.container.clone();
+        let Some(run) = &mut self.run else { return };
+        let Some(settled) = run.startup.settled() else { return };
+        let plateaus = run.startup.plateaus();
+        let before = run.told.stable_seconds;
+        if before.is_some() && plateaus == run.told.plateaus {
+            return;
+        }
+        run.told = Told { stable_seconds: Some(settled.at), plateaus, ..run.told };
+        let stable = Stable {
+            container: container.clone(),
+            seconds: settled.at,
+            confirmed_seconds: settled.confirmed_at,
+            level: settled.level as u64,
+            overshoot: run.startup.overshoot().unwrap_or(1.0),
+            plateaus,
+            cause: self.cause,
+        };
+        let what = match before {
+            Some(before_seconds) if settled.at > before_seconds => {
+                FindingKind::LateStep { container, stable, before_seconds }
+            }
+            Some(_) => return, // memory was released later: the time stands
+            None => FindingKind::Stable(stable),
+        };
+        self.tell_peak(at, out);
+        self.say(at, out, what);
+    }
+
+    /// With the first verdict, and again when a late step brought a higher one.
+    fn tell_peak(&mut self, at: Time, out: &mut Vec<Finding>) {
+        let container = self.container.clone();
+        let limit = self.limit;
+        let Some(run) = &mut self.run else { return };
+        let peak = run.startup.peak();
+        let late = run.told.peak > 0;
+        if peak.bytes <= run.told.peak || (late && run.startup.verdict() != Verdict::Stable) {
+            return;
+        }
+        run.told.peak = peak.bytes;
+        let peak =
+            StartupPeak { container, bytes: peak.bytes, seconds: peak.seconds, anon: peak.anon, limit };
+        self.say(at, out, FindingKind::StartupPeak(peak));
+    }
+
+    fn changed(&self, at: Time, out: &mut Vec<Finding>, from: ContainerState, to: ContainerState) {
+        self.say(at, out, FindingKind::State { container: self.container.clone(), from, to });
+    }
+
+    fn say(&self, at: Time, out: &mut Vec<Finding>, what: FindingKind) {
+        out.push(Finding { at, what });
+    }
+}
+
+impl Run {
+    fn sample(&mut self, at: Time, usage: u64, working_set: u64, anon: Option<u64>) {
+        if at < self.zero {
+            return; // a record of another CPU that was under way when the entry point started
+        }
+        self.last_sample = self.last_sample.max(at);
+        let seconds = at.seconds_since(self.zero);
+        self.startup.sample(Sample { seconds, usage, working_set, anon });
+    }
+
+    fn watermark(&mut self, at: Time, watermark: u64) {
+        if at >= self.zero && watermark > self.watermark_before {
+            self.startup.watermark(at.seconds_since(self.zero), watermark);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_inits_are_not_entry_points() {
+        for command in ["runc:[2:INIT]", "runc", "crun", "exe", "6", "conmon"] {
+            assert!(is_runtime_init(command), "{command}");
+        }
+        for command in ["java", "python3", "nginx", "7zip", "executor"] {
+            assert!(!is_runtime_init(command), "{command}");
+        }
+    }
+
+    #[test]
+    fn the_state_of_one_container_fits_in_a_page() {
+        assert!(size_of::<Lifecycle>() < 4096, "{} bytes", size_of::<Lifecycle>());
+    }
+}

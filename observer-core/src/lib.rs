@@ -1,0 +1,31 @@
+//! The pure core: events in, findings out. No clock, no file, no socket, no async, no unsafe.
+//!
+//! The modules in the order in which data passes them:
+//!
+//! ```text
+//! model        the vocabulary: time, units, events, Kubernetes objects, findings
+//! pipeline     step(event) -> findings: admit, observe, conclude
+//!   attribution  whose is it?        cgroup path and id, pods; holds what cannot be attributed yet
+//!   container    what happened to it? start-up, time to stable, OOM kills, end
+//!   cause        why did it start?   evidence -> cause with a confidence
+//!   scale_event  which scale-up, and what did it do to this node?
+//!   workload     what its earlier start-ups were like
+//!   node         start-ups under way, forecast, stampedes
+//!   advice       facts of a workload -> verdicts, requests, limits
+//! ledger       what happened to every workload of the cluster (for `observer ledger`)
+//! ```
+//!
+//! The live daemon and the replay of a recording run exactly this, so a replay cannot differ from the live run.
+
+#![forbid(unsafe_code)]
+
+pub mod advice;
+pub mod attribution;
+pub mod cause;
+pub mod container;
+pub mod ledger;
+pub mod model;
+pub mod node;
+pub mod pipeline;
+pub mod scale_event;
+pub mod workload;

@@ -1,0 +1,7 @@
+//! The vocabulary. Depends on nothing but itself.
+
+pub mod event;
+pub mod finding;
+pub mod kubernetes;
+pub mod time;
+pub mod units;

@@ -1,0 +1,435 @@
+//! What the sources tell the pipeline: the one stream that is also the recording.
+//!
+//! Amounts are in bytes, spans in nanoseconds, counters cumulative since the observer started. One event is one line of
+//! a recording: `{"at":<ns>,"what":{"usage":{...}}}`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{
+        kubernetes::{ApiState, ChangeRecord, Owner, Pod, Uid},
+        time::Time,
+    },
+    workload::{
+        history::{PastStartup, Workload},
+        usage_histogram::Levels,
+    },
+};
+
+/// The memory controller's cgroup id; equal to the inode number of the cgroup's directory.
+pub type CgroupId = u64;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    pub at: Time,
+    pub what: EventKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// First event of every stream.
+    Host(Host),
+    /// The outcome of attaching one probe.
+    Probe(ProbeStatus),
+    /// A memory cgroup that was there before us; `populated` if it has processes of its own.
+    CgroupSeeded {
+        cgroup: CgroupId,
+        path: String,
+        populated: bool,
+    },
+    /// What an earlier run of the observer kept of one workload's start-ups.
+    History {
+        workload: Workload,
+        startups: Vec<PastStartup>,
+        #[serde(default)]
+        levels: Levels,
+    },
+    CgroupMade {
+        cgroup: CgroupId,
+        path: String,
+    },
+    /// A process moved in.
+    CgroupAttached {
+        cgroup: CgroupId,
+        path: String,
+        pid: u32,
+    },
+    /// The first process arrived here or below.
+    CgroupPopulated {
+        cgroup: CgroupId,
+        path: String,
+    },
+    /// The last process left, here and below.
+    CgroupEmptied {
+        cgroup: CgroupId,
+        usage: u64,
+        watermark: u64,
+    },
+    CgroupRemoved {
+        cgroup: CgroupId,
+    },
+    /// A point of the curve, pushed by the kernel when usage moved by a step. `watermark` is the highest usage since
+    /// the cgroup was made.
+    Usage {
+        cgroup: CgroupId,
+        usage: u64,
+        watermark: u64,
+    },
+    /// The cgroup's files, read while it is starting, moving, or every few seconds.
+    Memory {
+        cgroup: CgroupId,
+        reading: MemoryReading,
+    },
+    /// The kernel's totals of one cgroup.
+    Totals {
+        cgroup: CgroupId,
+        totals: Totals,
+    },
+    /// How long its page faults took, those that were timed.
+    FaultLatency {
+        cgroup: CgroupId,
+        latency: FaultLatency,
+    },
+    Exec {
+        cgroup: CgroupId,
+        pid: u32,
+        comm: String,
+        watermark: u64,
+    },
+    Exit {
+        cgroup: CgroupId,
+        pid: u32,
+        comm: String,
+        status: ExitStatus,
+        watermark: u64,
+    },
+    OomKill(OomKill),
+    /// The Kubernetes API began to answer, stopped, or refuses something.
+    Api(ApiState),
+    /// A pod of this node as it is now.
+    Pod(Box<Pod>),
+    PodGone {
+        uid: Uid,
+    },
+    /// What the metadata of a pod's owner told.
+    Owner(Box<Owner>),
+    /// What the ledger knows of a workload.
+    Record(Box<ChangeRecord>),
+    Node(NodeReading),
+    Observer(ObserverReading),
+    /// Something was dropped; `count` is the total since start.
+    Lost {
+        #[serde(rename = "where")]
+        at: Loss,
+        count: u64,
+    },
+    /// Time passes: drives every timeout of the core.
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub observer_version: String,
+    pub kernel: String,
+    pub cgroup: CgroupVersion,
+    /// Wall clock minus monotonic clock.
+    pub wall_offset_ns: i64,
+    pub page_size: u64,
+    pub cpus: u64,
+    pub memory_total: u64,
+    /// Unix time of the boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<f64>,
+    /// How long the series of an ended container stay.
+    pub retention_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CgroupVersion {
+    V1,
+    V2,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    pub probe: String,
+    pub required: bool,
+    pub outcome: AttachOutcome,
+}
+
+/// How attaching a probe ended. Degraded is not an error: each says what is lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachOutcome {
+    Attached {
+        hook: String,
+    },
+    /// A less preferred hook, or files, feed the same metrics.
+    Fallback {
+        by: String,
+        why: String,
+        lost: String,
+    },
+    /// This kernel does not have it.
+    Unsupported {
+        missing: String,
+        lost: String,
+    },
+    /// It should work and does not.
+    Broken {
+        error: String,
+        lost: String,
+    },
+    Disabled {
+        lost: String,
+    },
+}
+
+impl AttachOutcome {
+    /// Why it is not attached as it should be.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            AttachOutcome::Fallback { why, .. } => Some(why.clone()),
+            AttachOutcome::Unsupported { missing, .. } => Some(format!("no {missing}")),
+            AttachOutcome::Broken { error, .. } => Some(error.clone()),
+            AttachOutcome::Attached { .. } | AttachOutcome::Disabled { .. } => None,
+        }
+    }
+
+    /// Label value of `observer_probe_status`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            AttachOutcome::Attached { .. } => "attached",
+            AttachOutcome::Fallback { .. } => "fallback",
+            AttachOutcome::Unsupported { .. } => "unsupported",
+            AttachOutcome::Broken { .. } => "broken",
+            AttachOutcome::Disabled { .. } => "disabled",
+        }
+    }
+}
+
+/// A limit of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    Unlimited,
+    Bytes(u64),
+}
+
+impl Limit {
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Limit::Unlimited => None,
+            Limit::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl MemoryReading {
+    /// Usage without inactive file cache.
+    pub fn working_set(&self) -> u64 {
+        self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.inactive_file))
+    }
+}
+
+/// One look at a cgroup's files. Absent: this kernel or this look did not have it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryReading {
+    pub usage: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stat: Option<MemoryStat>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<MemoryEvents>,
+    /// memory.high, above which the kernel slows the group down (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<u64>,
+    /// memory.pressure (v2 with PSI).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+}
+
+/// memory.stat, hierarchical.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStat {
+    pub anon: u64,
+    pub inactive_file: u64,
+    pub faults: u64,
+    pub major_faults: u64,
+}
+
+/// Counters of memory.events (v2) or memory.oom_control and memory.failcnt (v1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryEvents {
+    /// Times usage was about to exceed the limit.
+    pub max: u64,
+    /// Times it was throttled and reclaimed for exceeding memory.high (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<u64>,
+    /// Times it was reclaimed although below memory.low (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<u64>,
+    /// Times an allocation was about to fail for want of memory here or below (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom: Option<u64>,
+    /// Times the whole group was killed as one (v2, v5.17).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_group_kill: Option<u64>,
+    /// Times the limit of this very group could not be kept by reclaim (memory.events.local; v2 only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_local: Option<u64>,
+    pub oom_kill: u64,
+}
+
+/// Totals the programs keep per cgroup, since the observer started or the cgroup was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub faults: u64,
+    pub memcg_stalls: u64,
+    pub memcg_stall_ns: u64,
+    pub direct_stalls: u64,
+    pub direct_stall_ns: u64,
+}
+
+/// A sample of page faults; bucket `i` counts those below `2 us << i`, the last one all others. Since the observer started
+/// or the cgroup was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultLatency {
+    pub buckets: Vec<u64>,
+    pub total_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    Code(u8),
+    Signal(u8),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OomKill {
+    pub victim_pid: u32,
+    /// Empty until the victim's exit tells it (kernels before 6.8).
+    pub victim_comm: String,
+    /// The victim's own cgroup, if the kernel said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim_cgroup: Option<CgroupId>,
+    #[serde(alias = "asker_pid")]
+    pub invoker_pid: u32,
+    #[serde(alias = "asker_comm")]
+    pub invoker_comm: String,
+    #[serde(alias = "asker_cgroup")]
+    pub invoker_cgroup: CgroupId,
+    /// Whose limit it was, where the kernel itself could be asked.
+    #[serde(alias = "whose", default, skip_serializing_if = "Option::is_none")]
+    pub exceeded: Option<ExceededLimit>,
+    /// From the victim's cgroup to the root.
+    pub levels: Vec<OomLevel>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExceededLimit {
+    Node,
+    Group(CgroupId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OomLevel {
+    pub cgroup: CgroupId,
+    pub usage: u64,
+    pub watermark: u64,
+    pub limit: Limit,
+    /// How often this group's own limit led to the OOM killer, this time included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_events: Option<u64>,
+}
+
+/// The node as a whole. Absent: this kernel does not have it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeReading {
+    pub available: u64,
+    /// What pods may still take together: below the limit of the kubelet's group, which is capacity less what is reserved
+    /// for the system (`enforceNodeAllocatable: [pods]`, the default). Absent where there is no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods_available: Option<u64>,
+    pub free: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+    pub faults: u64,
+    pub major_faults: u64,
+    pub oom_kills: u64,
+    pub direct_scanned_pages: u64,
+}
+
+impl NodeReading {
+    /// What start-ups can take before somebody is killed.
+    pub fn headroom(&self) -> u64 {
+        self.pods_available.map_or(self.available, |pods| pods.min(self.available))
+    }
+}
+
+/// /proc/pressure/memory, or memory.pressure of a cgroup: time some, or all, tasks were stalled on memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    pub some_ns: u64,
+    pub full_ns: u64,
+}
+
+/// The observer's own cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObserverReading {
+    pub resident: u64,
+    pub cpu_ns: u64,
+}
+
+/// Where data can be lost. Every one is a series of `observer_lost_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The kernel's ring was full: a record was not written.
+    RingFull,
+    /// The per-cgroup table was full: faults and stalls of a cgroup are not counted.
+    CgroupTableFull,
+    ReclaimTableFull,
+    /// A reclaim ended that nobody saw begin: it was under way when the probe was attached.
+    ReclaimUnmatched,
+    /// A record was not understood.
+    Undecodable,
+    /// A program was entered again on a CPU where it ran, and the kernel skipped it.
+    ProgramReentered,
+    /// A cgroup file could not be read although the cgroup exists.
+    CgroupUnreadable,
+}
+
+impl Loss {
+    pub const ALL: [Loss; 7] = [
+        Loss::RingFull,
+        Loss::CgroupTableFull,
+        Loss::ReclaimTableFull,
+        Loss::ReclaimUnmatched,
+        Loss::Undecodable,
+        Loss::ProgramReentered,
+        Loss::CgroupUnreadable,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Loss::RingFull => "ring_full",
+            Loss::CgroupTableFull => "cgroup_table_full",
+            Loss::ReclaimTableFull => "reclaim_table_full",
+            Loss::ReclaimUnmatched => "reclaim_unmatched",
+            Loss::Undecodable => "undecodable",
+            Loss::ProgramReentered => "program_reentered",
+            Loss::CgroupUnreadable => "cgroup_unreadable",
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! What the pipeline concludes. Metrics, log lines, /api and the page are written from findings, never from events.
+//!
+//! Spans are in seconds since the container's start-up clock began, amounts in bytes.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    advice::{Advice, Facts},
+    attribution::cgroup_path::Labels,
+    cause::{Cause, Decision},
+    model::{
+        event::{
+            CgroupId, ExitStatus, Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus,
+        },
+        kubernetes::{ApiState, By},
+        time::Time,
+    },
+    node::forecast::Forecast,
+    workload::history::{Summary, Workload},
+};
+
+/// The container a finding is about.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Container {
+    pub cgroup: CgroupId,
+    #[serde(flatten)]
+    pub labels: Arc<Labels>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    pub at: Time,
+    #[serde(flatten)]
+    pub what: FindingKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum FindingKind {
+    Host(Host),
+    Probe(ProbeStatus),
+    /// A container that ran before the observer did: measured, but its start-up was not seen.
+    Seen {
+        container: Container,
+    },
+    Started(Started),
+    /// Why it started, once that is sure enough; again when better evidence came.
+    Caused(Caused),
+    /// The API told late whose container this is: what was said of `before` is of `container`.
+    Identified {
+        container: Container,
+        before: Arc<Labels>,
+    },
+    /// How the Kubernetes API answers.
+    Api(ApiState),
+    ScaleEventBegan(ScaleEvent),
+    ScaleEventEnded(ScaleEventEnded),
+    OomLinked(OomLinked),
+    /// A point of the usage curve.
+    Point {
+        container: Container,
+        usage: u64,
+    },
+    Measured(Measured),
+    Faulted {
+        container: Container,
+        faults: u64,
+    },
+    MajorFaulted {
+        container: Container,
+        faults: u64,
+    },
+    /// Page faults that were timed: how many took less than `2 us << index`, the last one without end.
+    FaultsTimed {
+        container: Container,
+        buckets: Vec<u64>,
+    },
+    /// A counter of memory.events grew.
+    LimitMet {
+        container: Container,
+        event: LimitEvent,
+        times: u64,
+    },
+    /// Time some, or all, of its tasks were stalled on memory.
+    Pressed {
+        container: Container,
+        waiting_seconds: f64,
+        stalled_seconds: f64,
+    },
+    Stalled {
+        container: Container,
+        by: StalledBy,
+        stalls: u64,
+        seconds: f64,
+    },
+    /// The verdict on a container changed.
+    State {
+        container: Container,
+        from: ContainerState,
+        to: ContainerState,
+    },
+    StartupPeak(StartupPeak),
+    Stable(Stable),
+    /// A new plateau inside the start-up horizon moved the time to stable.
+    LateStep {
+        container: Container,
+        stable: Stable,
+        before_seconds: f64,
+    },
+    Drifting {
+        container: Container,
+        bytes_per_second: f64,
+    },
+    Oscillating {
+        container: Container,
+        low: u64,
+        high: u64,
+        period_seconds: f64,
+        since_seconds: f64,
+    },
+    OomKilled(OomKilled),
+    Ended(Ended),
+    /// A start-up was added to its workload's history.
+    Learned {
+        #[serde(flatten)]
+        workload: Workload,
+        summary: Summary,
+    },
+    /// What is advised for a workload, when it has become another; and what it is made from.
+    Advised(Box<Advised>),
+    /// A container was ready for the first time, this long after its exec.
+    Ready {
+        container: Container,
+        seconds: f64,
+    },
+    StampedeBegan(StampedeBegan),
+    StampedeEnded(StampedeEnded),
+    /// Those starting will take more than there is; told once until it is over.
+    ShortageForecast(ShortageForecast),
+    /// The retention of an ended container is over: its series go.
+    Forgotten {
+        container: Container,
+    },
+    Node(NodeMeasured),
+    Observer(ObserverReading),
+    Lost {
+        loss: Loss,
+        count: u64,
+    },
+    /// An event named a cgroup that nobody could tell, for too long.
+    Unattributed {
+        cgroup: CgroupId,
+    },
+}
+
+/// What memory.events counts, by its own names (Documentation/admin-guide/cgroup-v2.rst).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitEvent {
+    Low,
+    High,
+    Max,
+    Oom,
+    OomKill,
+    OomGroupKill,
+}
+
+impl LimitEvent {
+    pub const ALL: [LimitEvent; 6] = [
+        LimitEvent::Low,
+        LimitEvent::High,
+        LimitEvent::Max,
+        LimitEvent::Oom,
+        LimitEvent::OomKill,
+        LimitEvent::OomGroupKill,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            LimitEvent::Low => "low",
+            LimitEvent::High => "high",
+            LimitEvent::Max => "max",
+            LimitEvent::Oom => "oom",
+            LimitEvent::OomKill => "oom_kill",
+            LimitEvent::OomGroupKill => "oom_group_kill",
+        }
+    }
+
+    /// Its counter; `None`: this kernel does not have it.
+    pub fn of(self, events: &MemoryEvents) -> Option<u64> {
+        match self {
+            LimitEvent::Low => events.low,
+            LimitEvent::High => events.high,
+            LimitEvent::Max => Some(events.max),
+            LimitEvent::Oom => events.oom,
+            LimitEvent::OomKill => Some(events.oom_kill),
+            LimitEvent::OomGroupKill => events.oom_group_kill,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerState {
+    /// From first exec until a verdict.
+    Starting,
+    Stable,
+    Drifting,
+    Oscillating,
+    /// Started before the observer; only measured.
+    Running,
+    Ended,
+}
+
+impl ContainerState {
+    pub const ALL: [ContainerState; 6] = [
+        ContainerState::Starting,
+        ContainerState::Stable,
+        ContainerState::Drifting,
+        ContainerState::Oscillating,
+        ContainerState::Running,
+        ContainerState::Ended,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ContainerState::Starting => "starting",
+            ContainerState::Stable => "stable",
+            ContainerState::Drifting => "drifting",
+            ContainerState::Oscillating => "oscillating",
+            ContainerState::Running => "running",
+            ContainerState::Ended => "ended",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Started {
+    pub container: Container,
+    pub unix_seconds: f64,
+    /// The command of the entry point; absent where exec was not seen.
+    pub command: Option<String>,
+    pub cause: Cause,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Caused {
+    pub container: Container,
+    pub started: Time,
+    pub decision: Decision,
+    /// What had been told before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Decision>,
+}
+
+/// Somebody changed how many replicas a workload has, and pods of it came to this node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScaleEvent {
+    pub namespace: String,
+    pub workload: String,
+    pub workload_type: String,
+    /// When, on the API server's clock.
+    pub unix_seconds: f64,
+    /// Absent: only the outcome was seen.
+    pub from: Option<u64>,
+    pub to: u64,
+    pub by: By,
+}
+
+/// What it did to this node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScaleEventEnded {
+    #[serde(flatten)]
+    pub event: ScaleEvent,
+    /// Containers of it started here.
+    pub pods: u64,
+    /// Most of them starting at one time.
+    pub starting_max: u64,
+    pub peak_sum: u64,
+    /// Sum of what each took beyond its steady level, of those that got stable.
+    pub overshoot_sum: u64,
+    /// Kills among its own containers.
+    pub oom_kills: u64,
+    /// Kills of others while its containers were starting.
+    pub bystander_kills: u64,
+    pub stall_seconds: f64,
+    /// From its first start until every container had a verdict; absent if one has none within the horizon.
+    pub settled_seconds: Option<f64>,
+}
+
+/// An OOM kill, and a scale event that had a part in it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OomLinked {
+    /// The victim's.
+    pub container: Container,
+    pub killed: Time,
+    pub role: OomRole,
+    pub scale_event: ScaleEvent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OomRole {
+    /// It made the victim.
+    Victim,
+    /// Its containers were starting on the node when somebody was killed.
+    UnderWay,
+}
+
+impl OomRole {
+    pub fn name(self) -> &'static str {
+        match self {
+            OomRole::Victim => "victim",
+            OomRole::UnderWay => "under_way",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    pub container: Container,
+    pub usage: u64,
+    /// Usage without reclaimable cache: usage - inactive_file, as kubelet and the HPA see it.
+    pub working_set: u64,
+    pub anon: Option<u64>,
+    /// Highest usage since the cgroup was made, by the kernel's own watermark.
+    pub peak: u64,
+    pub limit: Option<Limit>,
+    /// memory.high; absent on v1.
+    pub high: Option<Limit>,
+    pub swap: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StalledBy {
+    /// The container's own limit, or one above it.
+    Limit,
+    /// The node ran short.
+    Node,
+}
+
+impl StalledBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            StalledBy::Limit => "limit",
+            StalledBy::Node => "node",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StartupPeak {
+    pub container: Container,
+    pub bytes: u64,
+    pub seconds: f64,
+    /// Anonymous memory at the look nearest to the peak: the rest is page cache and kernel memory.
+    pub anon: Option<u64>,
+    pub limit: Option<Limit>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stable {
+    pub container: Container,
+    pub seconds: f64,
+    pub confirmed_seconds: f64,
+    pub level: u64,
+    /// Highest working set on the way over steady level.
+    pub overshoot: f64,
+    pub plateaus: u32,
+    /// Of this start.
+    pub cause: Cause,
+}
+
+/// Whose limit led to an OOM kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OomScope {
+    /// The container's own limit, or one inside it.
+    Container,
+    /// The pod, or the cgroup right above.
+    Parent,
+    /// A group further up: QoS class, kubepods, a slice.
+    Ancestor,
+    /// The node ran out of memory.
+    Node,
+    /// Only a counter moved; nobody saw the kill.
+    Unknown,
+}
+
+impl OomScope {
+    pub const ALL: [OomScope; 5] =
+        [OomScope::Container, OomScope::Parent, OomScope::Ancestor, OomScope::Node, OomScope::Unknown];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            OomScope::Container => "container",
+            OomScope::Parent => "parent",
+            OomScope::Ancestor => "ancestor",
+            OomScope::Node => "node",
+            OomScope::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OomKilled {
+    /// Absent: a process in no container, or of a cgroup nobody knows.
+    pub container: Option<Container>,
+    pub scope: OomScope,
+    pub victim_pid: u32,
+    pub victim_command: String,
+    /// Victim's container at the moment of the kill.
+    pub usage: u64,
+    pub peak: u64,
+    /// The limit that was hit; absent for the node.
+    pub limit: Option<u64>,
+    pub invoker_pid: u32,
+    pub invoker_command: String,
+    /// Who asked for the memory that was not there; absent if it is the victim's own container or the host.
+    pub asker: Option<Container>,
+    /// Whether the victim's container was still starting, and for how long it had run.
+    pub starting: bool,
+    pub age_seconds: Option<f64>,
+    /// Kills counted by this finding: more than one only when files stand in for the probe.
+    pub kills: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ended {
+    pub container: Container,
+    /// How its last process ended, if seen.
+    pub status: Option<ExitStatus>,
+    pub oom_killed: bool,
+    /// The state it was in.
+    pub was: ContainerState,
+    pub age_seconds: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NodeMeasured {
+    pub reading: Option<NodeReading>,
+    pub cgroups: u64,
+    pub containers: u64,
+    pub starting: u64,
+    /// What those starting hold now.
+    pub starting_usage: u64,
+    /// What they are expected to take yet, at the worst moment ahead.
+    pub forecast: Forecast,
+    /// Whether a stampede is under way.
+    pub stampede: bool,
+}
+
+/// Overlapping start-ups that consume the node's headroom (see [`crate::node::stampede`]).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StampedeBegan {
+    pub members: Vec<Container>,
+    /// What they hold, will take by forecast, and what is available.
+    pub held: u64,
+    pub growth: u64,
+    pub available: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StampedeEnded {
+    /// Everybody who started while it lasted.
+    pub members: Vec<Container>,
+    pub seconds: f64,
+    /// Highest sum of what those starting held at one time.
+    pub highest_sum: u64,
+    /// What those of them that live hold now: the rest of the sum was overshoot.
+    pub held_now: u64,
+    pub lowest_available: u64,
+    pub oom_kills: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Advised {
+    pub facts: Facts,
+    /// With the default settings.
+    pub advice: Advice,
+    /// Something fails that did not, or a number is another.
+    #[serde(default)]
+    pub news: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShortageForecast {
+    pub forecast: Forecast,
+    pub available: u64,
+    pub starting: u64,
+}
+
+impl Finding {
+    /// Somebody should look.
+    pub fn is_alarm(&self) -> bool {
+        matches!(
+            self.what,
+            FindingKind::OomKilled(_)
+                | FindingKind::StampedeBegan(_)
+                | FindingKind::ShortageForecast(_)
+                | FindingKind::Lost { .. }
+        )
+    }
+}

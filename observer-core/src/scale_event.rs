@@ -1,0 +1,271 @@
+//! Scale events, and what each did to this node. Pure: findings in, findings out.
+//!
+//! A scale event begins here with the first start it is the cause of, and is over when all its containers have a verdict,
+//! or after the start-up horizon. An OOM kill is tied to the scale event that made its victim, and to those whose
+//! start-ups were under way on the node at that moment: the victim is often not the culprit. Either may become known
+//! only after the kill, so kills are remembered for a while.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use crate::{
+    cause::Scaled,
+    model::{
+        event::CgroupId,
+        finding::{
+            Container, ContainerState, Finding, FindingKind, OomLinked, OomRole, ScaleEvent, ScaleEventEnded,
+        },
+        time::Time,
+    },
+};
+
+/// Scale events of one workload within this are one: controllers act in steps, and times are whole seconds.
+const SAME: f64 = 2.0;
+/// No start-up is told beyond the horizon, so no event waits longer.
+const HORIZON: Duration = Duration::from_secs(crate::container::stability::HORIZON_SECONDS as u64);
+/// Kills that may still be tied to an event.
+const KILLS: usize = 256;
+
+#[derive(Debug, Default)]
+pub struct ScaleEvents {
+    live: Vec<Live>,
+    kills: VecDeque<Kill>,
+    /// Everybody starting now, and whose event they belong to once that is known.
+    starting: BTreeSet<CgroupId>,
+    /// What was told of each start-up, whosever it turns out to be.
+    told: HashMap<CgroupId, Levels>,
+}
+
+/// Bytes; 0 while not told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Levels {
+    peak: u64,
+    steady: u64,
+}
+
+#[derive(Debug)]
+struct Live {
+    event: ScaleEvent,
+    began: Time,
+    members: BTreeMap<CgroupId, Member>,
+    starting_max: u64,
+    oom_kills: u64,
+    bystander_kills: u64,
+    stall_seconds: f64,
+}
+
+#[derive(Debug)]
+struct Member {
+    started: Time,
+    settled: Option<Time>,
+}
+
+#[derive(Debug)]
+struct Kill {
+    at: Time,
+    victim: Container,
+    starting: BTreeSet<CgroupId>,
+    linked: Vec<(ScaleEvent, OomRole)>,
+}
+
+impl ScaleEvents {
+    pub fn apply(&mut self, finding: &Finding, out: &mut Vec<Finding>) {
+        let at = finding.at;
+        match &finding.what {
+            FindingKind::Caused(caused) => {
+                if let Some(scaled) = &caused.decision.scaled {
+                    self.join(at, &caused.container, caused.started, scaled, out);
+                }
+            }
+            FindingKind::State { container, to, .. } => self.state(at, container.cgroup, *to),
+            FindingKind::StartupPeak(peak) => {
+                self.told.entry(peak.container.cgroup).or_default().peak = peak.bytes;
+            }
+            FindingKind::Stable(stable) | FindingKind::LateStep { stable, .. } => {
+                self.told.entry(stable.container.cgroup).or_default().steady = stable.level;
+            }
+            FindingKind::Stalled { container, seconds, .. } => {
+                if let Some((_, stall_seconds)) = self.member(container.cgroup) {
+                    *stall_seconds += seconds;
+                }
+            }
+            FindingKind::OomKilled(killed) => {
+                if let Some(victim) = &killed.container {
+                    self.killed(at, victim, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The member, and the stall time of its event.
+    fn member(&mut self, cgroup: CgroupId) -> Option<(&mut Member, &mut f64)> {
+        self.live.iter_mut().find_map(|live| {
+            let member = live.members.get_mut(&cgroup)?;
+            Some((member, &mut live.stall_seconds))
+        })
+    }
+
+    fn join(
+        &mut self,
+        at: Time,
+        container: &Container,
+        started: Time,
+        scaled: &Scaled,
+        out: &mut Vec<Finding>,
+    ) {
+        // Better evidence may move it to another event.
+        for live in &mut self.live {
+            live.members.remove(&container.cgroup);
+        }
+        let labels = &container.labels;
+        let same = |live: &Live| {
+            let event = &live.event;
+            (event.namespace == labels.namespace && event.workload == labels.workload)
+                && (event.unix_seconds - scaled.at).abs() <= SAME
+        };
+        let index = match self.live.iter().position(same) {
+            Some(index) => index,
+            None => {
+                let event = ScaleEvent {
+                    namespace: labels.namespace.clone(),
+                    workload: labels.workload.clone(),
+                    workload_type: labels.workload_type.clone(),
+                    unix_seconds: scaled.at,
+                    from: scaled.from,
+                    to: scaled.to,
+                    by: scaled.by.clone(),
+                };
+                out.push(Finding { at, what: FindingKind::ScaleEventBegan(event.clone()) });
+                self.live.push(Live {
+                    event,
+                    began: started,
+                    members: BTreeMap::new(),
+                    starting_max: 0,
+                    oom_kills: 0,
+                    bystander_kills: 0,
+                    stall_seconds: 0.0,
+                });
+                self.live.len() - 1
+            }
+        };
+        let settled = (!self.starting.contains(&container.cgroup)).then_some(at);
+        let live = &mut self.live[index];
+        live.event.to = live.event.to.max(scaled.to);
+        live.event.from = match (live.event.from, scaled.from) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        live.members.insert(container.cgroup, Member { started, settled });
+        let now = live.members.keys().filter(|member| self.starting.contains(member)).count() as u64;
+        live.starting_max = live.starting_max.max(now);
+        self.link(at, container.cgroup, out);
+    }
+
+    /// Kills that this container's event had a part in.
+    fn link(&mut self, at: Time, cgroup: CgroupId, out: &mut Vec<Finding>) {
+        let Some(live) = self.live.iter_mut().find(|live| live.members.contains_key(&cgroup)) else { return };
+        for kill in &mut self.kills {
+            let role = match kill.victim.cgroup == cgroup {
+                true => OomRole::Victim,
+                false if kill.starting.contains(&cgroup) => OomRole::UnderWay,
+                false => continue,
+            };
+            let event = &live.event;
+            let known = kill.linked.iter().any(|(linked, as_what)| {
+                *as_what == role
+                    && linked.unix_seconds == event.unix_seconds
+                    && linked.workload == event.workload
+                    && linked.namespace == event.namespace
+            });
+            if known {
+                continue;
+            }
+            kill.linked.push((event.clone(), role));
+            match role {
+                OomRole::Victim => live.oom_kills += 1,
+                OomRole::UnderWay => live.bystander_kills += 1,
+            }
+            let linked = OomLinked {
+                container: kill.victim.clone(),
+                killed: kill.at,
+                role,
+                scale_event: event.clone(),
+            };
+            out.push(Finding { at, what: FindingKind::OomLinked(linked) });
+        }
+    }
+
+    fn killed(&mut self, at: Time, victim: &Container, out: &mut Vec<Finding>) {
+        if self.kills.len() == KILLS {
+            self.kills.pop_front();
+        }
+        let kill = Kill { at, victim: victim.clone(), starting: self.starting.clone(), linked: Vec::new() };
+        let concerned: Vec<CgroupId> = kill.starting.iter().copied().chain([victim.cgroup]).collect();
+        self.kills.push_back(kill);
+        for cgroup in concerned {
+            self.link(at, cgroup, out);
+        }
+    }
+
+    fn state(&mut self, at: Time, cgroup: CgroupId, to: ContainerState) {
+        if to == ContainerState::Starting {
+            self.starting.insert(cgroup);
+        } else {
+            self.starting.remove(&cgroup);
+            if let Some((member, _)) = self.member(cgroup) {
+                member.settled = Some(at);
+            }
+        }
+    }
+
+    /// Tells the events that are over.
+    pub fn tick(&mut self, now: Time, out: &mut Vec<Finding>) {
+        if self.live.is_empty() && self.told.len() > KILLS {
+            self.told.clear();
+        }
+        while self.kills.front().is_some_and(|kill| now.since(kill.at) > HORIZON) {
+            self.kills.pop_front();
+        }
+        let mut index = 0;
+        while let Some(live) = self.live.get(index) {
+            let settled = live.members.values().all(|member| member.settled.is_some());
+            // More of its pods may be on their way: none has come for a while.
+            let last = live.members.values().map(|member| member.started).max().unwrap_or(live.began);
+            let quiet = now.since(last) > Duration::from_secs(15);
+            if (settled && quiet) || now.since(live.began) > HORIZON {
+                let live = self.live.remove(index);
+                if !live.members.is_empty() {
+                    out.push(Finding { at: now, what: FindingKind::ScaleEventEnded(live.ended(&self.told)) });
+                }
+            } else {
+                index += 1;
+            }
+        }
+    }
+}
+
+impl Live {
+    fn ended(self, told: &HashMap<CgroupId, Levels>) -> ScaleEventEnded {
+        let settled: Option<Vec<Time>> = self.members.values().map(|member| member.settled).collect();
+        let last = settled.and_then(|all| all.into_iter().max());
+        let levels = || self.members.keys().filter_map(|cgroup| told.get(cgroup));
+        let overshoot = |levels: &Levels| match levels.steady {
+            0 => 0,
+            steady => levels.peak.saturating_sub(steady),
+        };
+        ScaleEventEnded {
+            pods: self.members.len() as u64,
+            starting_max: self.starting_max,
+            peak_sum: levels().map(|levels| levels.peak).sum(),
+            overshoot_sum: levels().map(overshoot).sum(),
+            oom_kills: self.oom_kills,
+            bystander_kills: self.bystander_kills,
+            stall_seconds: self.stall_seconds,
+            settled_seconds: last.map(|last| last.seconds_since(self.began)),
+            event: self.event,
+        }
+    }
+}

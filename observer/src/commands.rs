@@ -1,0 +1,6 @@
+//! Commands that do not run the daemon.
+
+pub mod advise;
+pub mod analyse;
+pub mod check;
+pub mod docs;

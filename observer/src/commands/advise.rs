@@ -1,0 +1,207 @@
+//! `observer advise`: what was seen, from a node or from Prometheus -> verdicts and numbers, for people and for kubectl.
+//!
+//! Reads only. Where the facts come from is one function each; everything after is the same.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use observer_core::{
+    advice::{Advice, Facts, Settings},
+    model::finding::Advised,
+};
+
+mod explain;
+mod http;
+mod patch;
+mod plot;
+mod prometheus;
+mod table;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Workloads to advise: `web`, `deploy/web`, `sts/db`; none means all
+    workloads: Vec<String>,
+    /// Only this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// The observer of one node
+    #[arg(long, default_value = "http://127.0.0.1:9843", value_name = "URL")]
+    node: String,
+    /// PEM file with the certificate authority of an https:// address [default: the public ones, as Mozilla lists them]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<std::path::PathBuf>,
+    /// The whole fleet, from the series in a Prometheus, Thanos, Mimir or VictoriaMetrics
+    #[arg(long, value_name = "URL", conflicts_with = "node", env = "OBSERVER_PROMETHEUS")]
+    prometheus: Option<String>,
+    /// Sent as a bearer token, read from this file
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<std::path::PathBuf>,
+    /// How far back Prometheus is asked
+    #[arg(long, default_value = "7d", value_name = "SPAN", requires = "prometheus", value_parser = window)]
+    window: Window,
+    /// Seconds to wait for each answer
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    timeout: u64,
+    /// Share of the worst peak that a limit leaves free above it, in percent
+    #[arg(long, default_value_t = 10.0, value_name = "PERCENT", value_parser = percent)]
+    headroom: f64,
+    /// Start-ups below which nothing is said of peaks
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    min_startups: u64,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Tell the whole story of each workload: every check with its evidence, and where the numbers come from
+    #[arg(long, conflicts_with = "output")]
+    explain: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum)]
+pub enum Output {
+    /// A line for each container of each workload
+    #[default]
+    Table,
+    Json,
+    Yaml,
+    /// kubectl commands that set what is advised, to be read and then run
+    Patch,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(value) if (0.0..=1000.0).contains(&value) => Ok(value),
+        _ => Err("a share in percent, such as 10 or 25%".into()),
+    }
+}
+
+/// A span of time, as PromQL has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Window {
+    seconds: u64,
+}
+
+impl Window {
+    fn text(self) -> String {
+        format!("{}s", self.seconds)
+    }
+}
+
+fn window(text: &str) -> Result<Window, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        "w" => 7 * 86400,
+        _ => 0,
+    };
+    match number.parse::<u32>().map(|number| u64::from(number) * unit) {
+        Ok(seconds @ 1..) => Ok(Window { seconds }),
+        _ => Err("a span such as 90m, 24h, 7d or 2w".into()),
+    }
+}
+
+/// What is known of a container of a workload, and what follows from it with the settings asked for.
+pub struct Told {
+    pub facts: Facts,
+    pub advice: Advice,
+}
+
+/// What is printed, or what is wrong: on what, why, and what to do.
+pub fn run(options: &Options) -> Result<String, String> {
+    let settings = Settings { headroom: options.headroom / 100.0, min_startups: options.min_startups };
+    let timeout = Duration::from_secs(options.timeout.max(1));
+    let read = |what: &str, path: &std::path::PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read the {what} in {}: {error}", path.display()))
+    };
+    let token = options.token_file.as_ref().map(|path| read("token", path)).transpose()?;
+    let ca = options.ca.as_ref().map(|path| read("certificate authority", path)).transpose()?;
+    let http = |url: &str| http::Http::new(url, timeout, token, ca.as_deref());
+    let mut told = match &options.prometheus {
+        Some(url) => prometheus::told(&http(url)?, options.window, &settings)?,
+        None => node(&http(&options.node)?, &settings)?,
+    };
+    let all = told.len();
+    told.retain(|one| options.wants(&one.facts));
+    if told.is_empty() {
+        return Err(match all {
+            0 => "nothing to advise yet: no start-up has been seen to its end; ask again after the next rollout or scale-up".into(),
+            _ => format!("none of the {all} workloads known is {}{}", options.workloads.join(", "), options.namespace.as_ref().map_or(String::new(), |name| format!(" in namespace {name}"))),
+        });
+    }
+    let advice = || told.iter().map(|one| &one.advice).collect::<Vec<&Advice>>();
+    match options.output {
+        _ if options.explain => {
+            Ok(told.iter().map(|one| explain::story(one, &settings)).collect::<Vec<_>>().join("\n"))
+        }
+        Output::Table => Ok(table::table(&told)),
+        Output::Patch => Ok(patch::commands(&told)),
+        Output::Json => {
+            serde_json::to_string_pretty(&advice()).map(|text| text + "\n").map_err(|error| error.to_string())
+        }
+        Output::Yaml => serde_saphyr::to_string(&advice()).map_err(|error| error.to_string()),
+    }
+}
+
+impl Options {
+    fn wants(&self, facts: &Facts) -> bool {
+        let of = &facts.workload;
+        let is = |wanted: &String| match wanted.split_once('/') {
+            _ if of.workload == *wanted => true, // a cgroup's name is a path
+            Some((kind, name)) => of.workload == name && of.workload_type == long_name(kind),
+            None => false,
+        };
+        self.namespace.as_ref().is_none_or(|namespace| of.namespace == *namespace)
+            && (self.workloads.is_empty() || self.workloads.iter().any(is))
+    }
+}
+
+/// kubectl's short names of what has pods.
+fn long_name(kind: &str) -> String {
+    let kind = kind.to_lowercase();
+    match kind.strip_suffix('s').unwrap_or(&kind) {
+        "deploy" => "deployment".into(),
+        "st" => "statefulset".into(),
+        "d" => "daemonset".into(),
+        "r" => "replicaset".into(),
+        "cj" => "cronjob".into(),
+        "po" => "pod".into(),
+        singular => singular.to_owned(),
+    }
+}
+
+fn node(http: &http::Http, settings: &Settings) -> Result<Vec<Told>, String> {
+    let advised: Vec<Advised> = serde_json::from_value(http.get("/api/advice", &[])?)
+        .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))?;
+    let told = |Advised { facts, .. }: Advised| {
+        let advice = Advice::of(&facts, settings);
+        Told { facts, advice }
+    };
+    Ok(advised.into_iter().map(told).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workloads_are_named_as_kubectl_names_them() {
+        for (short, long) in [
+            ("deploy", "deployment"),
+            ("sts", "statefulset"),
+            ("ds", "daemonset"),
+            ("Deployments", "deployment"),
+            ("po", "pod"),
+        ] {
+            assert_eq!(long_name(short), long);
+        }
+        assert!(
+            window("7d") == Ok(Window { seconds: 604_800 })
+                && window("7d]) or vector(1").is_err()
+                && window("0h").is_err()
+                && window("d").is_err()
+        );
+        assert!(percent("12.5%").is_ok() && percent("-1").is_err() && percent("NaN").is_err());
+    }
+}

@@ -1,0 +1,101 @@
+//! The whole story of one workload: where the numbers come from, and every check with its evidence.
+
+use crate::commands::advise::{Told, plot, table::quantity};
+use observer_core::{
+    advice::{Settings, sizing::AdvisedLimit},
+    model::units::{Bytes, Seconds},
+};
+
+/// Columns of a bar.
+const WIDTH: usize = 50;
+
+pub fn story(told: &Told, settings: &Settings) -> String {
+    let (facts, advice) = (&told.facts, &told.advice);
+    let s = &facts.startups;
+    let mut text = format!("{}\n", facts.workload);
+    let mut say = |line: String| text += &format!("  {line}\n");
+    let days = (s.until - s.from).max(0.0) / 86400.0;
+    say(format!(
+        "seen: {} start-ups of {} pod(s) over {days:.1} days; {} alive now",
+        s.count, s.pods, facts.current.containers
+    ));
+    if let Some([p50, p95, max]) = s.need {
+        say(format!("a start-up needs {} (p50), {} (p95), {} (worst)", Bytes(p50), Bytes(p95), Bytes(max)));
+    }
+    if let Some(cut) = s.cut {
+        say(format!(
+            "{} were cut off by an OOM kill, at up to {}: they wanted more",
+            s.oom_killed,
+            Bytes(cut)
+        ));
+    }
+    if let Some(steady) = facts.steady {
+        let from = match steady.seconds {
+            0.0 => "levels at which its start-ups settled".to_owned(),
+            seconds => format!("{} of container time", Seconds(seconds)),
+        };
+        say(format!(
+            "then it lives at {} (p50), {} (p95), {} (most), from {from}",
+            Bytes(steady.p50),
+            Bytes(steady.p95),
+            Bytes(steady.max)
+        ));
+    }
+    let numbers = &advice.numbers;
+    if let Some(request) = numbers.request {
+        say(format!("request {}: p95 of the working set after start-up, rounded up", quantity(request)));
+    }
+    match numbers.limit {
+        Some(AdvisedLimit::Firm(limit)) => {
+            let worst = numbers.worst.unwrap_or(limit);
+            say(format!(
+                "limit {}: worst need {} and {:.0} % headroom asked for; it leaves {:.0} %{}",
+                quantity(limit),
+                Bytes(worst),
+                settings.headroom * 100.0,
+                100.0 * (limit as f64 / worst.max(1) as f64 - 1.0),
+                if limit as f64 > worst as f64 * (1.0 + settings.headroom) * 1.07 {
+                    ", because start-ups differ and one in a thousand must be expected above the worst so far"
+                } else {
+                    ""
+                },
+            ));
+        }
+        Some(AdvisedLimit::Trial(limit)) => say(format!(
+            "limit {}, a trial: no whole start-up was seen below the present one",
+            quantity(limit)
+        )),
+        None => {}
+    }
+    if let Some(missing) = &numbers.missing {
+        say(format!("no number: {missing}"));
+    }
+    text += &match &facts.typical {
+        Some(typical) => plot::plot(typical, facts, numbers),
+        None => bars(told),
+    };
+    for verdict in &advice.verdicts {
+        text += &format!("  {:8} {:22} {}\n", verdict.grade.name(), verdict.check.name(), verdict.evidence);
+    }
+    text
+}
+
+/// Where no curve is known: steady level, peak, and what is set and advised, on one scale.
+fn bars(told: &Told) -> String {
+    let (facts, numbers) = (&told.facts, &told.advice.numbers);
+    let rows = [
+        ("steady p95", facts.steady.map(|steady| steady.p95), '#'),
+        ("worst start-up", facts.startups.need.map(|[.., max]| max).max(facts.startups.cut), '#'),
+        ("request now", facts.current.request.flatten(), '-'),
+        ("request advised", numbers.request, '='),
+        ("limit now", facts.current.limit.flatten(), '-'),
+        ("limit advised", numbers.limit.map(AdvisedLimit::bytes), '='),
+    ];
+    let most = rows.iter().filter_map(|(_, value, _)| *value).max().unwrap_or(0).max(1);
+    let row = |(name, value, mark): (&str, Option<u64>, char)| {
+        let value = value?;
+        let length = ((value as f64 / most as f64) * WIDTH as f64).round() as usize;
+        Some(format!("    {name:16}{} {}\n", String::from(mark).repeat(length.max(1)), quantity(value)))
+    };
+    rows.into_iter().filter_map(row).collect()
+}

@@ -1,0 +1,123 @@
+//! One GET, and errors that say what to do.
+
+use std::{io::Read, time::Duration};
+
+use ureq::{
+    Agent,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use crate::http::tls;
+
+/// An answer larger than this is not what was asked for: 10,000 pods are some 20 MB.
+const LARGEST: u64 = 256 << 20;
+
+pub struct Http {
+    agent: Agent,
+    url: String,
+    token: Option<String>,
+}
+
+impl Http {
+    /// `ca`: PEM of the authorities trusted, instead of the public ones.
+    pub fn new(
+        url: &str,
+        timeout: Duration,
+        token: Option<String>,
+        ca: Option<&str>,
+    ) -> Result<Self, String> {
+        let mut config = Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false);
+        if let Some(pem) = ca {
+            let found = tls::certificates(pem.as_bytes()).ok_or("--ca: there is no certificate in it")?;
+            let found: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+            let roots = RootCerts::new_with_certs(&found);
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        let url = url.trim_end_matches('/');
+        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let token = token.map(|token| token.trim().to_owned());
+        Ok(Self { agent: config.build().into(), url, token })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<serde_json::Value, String> {
+        let what = format!("{}{path}", self.url);
+        let mut request = self.agent.get(&what).query_pairs(query.iter().copied());
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let response = request.call().map_err(|error| match error {
+            ureq::Error::Timeout(_) => format!(
+                "{what}: no answer in time; give it longer with --timeout, or ask for less with --window"
+            ),
+            other => format!("{what}: {other}; is it running, and is the address right?"),
+        })?;
+        let status = response.status();
+        let mut text = String::new();
+        let read = response.into_body().into_reader().take(LARGEST).read_to_string(&mut text);
+        read.map_err(|error| format!("{what}: the answer broke off: {error}"))?;
+        if !status.is_success() {
+            let said: String = text.trim().chars().take(300).collect();
+            return Err(format!("{what}: answered {status}: {said}"));
+        }
+        serde_json::from_str(&text).map_err(|error| format!("{what}: the answer is not JSON: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+    use crate::commands::advise::{Window, prometheus};
+    use observer_core::advice::Settings;
+
+    const WEEK: Window = Window { seconds: 604_800 };
+
+    /// A stand-in for a Prometheus that answers what a real one will not say on demand.
+    fn answering(answer: String, times: usize) -> Http {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for _ in 0..times {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            thread::sleep(Duration::from_secs(1)); // what is not answered is kept waiting, not refused
+        });
+        Http::new(&url, Duration::from_millis(300), None, None).unwrap()
+    }
+
+    fn response(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[test]
+    fn a_prometheus_that_does_not_answer_well_is_told_of_and_nothing_is_guessed() {
+        let foreign = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"job":"node"},"value":[1,"1"]}]}}"#;
+        for (answer, said) in [
+            (response("401 Unauthorized", "no token"), "answered 401 Unauthorized: no token"),
+            (response("422 Unprocessable Entity", "too many samples"), "too many samples"),
+            (response("503 Service Unavailable", ""), "answered 503"),
+            (response("200 OK", "<html>login</html>"), "not JSON"),
+            (response("200 OK", r#"{"status":"error","error":"x"}"#), "is that the address of a Prometheus?"),
+            (response("200 OK", r#"{"status":"success","data":{}}"#), "without data.result"),
+            (response("200 OK", foreign), "no series observer_history_outcomes"),
+            (String::new(), "is it running"),
+        ] {
+            let http = answering(answer, 1);
+            let error = prometheus::told(&http, WEEK, &Settings::default()).err().unwrap();
+            assert!(error.contains(said) && error.contains(http.url()), "{error}");
+        }
+        let slow = prometheus::told(&answering(String::new(), 0), WEEK, &Settings::default()).err().unwrap();
+        assert!(slow.contains("no answer in time") && slow.contains("--timeout"), "{slow}");
+    }
+}

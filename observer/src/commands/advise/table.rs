@@ -1,0 +1,94 @@
+//! A line for each container of each workload.
+
+use crate::commands::advise::Told;
+use observer_core::{
+    advice::{Grade, sizing::AdvisedLimit},
+    model::units::Bytes,
+};
+
+pub fn table(told: &[Told]) -> String {
+    let mut rows = vec![
+        ["WORKLOAD", "STARTS", "STEADY p95", "PEAK", "REQUEST", "LIMIT", "RESERVED", "VERDICT"]
+            .map(str::to_owned),
+    ];
+    rows.extend(told.iter().map(row));
+    let widths: Vec<usize> =
+        (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect::<String>() + &summary(told)
+}
+
+fn row(told: &Told) -> [String; 8] {
+    let (facts, advice) = (&told.facts, &told.advice);
+    let numbers = &advice.numbers;
+    let or_dash = |bytes: Option<u64>| bytes.map_or("-".to_owned(), quantity);
+    let change = |now: Option<Option<u64>>, then: Option<String>| match (now, then) {
+        (None, then) => then.unwrap_or("-".into()),
+        (Some(now), None) => now.map_or("none".into(), quantity),
+        (Some(now), Some(then)) => {
+            let now = now.map_or("none".into(), quantity);
+            if now == then { now } else { format!("{now} -> {then}") }
+        }
+    };
+    let limit = numbers.limit.map(|limit| match limit {
+        AdvisedLimit::Firm(bytes) => quantity(bytes),
+        AdvisedLimit::Trial(bytes) => format!("{}?", quantity(bytes)),
+    });
+    let complaints = advice.complaints();
+    let names: Vec<&str> = complaints.iter().map(|verdict| verdict.check.name()).collect();
+    let verdict = match advice.worst() {
+        Grade::Pass | Grade::Unknown => match &numbers.missing {
+            Some(missing) => format!("unknown: {missing}"),
+            None => "pass".to_owned(),
+        },
+        worst => format!("{}: {}", worst.name(), names.join(", ")),
+    };
+    [
+        facts.workload.to_string(),
+        facts.startups.count.to_string(),
+        or_dash(facts.steady.map(|steady| steady.p95)),
+        or_dash(numbers.worst.max(facts.startups.cut)),
+        change(facts.current.request, numbers.request.map(quantity)),
+        change(facts.current.limit, limit),
+        numbers.request_change.map_or("-".into(), signed),
+        verdict,
+    ]
+}
+
+fn summary(told: &[Told]) -> String {
+    let changes = || told.iter().filter_map(|one| one.advice.numbers.request_change);
+    let (less, more) = (changes().filter(|c| *c < 0).sum::<i64>(), changes().filter(|c| *c > 0).sum::<i64>());
+    let with = |grade| told.iter().filter(|one| one.advice.worst() == grade).count();
+    format!(
+        "\n{} container(s) of workloads: {} fail, {} warn. Following the advice reserves {} less and {} more.\n{}",
+        told.len(),
+        with(Grade::Fail),
+        with(Grade::Warn),
+        Bytes(less.unsigned_abs()),
+        Bytes(more.unsigned_abs()),
+        if told.iter().any(|one| matches!(one.advice.numbers.limit, Some(AdvisedLimit::Trial(_)))) {
+            "A limit with ? is a trial: every start-up was cut off, so its peak is not known. Ask again after the next.\n"
+        } else {
+            ""
+        }
+    )
+}
+
+/// As Kubernetes writes it, in the largest unit that loses less than a thousandth.
+pub fn quantity(bytes: u64) -> String {
+    let (mib, gib) = (1u64 << 20, 1u64 << 30);
+    match bytes {
+        0 => "0".into(),
+        bytes if bytes % gib == 0 => format!("{}Gi", bytes / gib),
+        bytes if bytes >= mib => format!("{}Mi", bytes.div_ceil(mib)),
+        bytes => format!("{}Ki", bytes.div_ceil(1024)),
+    }
+}
+
+fn signed(bytes: i64) -> String {
+    let sign = if bytes < 0 { '-' } else { '+' };
+    if bytes == 0 { "0".into() } else { format!("{sign}{}", quantity(bytes.unsigned_abs())) }
+}

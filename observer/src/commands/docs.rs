@@ -1,0 +1,95 @@
+//! The declarations -> docs/metrics.md and docs/probes.md. Committed, and checked fresh by a test.
+
+use std::fmt::Write;
+
+use observer_ebpf::{
+    field::Source,
+    probe::{ArgType, Intent, Point},
+    probes,
+};
+
+use crate::{ledger, sinks::metrics, sources::kernel::attach};
+
+pub fn metrics_md() -> String {
+    let mut md = String::from(
+        "# Metrics\n\nGenerated from the declarations by `cargo xtask docs`; a test keeps it fresh.\n\n\
+         Amounts are bytes, spans seconds. Container series carry `namespace`, `pod`, `container`, the labels everybody \
+         else's metrics join on, and `workload`, `workload_type`. Outside Kubernetes `namespace` and `pod` are empty, \
+         `container` is the systemd unit, the container id or the cgroup's path. Series of an ended container stay for \
+         the retention (5 minutes unless configured), then go; workload series stay.\n",
+    );
+    const GROUPS: [&str; 7] = ["container", "workload", "scale", "history", "node", "observer", "ledger"];
+    let group_of = |name: &str| {
+        let word = name.split('_').nth(1);
+        GROUPS.into_iter().find(|group| Some(*group) == word).unwrap_or("observer")
+    };
+    let mut families = metrics::declarations();
+    families.extend(ledger::metrics::ALL.iter().copied());
+    families.sort_by_key(|family| GROUPS.iter().position(|group| *group == group_of(family.name)));
+    let mut group = "";
+    for family in families {
+        let of = group_of(family.name);
+        if of != group {
+            group = of;
+            let _ = write!(md, "\n## {group}\n\n| name | type | labels | meaning |\n|---|---|---|---|\n");
+        }
+        let own: Vec<String> = family
+            .labels
+            .iter()
+            .filter(|label| !["namespace", "pod", "container", "workload", "workload_type"].contains(*label))
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let common = match group {
+            "container" => "container labels",
+            "workload" | "scale" | "history" => "workload labels",
+            _ => "",
+        };
+        let labels = [common.to_owned(), own.join(", ")].into_iter().filter(|l| !l.is_empty());
+        let labels: Vec<String> = labels.collect();
+        let (kind, help) = (family.kind.name(), family.help);
+        let _ = writeln!(md, "| `{}` | {kind} | {} | {help} |", family.name, labels.join(", "));
+    }
+    md
+}
+
+pub fn probes_md() -> String {
+    let mut md = String::from(
+        "# Probes\n\nGenerated from the declarations by `cargo xtask docs`; a test keeps it fresh. `observer check` says \
+         which of these hooks this host offers, `/api/probes` and `observer_probe_status` what was attached; \
+         [kernels.md](kernels.md) what real kernels from 5.10 to the newest said.\n",
+    );
+    for probe in probes::ALL {
+        let intent = match probe.intent {
+            Intent::Required => "required: without it the observer is not ready",
+            Intent::Optional => "optional",
+            Intent::OnRequest => "on request: `--enable-probe`",
+        };
+        let _ = write!(md, "\n## {}\n\nSees {}. ({intent})\n\n", probe.name, probe.sees);
+        md.push_str("| preference | hook | program | condition |\n|---|---|---|---|\n");
+        for (preference, hook) in probe.hooks.iter().enumerate() {
+            for attachment in hook.attachments {
+                let arg = if let Point::TpBtf { arg, .. } = attachment.point { arg } else { None };
+                let (kind, target) = (attachment.point.kind(), attachment.point.target());
+                let condition = arg.map_or(String::new(), |arg| match arg.ty {
+                    ArgType::PointerTo(ty) => format!("argument {} is a `struct {ty} *`", arg.index),
+                    ArgType::Integer => format!("argument {} is an integer", arg.index),
+                });
+                let program = attachment.program;
+                let _ =
+                    writeln!(md, "| {} | {kind} `{target}` | `{program}` | {condition} |", preference + 1);
+            }
+        }
+        let _ = write!(md, "\nOtherwise: {}.\n\nFollows ", attach::lost(&probe.fallback));
+        let fields: Vec<String> = probe
+            .needs
+            .iter()
+            .map(|field| match field.source() {
+                Source::Member { ty, path } => format!("`{ty}.{path}`"),
+                Source::Element { ty, member, enumerator, .. } => format!("`{ty}.{member}[{enumerator}]`"),
+            })
+            .collect();
+        let feeds: Vec<String> = probe.feeds.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(md, "{}.\n\nFeeds {}.", fields.join(", "), feeds.join(", "));
+    }
+    md
+}

@@ -1,0 +1,5 @@
+//! Serving over HTTP: who may ask, certificates, routes.
+
+pub mod auth;
+pub mod server;
+pub mod tls;

@@ -1,0 +1,5 @@
+//! Events to a file and back; what is remembered of workloads over restarts.
+
+pub mod history_file;
+pub mod replay;
+pub mod writer;

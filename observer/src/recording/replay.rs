@@ -1,0 +1,100 @@
+//! A recording -> the same findings and metrics the live run had. The second of the two wirings.
+
+use std::io::{self, BufRead};
+
+use crate::sinks::metrics::Metrics;
+use observer_core::{
+    model::{
+        event::{Event, EventKind},
+        finding::Finding,
+    },
+    pipeline::Pipeline,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum BadRecording {
+    #[error("line {line}: cannot read: {source}")]
+    Unreadable { line: u64, source: io::Error },
+    #[error(
+        "line {line}: not an event: {source}; nothing after it was replayed; recordings are made by `observer run --record`"
+    )]
+    NotAnEvent { line: u64, source: serde_json::Error },
+    #[error("line 1: the first event is not `host`; this is the middle of a recording, or none")]
+    NoHost,
+    #[error("it is empty: the recorder was killed before its first flush, or never ran")]
+    Empty,
+}
+
+#[derive(Debug)]
+pub struct Replayed {
+    pub events: u64,
+    pub findings: u64,
+    pub metrics: String,
+    /// The last line was cut: the recorder was killed while writing it.
+    pub cut: bool,
+}
+
+/// Feeds every event to the pipeline; `each` is called with every finding.
+pub fn replay(mut recording: impl BufRead, mut each: impl FnMut(&Finding)) -> Result<Replayed, BadRecording> {
+    let mut pipeline = Pipeline::default();
+    let mut metrics = Metrics::default();
+    let mut replayed = Replayed { events: 0, findings: 0, metrics: String::new(), cut: false };
+    let mut text = String::new();
+    loop {
+        text.clear();
+        let line = replayed.events + 1;
+        if recording.read_line(&mut text).map_err(|source| BadRecording::Unreadable { line, source })? == 0 {
+            break;
+        }
+        let event: Event = match serde_json::from_str(&text) {
+            Ok(event) => event,
+            Err(_) if !text.ends_with('\n') && line > 1 => {
+                replayed.cut = true;
+                break;
+            }
+            Err(source) => return Err(BadRecording::NotAnEvent { line, source }),
+        };
+        if line == 1 && !matches!(event.what, EventKind::Host(_)) {
+            return Err(BadRecording::NoHost);
+        }
+        replayed.events += 1;
+        for finding in pipeline.step(&event) {
+            replayed.findings += 1;
+            metrics.apply(&finding);
+            each(&finding);
+        }
+    }
+    if replayed.events == 0 {
+        return Err(BadRecording::Empty);
+    }
+    replayed.metrics = metrics.render();
+    Ok(replayed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = r#"{"at":1,"what":{"host":{"observer_version":"0","kernel":"k","cgroup":"v2","wall_offset_ns":0,"page_size":4096,"cpus":2,"memory_total":1,"retention_ns":1}}}"#;
+
+    fn error(recording: &str) -> String {
+        replay(recording.as_bytes(), |_| {}).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_broken_recording_names_its_line() {
+        assert!(error("").contains("empty"));
+        assert!(error("hello\n").starts_with("line 1: not an event"));
+        assert!(error("{\"at\":1,\"what\":\"tick\"}\n").contains("host"));
+        assert!(error(&format!("{HOST}\n{{\"at\":-1}}\n")).starts_with("line 2"));
+        assert!(error(&format!("{HOST}\n{{\"at\":2,\"what\":{{\"warp\":1}}}}\n")).starts_with("line 2"));
+    }
+
+    #[test]
+    fn a_cut_last_line_is_told_and_the_rest_replayed() {
+        let replayed = replay(format!("{HOST}\n{{\"at\":2,\"wh").as_bytes(), |_| {}).unwrap();
+        assert!(replayed.cut);
+        assert_eq!(replayed.events, 1);
+        assert!(replayed.metrics.contains("observer_build_info"));
+    }
+}

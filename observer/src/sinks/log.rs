@@ -1,0 +1,298 @@
+//! Findings -> log lines a person reads. Nothing per event: what began, ended or was concluded, and the probes once.
+
+use observer_core::{
+    advice::{Grade, sizing::AdvisedLimit},
+    cause::Cause,
+    model::{
+        event::{AttachOutcome, ExitStatus, Limit, ProbeStatus},
+        finding::{
+            Advised, Caused, Container, Ended, Finding, FindingKind, OomKilled, OomRole, OomScope, ScaleEvent,
+        },
+        kubernetes::ApiState,
+        units::{Bytes, Seconds},
+    },
+};
+
+/// Writes the line a finding is worth, if any.
+pub fn log(finding: &Finding) {
+    match &finding.what {
+        FindingKind::Probe(status) => probe(status),
+        FindingKind::OomKilled(killed) => tracing::warn!("{}", oom_killed(killed)),
+        FindingKind::StampedeBegan(_)
+        | FindingKind::ShortageForecast(_)
+        | FindingKind::OomLinked(_)
+        | FindingKind::Api(ApiState::Away { .. } | ApiState::Forbidden { .. }) => {
+            if let Some(line) = line(finding) {
+                tracing::warn!("{line}");
+            }
+        }
+        FindingKind::Lost { loss, count } => {
+            tracing::warn!(count, "data lost: {}; see observer_lost_total in docs/operating.md", loss.name());
+        }
+        _ => {
+            if let Some(line) = line(finding) {
+                tracing::info!("{line}");
+            }
+        }
+    }
+}
+
+fn probe(status: &ProbeStatus) {
+    let name = &status.probe;
+    match &status.outcome {
+        AttachOutcome::Attached { hook } => tracing::info!("probe {name}: attached to {hook}"),
+        AttachOutcome::Fallback { by, why, lost } => {
+            tracing::info!("probe {name}: {by} instead ({why}); {lost}")
+        }
+        AttachOutcome::Unsupported { missing, lost } => {
+            tracing::info!("probe {name}: unsupported, no {missing}; {lost}")
+        }
+        AttachOutcome::Broken { error, lost } => tracing::warn!("probe {name}: broken, {error}; {lost}"),
+        AttachOutcome::Disabled { lost } => tracing::info!("probe {name}: disabled; {lost}"),
+    }
+}
+
+/// What is wrong and what would be right; nothing for a workload with nothing to complain of.
+fn advice(advised: &Advised) -> Option<String> {
+    let Advised { facts, advice, news } = advised;
+    let failed = advice.verdicts.iter().filter(|verdict| verdict.grade == Grade::Fail);
+    let failed: Vec<&str> = failed.map(|verdict| verdict.check.name()).collect();
+    if failed.is_empty() || !news {
+        return None;
+    }
+    let numbers = &advice.numbers;
+    Some(format!(
+        "advice for {}: {}{}{}; see observer advise --explain",
+        facts.workload,
+        failed.join(", "),
+        numbers.request.map_or(String::new(), |bytes| format!(", request {}", Bytes(bytes))),
+        match numbers.limit {
+            Some(AdvisedLimit::Firm(bytes)) => format!(", limit {}", Bytes(bytes)),
+            Some(AdvisedLimit::Trial(bytes)) => format!(", try a limit of {}", Bytes(bytes)),
+            None => String::new(),
+        },
+    ))
+}
+
+/// One line for a finding that is news; also what `observer replay --story` prints.
+pub fn line(finding: &Finding) -> Option<String> {
+    Some(match &finding.what {
+        FindingKind::Started(started) => {
+            let name = name(&started.container);
+            let why = match started.cause {
+                Cause::RestartAfterOomKill => " again after an OOM kill",
+                Cause::RestartAfterFailure => " again after a failure",
+                Cause::RestartAfterCompletion => " again after it had completed",
+                Cause::RestartUnknown => " again",
+                // Told when it is known: see `Caused`.
+                _ => "",
+            };
+            match &started.command {
+                Some(command) => format!("{name}: started{why} ({command})"),
+                None => format!("{name}: started{why} (a process moved in, no exec seen)"),
+            }
+        }
+        FindingKind::Caused(Caused { container, decision, before, .. }) if !decision.evidence.is_empty() => {
+            let instead = before.as_ref().map_or(String::new(), |before| {
+                format!(" (had been taken for {}, {:.2})", before.cause.name(), before.confidence)
+            });
+            format!(
+                "{}: it started because of {} ({:.2}): {}{instead}",
+                name(container),
+                decision.cause.name(),
+                decision.confidence,
+                decision.evidence.join("; "),
+            )
+        }
+        FindingKind::Identified { container, before } => {
+            format!("{}: that is who {}/{} is", name(container), before.pod, before.container)
+        }
+        FindingKind::Api(state) => match state {
+            ApiState::Watching { node, .. } => format!("watching the pods of node {node}"),
+            ApiState::Synced => "every pod of this node is known".to_owned(),
+            ApiState::Away { why } => format!(
+                "the Kubernetes API does not answer: {why}; containers are measured, who they are and why they started waits"
+            ),
+            ApiState::Forbidden { what, lost } => format!("the Kubernetes API forbids {what}; {lost}"),
+        },
+        FindingKind::ScaleEventBegan(event) => {
+            format!("{}: pods of it come to this node", scale_event(event))
+        }
+        FindingKind::ScaleEventEnded(ended) => format!(
+            "{}: over on this node, {} container(s), up to {} starting at once, peaks {} together, {} of it overshoot, stalled {}, {} OOM kill(s) of its own and {} of others{}",
+            scale_event(&ended.event),
+            ended.pods,
+            ended.starting_max,
+            Bytes(ended.peak_sum),
+            Bytes(ended.overshoot_sum),
+            Seconds(ended.stall_seconds),
+            ended.oom_kills,
+            ended.bystander_kills,
+            match ended.settled_seconds {
+                Some(seconds) => format!(", all settled after {}", Seconds(seconds)),
+                None => ", not all settled".to_owned(),
+            },
+        ),
+        FindingKind::Advised(advised) => return advice(advised),
+        FindingKind::OomLinked(linked) => format!(
+            "{}: the OOM kill was {} {}",
+            name(&linked.container),
+            match linked.role {
+                OomRole::Victim => "of a container made by",
+                OomRole::UnderWay => "while start-ups were under way of",
+            },
+            scale_event(&linked.scale_event),
+        ),
+        FindingKind::StartupPeak(peak) => {
+            let limit = match peak.limit {
+                Some(Limit::Bytes(limit)) if limit > 0 => {
+                    format!(
+                        ", {:.0} % of its limit {}",
+                        100.0 * peak.bytes as f64 / limit as f64,
+                        Bytes(limit)
+                    )
+                }
+                _ => String::new(),
+            };
+            let anon = peak.anon.map_or(String::new(), |anon| format!(", {} of it anonymous", Bytes(anon)));
+            format!(
+                "{}: start-up peak {} after {}{limit}{anon}",
+                name(&peak.container),
+                Bytes(peak.bytes),
+                Seconds(peak.seconds)
+            )
+        }
+        FindingKind::Stable(stable) => format!(
+            "{}: stable after {} at {}, overshoot {:.2} (known {} after start)",
+            name(&stable.container),
+            Seconds(stable.seconds),
+            Bytes(stable.level),
+            stable.overshoot,
+            Seconds(stable.confirmed_seconds),
+        ),
+        FindingKind::LateStep { container, stable, before_seconds } => format!(
+            "{}: stepped to a new level, {} after {}; it had looked stable after {}",
+            name(container),
+            Bytes(stable.level),
+            Seconds(stable.seconds),
+            Seconds(*before_seconds),
+        ),
+        FindingKind::Drifting { container, bytes_per_second } => {
+            let sign = if *bytes_per_second < 0.0 { "-" } else { "" };
+            format!(
+                "{}: drifting, {sign}{}/s and not slowing down",
+                name(container),
+                Bytes(bytes_per_second.abs() as u64)
+            )
+        }
+        FindingKind::Oscillating { container, low, high, period_seconds, .. } => format!(
+            "{}: oscillating between {} and {} every {}",
+            name(container),
+            Bytes(*low),
+            Bytes(*high),
+            Seconds(*period_seconds),
+        ),
+        FindingKind::OomKilled(killed) => oom_killed(killed),
+        FindingKind::Ended(ended) => self::ended(ended),
+        FindingKind::StampedeBegan(stampede) => format!(
+            "stampede: {} start-ups hold {} and are expected to take {} more, {} available: {}",
+            stampede.members.len(),
+            Bytes(stampede.held),
+            Bytes(stampede.growth),
+            Bytes(stampede.available),
+            names(&stampede.members),
+        ),
+        FindingKind::StampedeEnded(stampede) => format!(
+            "stampede over after {}: {} start-ups held up to {} together, {} now; {} available at the least, {} OOM kill(s): {}",
+            Seconds(stampede.seconds),
+            stampede.members.len(),
+            Bytes(stampede.highest_sum),
+            Bytes(stampede.held_now),
+            Bytes(stampede.lowest_available),
+            stampede.oom_kills,
+            names(&stampede.members),
+        ),
+        FindingKind::ShortageForecast(short) => format!(
+            "the node will run short: {} starting, expected to take {} more within {}, {} available{}",
+            short.starting,
+            Bytes(short.forecast.growth),
+            Seconds(short.forecast.in_seconds),
+            Bytes(short.available),
+            match short.forecast.unknown {
+                0 => String::new(),
+                n => format!("; {n} of them start for the first time and are not counted"),
+            },
+        ),
+        FindingKind::Lost { loss, count } => format!("data lost: {} ({count} so far)", loss.name()),
+        _ => return None,
+    })
+}
+
+fn oom_killed(killed: &OomKilled) -> String {
+    let who = killed.container.as_ref().map_or("a process in no container".to_owned(), name);
+    let victim = match killed.victim_command.as_str() {
+        "" => format!("{} process(es), unnamed", killed.kills),
+        command => format!("{command} (pid {})", killed.victim_pid),
+    };
+    let exceeded = match (killed.scope, killed.limit) {
+        (OomScope::Container, Some(limit)) => format!("its own limit {} was hit", Bytes(limit)),
+        (OomScope::Parent, Some(limit)) => format!("its parent's limit {} was hit", Bytes(limit)),
+        (OomScope::Ancestor, Some(limit)) => format!("the limit {} of a group above was hit", Bytes(limit)),
+        (OomScope::Node, _) => "the node ran out of memory".to_owned(),
+        (_, _) => "whose limit it was is not known".to_owned(),
+    };
+    let when = match (killed.starting, killed.age_seconds) {
+        (true, Some(age)) => format!(", {} into its start-up", Seconds(age)),
+        (false, Some(age)) => format!(", {} after start", Seconds(age)),
+        _ => String::new(),
+    };
+    let asker = match &killed.asker {
+        Some(asker) => format!("; {} of {} asked for the memory", killed.invoker_command, name(asker)),
+        None => String::new(),
+    };
+    format!("{who}: OOM kill of {victim}{when}: {exceeded}, it held {}{asker}", Bytes(killed.usage))
+}
+
+/// `deployment shop/web scaled from 2 to 4 by hpa web (cpu above target)`.
+fn scale_event(event: &ScaleEvent) -> String {
+    let from = event.from.map_or(String::new(), |from| format!("from {from} "));
+    let reason = if event.by.reason.is_empty() { String::new() } else { format!(" ({})", event.by.reason) };
+    format!(
+        "{} {}/{} scaled {from}to {} by {} {}{reason}",
+        event.workload_type,
+        event.namespace,
+        event.workload,
+        event.to,
+        event.by.kind.name(),
+        event.by.name,
+    )
+}
+
+fn ended(ended: &Ended) -> String {
+    let how = match ended.status {
+        Some(ExitStatus::Code(code)) => format!("exit code {code}"),
+        Some(ExitStatus::Signal(signal)) => format!("signal {signal}"),
+        None => "unseen".to_owned(),
+    };
+    let oom = if ended.oom_killed { ", OOM-killed" } else { "" };
+    let age = ended.age_seconds.map_or(String::new(), |age| format!(" after {}", Seconds(age)));
+    format!("{}: ended{age} ({how}{oom}), it was {}", name(&ended.container), ended.was.name())
+}
+
+/// Each workload with how many of it.
+fn names(containers: &[Container]) -> String {
+    let mut counts = std::collections::BTreeMap::<&str, u32>::new();
+    for container in containers {
+        *counts.entry(&container.labels.workload).or_default() += 1;
+    }
+    let shown = counts.iter().map(|(workload, n)| format!("{n} of {workload}"));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn name(container: &Container) -> String {
+    let labels = &container.labels;
+    match labels.pod.as_str() {
+        "" => labels.container.clone(),
+        pod => format!("{}/{pod}/{}", labels.namespace, labels.container),
+    }
+}

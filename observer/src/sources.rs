@@ -1,0 +1,7 @@
+//! Where events come from: the kernel, cgroup files, /proc, the Kubernetes API, the ledger.
+
+pub mod cgroup;
+pub mod kernel;
+pub mod kubernetes;
+pub mod ledger_client;
+pub mod node;

@@ -1,0 +1,92 @@
+//! The cgroup tree as a source: where the memory controller is, what groups there are, what their files say.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use procfs::{FromBufRead, process::MountInfos};
+
+use observer_core::model::event::CgroupVersion;
+
+pub mod memory;
+pub mod sampler;
+pub mod tree;
+
+/// Where the memory controller's tree is mounted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hierarchy {
+    pub version: CgroupVersion,
+    pub root: PathBuf,
+    /// The kernel's number of the hierarchy; 0 is cgroup v2 (kernel: kernel/cgroup/cgroup.c, cgrp_dfl_root).
+    pub id: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NoHierarchy {
+    #[error("cannot read {path}: {source}")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "no memory controller: {mounts} has neither a cgroup v1 memory mount nor a cgroup2 mount with memory in \
+         cgroup.controllers; mount one, or give its place with --cgroup-root"
+    )]
+    NotMounted { mounts: String },
+    #[error(
+        "{path} is no cgroup directory with a memory controller ({missing} not found); give the right --cgroup-root"
+    )]
+    NotThere { path: PathBuf, missing: &'static str },
+}
+
+impl Hierarchy {
+    /// Looks at this process's mounts; `root` overrides the place, as in a container with the host's tree mounted
+    /// elsewhere.
+    pub fn find(proc: &Path, root: Option<&Path>) -> Result<Self, NoHierarchy> {
+        if let Some(root) = root {
+            // Of a v1 or hybrid host, whose controllers each have a folder of their own.
+            let v1 = root.join("memory");
+            let is_v1 = v1.join("memory.usage_in_bytes").exists();
+            return Self::at(proc, if is_v1 { &v1 } else { root });
+        }
+        let path = proc.join("self/mountinfo");
+        let text =
+            fs::read(&path).map_err(|source| NoHierarchy::Unreadable { path: path.clone(), source })?;
+        let mounts = MountInfos::from_buf_read(text.as_slice()).map(|mounts| mounts.0).unwrap_or_default();
+        let v1 = mounts
+            .iter()
+            .find(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("memory"));
+        if let Some(mount) = v1 {
+            return Self::at(proc, &mount.mount_point);
+        }
+        mounts
+            .iter()
+            .filter(|mount| mount.fs_type == "cgroup2")
+            .find_map(|mount| Self::at(proc, &mount.mount_point).ok())
+            .ok_or(NoHierarchy::NotMounted { mounts: path.display().to_string() })
+    }
+
+    fn at(proc: &Path, root: &Path) -> Result<Self, NoHierarchy> {
+        let not_there = |missing| NoHierarchy::NotThere { path: root.to_owned(), missing };
+        if root.join("memory.usage_in_bytes").exists() {
+            let id = v1_hierarchy_id(proc).ok_or(not_there("memory in /proc/cgroups"))?;
+            return Ok(Self { version: CgroupVersion::V1, root: root.to_owned(), id });
+        }
+        let controllers = fs::read_to_string(root.join("cgroup.controllers"))
+            .map_err(|_| not_there("cgroup.controllers"))?;
+        if !controllers.split_whitespace().any(|controller| controller == "memory") {
+            return Err(not_there("memory in cgroup.controllers"));
+        }
+        Ok(Self { version: CgroupVersion::V2, root: root.to_owned(), id: 0 })
+    }
+
+    /// Directory of a cgroup, given its path in the hierarchy.
+    pub fn directory(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+}
+
+/// Second column of /proc/cgroups.
+fn v1_hierarchy_id(proc: &Path) -> Option<u32> {
+    let text = fs::read_to_string(proc.join("cgroups")).ok()?;
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some("memory"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}

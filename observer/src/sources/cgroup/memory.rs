@@ -1,0 +1,160 @@
+//! The memory files of one cgroup, v2 and v1, as one reading. Source: Documentation/admin-guide/cgroup-v2.rst and
+//! cgroup-v1/memory.rst, kernel v6.12.
+
+use std::{fs, io, path::Path};
+
+use observer_core::model::event::{CgroupVersion, Limit, MemoryEvents, MemoryReading, MemoryStat, Pressure};
+
+/// Usage alone: one file, no flush. For the fast look at a group that moves.
+pub fn usage(directory: &Path, version: CgroupVersion) -> io::Result<u64> {
+    let name = match version {
+        CgroupVersion::V1 => "memory.usage_in_bytes",
+        CgroupVersion::V2 => "memory.current",
+    };
+    number(&fs::read_to_string(directory.join(name))?)
+}
+
+/// Everything. `Err` if the group is gone; a file this kernel does not have leaves its part absent.
+pub fn reading(directory: &Path, version: CgroupVersion) -> io::Result<MemoryReading> {
+    let usage = usage(directory, version)?;
+    Ok(match version {
+        CgroupVersion::V2 => v2(directory, usage),
+        CgroupVersion::V1 => v1(directory, usage),
+    })
+}
+
+fn v2(directory: &Path, usage: u64) -> MemoryReading {
+    let text = |name| text(directory, name);
+    MemoryReading {
+        usage,
+        watermark: text("memory.peak").and_then(|text| number(&text).ok()),
+        limit: text("memory.max").as_deref().and_then(limit),
+        stat: text("memory.stat").map(|text| stat(&text, &V2)),
+        events: text("memory.events").map(|events| MemoryEvents {
+            max: keyed(&events, "max").unwrap_or(0),
+            high: keyed(&events, "high"),
+            low: keyed(&events, "low"),
+            oom: keyed(&events, "oom"),
+            oom_group_kill: keyed(&events, "oom_group_kill"),
+            oom_local: text("memory.events.local").and_then(|local| keyed(&local, "oom")),
+            oom_kill: keyed(&events, "oom_kill").unwrap_or(0),
+        }),
+        high: text("memory.high").as_deref().and_then(limit),
+        swap: text("memory.swap.current").and_then(|text| number(&text).ok()),
+        pressure: text("memory.pressure").as_deref().and_then(pressure),
+    }
+}
+
+fn v1(directory: &Path, usage: u64) -> MemoryReading {
+    let text = |name| text(directory, name);
+    let stat_text = text("memory.stat");
+    MemoryReading {
+        usage,
+        watermark: text("memory.max_usage_in_bytes").and_then(|text| number(&text).ok()),
+        limit: text("memory.limit_in_bytes").as_deref().and_then(limit),
+        stat: stat_text.as_deref().map(|text| stat(text, &V1)),
+        events: text("memory.oom_control").and_then(|control| {
+            Some(MemoryEvents {
+                max: text("memory.failcnt").and_then(|text| number(&text).ok())?,
+                oom_kill: keyed(&control, "oom_kill")?,
+                ..MemoryEvents::default()
+            })
+        }),
+        high: None,
+        swap: stat_text.as_deref().and_then(|text| keyed(text, "total_swap")),
+        pressure: None,
+    }
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full …`, in microseconds (Documentation/accounting/psi.rst).
+fn pressure(text: &str) -> Option<Pressure> {
+    let total = |kind: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
+        line.split(' ').find_map(|word| word.strip_prefix("total=")?.parse().ok())
+    };
+    Some(Pressure { some_ns: total("some")? * 1_000, full_ns: total("full")? * 1_000 })
+}
+
+fn text(directory: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(directory.join(name)).ok()
+}
+
+/// Names of what is read from memory.stat. On v1 the totals, which include children as v2's do.
+struct StatNames {
+    anon: &'static str,
+    inactive_file: &'static str,
+    faults: &'static str,
+    major_faults: &'static str,
+}
+
+const V2: StatNames =
+    StatNames { anon: "anon", inactive_file: "inactive_file", faults: "pgfault", major_faults: "pgmajfault" };
+const V1: StatNames = StatNames {
+    anon: "total_rss",
+    inactive_file: "total_inactive_file",
+    faults: "total_pgfault",
+    major_faults: "total_pgmajfault",
+};
+
+fn stat(text: &str, names: &StatNames) -> MemoryStat {
+    let value = |name| keyed(text, name).unwrap_or(0);
+    MemoryStat {
+        anon: value(names.anon),
+        inactive_file: value(names.inactive_file),
+        faults: value(names.faults),
+        major_faults: value(names.major_faults),
+    }
+}
+
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// v2 says `max`, v1 the largest multiple of the page size in a long.
+fn limit(text: &str) -> Option<Limit> {
+    let text = text.trim();
+    if text == "max" {
+        return Some(Limit::Unlimited);
+    }
+    let bytes: u64 = text.parse().ok()?;
+    Some(if bytes >= i64::MAX as u64 - (1 << 16) { Limit::Unlimited } else { Limit::Bytes(bytes) })
+}
+
+fn number(text: &str) -> io::Result<u64> {
+    text.trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("not a number: {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unlimited_is_not_a_number() {
+        let table = [
+            ("max\n", Some(Limit::Unlimited)),
+            ("9223372036854771712\n", Some(Limit::Unlimited)),
+            ("67108864\n", Some(Limit::Bytes(67108864))),
+            ("0\n", Some(Limit::Bytes(0))),
+            ("junk", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(limit(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn pressure_is_told_in_nanoseconds_and_absent_where_it_is_off() {
+        let text = "some avg10=1.00 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
+        assert_eq!(pressure(text), Some(Pressure { some_ns: 7_000, full_ns: 3_000 }));
+        assert_eq!(pressure(""), None);
+    }
+
+    #[test]
+    fn a_key_is_matched_whole() {
+        let text = "pgfault_x 1\npgfault 2\ntotal_pgfault 3\n";
+        assert_eq!(keyed(text, "pgfault"), Some(2));
+        assert_eq!(keyed(text, "pg"), None);
+    }
+}

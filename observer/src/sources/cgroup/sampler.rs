@@ -1,0 +1,300 @@
+//! When to read which cgroup's files. Fed with the kernel's own events, so that reading follows what moves.
+//!
+//! Pushed points show all growth that faults. What they miss is read from files: memory given back, page cache filled by
+//! read(2), kernel memory, and the split into anonymous and cache. A group that has just moved is read every 20 ms
+//! (usage) and 100 ms (all), a young one every second, an old one every 15 seconds.
+
+use std::{collections::HashMap, io, time::Duration};
+
+use crate::sources::cgroup::{Hierarchy, memory, tree};
+use observer_core::{
+    attribution::cgroup_path,
+    model::{
+        event::{CgroupId, Event, EventKind, Loss, MemoryReading},
+        time::Time,
+    },
+};
+
+/// How often [`Sampler::sample`] wants to be called while something moves, and while nothing does.
+pub const FAST: Duration = Duration::from_millis(20);
+pub const SLOW: Duration = Duration::from_millis(100);
+
+/// A group is moving for this long after its last point.
+const MOVING: Duration = Duration::from_millis(500);
+/// Full readings (memory.stat costs a flush of the per-CPU counters).
+const EVERY_MOVING: Duration = Duration::from_millis(100);
+const EVERY_YOUNG: Duration = Duration::from_secs(1);
+const EVERY_OLD: Duration = Duration::from_secs(15);
+/// The start-up horizon: see [`observer_core::container::stability::HORIZON_SECONDS`].
+const YOUNG: Duration = Duration::from_secs(600);
+/// At most one walk of the whole tree in this time, however many unknown ids turn up.
+const EVERY_WALK: Duration = Duration::from_secs(1);
+/// The tree is walked this often anyway: what a full ring lost is found again.
+const EVERY_CHECK: Duration = Duration::from_secs(60);
+
+pub struct Sampler {
+    hierarchy: Hierarchy,
+    groups: HashMap<CgroupId, Group>,
+    walked: Option<Time>,
+    walk_wanted: bool,
+    unreadable: u64,
+    /// Without the cgroup probe the walk is the only news of the tree.
+    only_walks: bool,
+}
+
+struct Group {
+    path: String,
+    /// Its container's cgroup is itself.
+    is_container: bool,
+    /// Has or had processes of its own or below.
+    lives: bool,
+    /// Something ended here: what its files count is read once more, while they are there.
+    last_words: bool,
+    born: Option<Time>,
+    moved: Option<Time>,
+    read: Option<Time>,
+    usage: u64,
+}
+
+impl Sampler {
+    pub fn new(hierarchy: Hierarchy, only_walks: bool) -> Self {
+        Self { hierarchy, groups: HashMap::new(), walked: None, walk_wanted: true, unreadable: 0, only_walks }
+    }
+
+    /// Learns from an event of the kernel's. Returns the mark of a cgroup seen for the first time: how many levels it
+    /// is below its container.
+    pub fn learn(&mut self, event: &Event) -> Option<(CgroupId, u32)> {
+        let at = event.at;
+        match &event.what {
+            EventKind::CgroupMade { cgroup, path } | EventKind::CgroupPopulated { cgroup, path } => {
+                self.insert(*cgroup, path, Some(at), false)
+            }
+            EventKind::CgroupAttached { cgroup, path, .. } => {
+                let mark = self.insert(*cgroup, path, Some(at), false);
+                self.lives(*cgroup);
+                mark
+            }
+            EventKind::CgroupRemoved { cgroup } => {
+                self.groups.remove(cgroup);
+                None
+            }
+            EventKind::CgroupEmptied { cgroup, .. } => {
+                if let Some(group) = self.groups.get_mut(cgroup) {
+                    (group.lives, group.last_words) = (false, true);
+                }
+                None
+            }
+            EventKind::OomKill(kill) => {
+                for level in &kill.levels {
+                    if let Some(group) = self.groups.get_mut(&level.cgroup) {
+                        group.last_words = true;
+                    }
+                }
+                None
+            }
+            EventKind::Usage { cgroup, usage, .. } => {
+                if let Some(group) = self.groups.get_mut(cgroup) {
+                    (group.moved, group.usage) = (Some(at), *usage);
+                }
+                self.lives(*cgroup);
+                None
+            }
+            EventKind::Exec { cgroup, .. } => {
+                self.lives(*cgroup);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn insert(
+        &mut self,
+        cgroup: CgroupId,
+        path: &str,
+        born: Option<Time>,
+        lives: bool,
+    ) -> Option<(CgroupId, u32)> {
+        if self.groups.contains_key(&cgroup) {
+            return None;
+        }
+        let owner = cgroup_path::owner(path);
+        let is_container = owner.as_ref().is_some_and(|owner| owner.below == 0);
+        let group = Group {
+            path: path.to_owned(),
+            is_container,
+            lives,
+            last_words: false,
+            born,
+            moved: None,
+            read: None,
+            usage: 0,
+        };
+        self.groups.insert(cgroup, group);
+        owner.map(|owner| (cgroup, owner.below))
+    }
+
+    /// See [`observer_core::model::event::NodeReading::pods_available`]. Inactive file cache is given up before anybody is killed.
+    pub fn pods_available(&self) -> Option<u64> {
+        // One, or more where nodes are containers of this host.
+        let of_all_pods = self.groups.values().filter(|group| cgroup_path::holds_all_pods(&group.path));
+        let available = of_all_pods.filter_map(|group| {
+            let directory = self.hierarchy.directory(&group.path);
+            let reading = memory::reading(&directory, self.hierarchy.version).ok()?;
+            Some(reading.limit?.bytes()?.saturating_sub(reading.working_set()))
+        });
+        available.min()
+    }
+
+    /// Something runs in this group: so its container lives.
+    fn lives(&mut self, cgroup: CgroupId) {
+        let Some(group) = self.groups.get_mut(&cgroup) else {
+            self.walk_wanted = true;
+            return;
+        };
+        if group.is_container {
+            group.lives = true;
+            return;
+        }
+        let Some(owner) = cgroup_path::owner(&group.path).map(|owner| owner.path.to_owned()) else { return };
+        if let Some(owner) = self.groups.values_mut().find(|group| group.path == owner) {
+            owner.lives = true;
+        }
+    }
+
+    /// Walks the tree if it is due: at start, when an unknown id turned up, and now and then. Returns marks as
+    /// [`Sampler::learn`] does.
+    pub fn walk_if_due(&mut self, now: Time, events: &mut Vec<Event>) -> Vec<(CgroupId, u32)> {
+        let since = self.walked.map(|walked| now.since(walked));
+        let every = if self.only_walks || self.walk_wanted { EVERY_WALK } else { EVERY_CHECK };
+        if since.is_some_and(|since| since < every) {
+            return Vec::new();
+        }
+        let first = self.walked.is_none();
+        self.walked = Some(now);
+        self.walk_wanted = false;
+        let found = tree::walk(&self.hierarchy);
+        let gone: Vec<CgroupId> = {
+            let there: std::collections::HashSet<CgroupId> = found.iter().map(|found| found.cgroup).collect();
+            self.groups.keys().filter(|cgroup| !there.contains(cgroup)).copied().collect()
+        };
+        for cgroup in gone {
+            self.groups.remove(&cgroup);
+            events.push(Event { at: now, what: EventKind::CgroupRemoved { cgroup } });
+        }
+        let mut marks = Vec::new();
+        for tree::Found { cgroup, path, populated } in found {
+            if self.groups.contains_key(&cgroup) {
+                self.emptied_or_populated(now, cgroup, populated, events);
+                continue;
+            }
+            let born = (!first).then_some(now);
+            marks.extend(self.insert(cgroup, &path, born, populated));
+            let what = match first {
+                true => EventKind::CgroupSeeded { cgroup, path, populated },
+                false => EventKind::CgroupMade { cgroup, path: path.clone() },
+            };
+            events.push(Event { at: now, what });
+            if !first && populated {
+                self.populated(now, cgroup, events);
+            }
+        }
+        marks
+    }
+
+    /// Without the probe, the walk tells who came and went.
+    fn emptied_or_populated(
+        &mut self,
+        now: Time,
+        cgroup: CgroupId,
+        populated: bool,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(group) = self.groups.get_mut(&cgroup).filter(|_| self.only_walks) else { return };
+        if group.lives == populated {
+            return;
+        }
+        group.lives = populated;
+        if populated {
+            self.populated(now, cgroup, events);
+        } else {
+            let reading = memory::reading(&self.hierarchy.directory(&group.path), self.hierarchy.version);
+            let watermark = reading.ok().and_then(|reading| reading.watermark).unwrap_or(0);
+            events.push(Event { at: now, what: EventKind::CgroupEmptied { cgroup, usage: 0, watermark } });
+        }
+    }
+
+    fn populated(&mut self, now: Time, cgroup: CgroupId, events: &mut Vec<Event>) {
+        if let Some(group) = self.groups.get_mut(&cgroup) {
+            group.lives = true;
+            let path = group.path.clone();
+            events.push(Event { at: now, what: EventKind::CgroupAttached { cgroup, path, pid: 0 } });
+        }
+    }
+
+    /// Reads what is due.
+    pub fn sample(&mut self, now: Time, events: &mut Vec<Event>) {
+        for (&cgroup, group) in &mut self.groups {
+            let last_words = std::mem::take(&mut group.last_words);
+            if !group.is_container || !(group.lives || last_words) {
+                continue;
+            }
+            let moving = group.moved.is_some_and(|moved| now.since(moved) < MOVING);
+            let young = group.born.is_some_and(|born| now.since(born) < YOUNG);
+            let every = match (moving, young) {
+                (true, _) => EVERY_MOVING,
+                (_, true) => EVERY_YOUNG,
+                _ => EVERY_OLD,
+            };
+            let due = last_words || group.read.is_none_or(|read| now.since(read) >= every);
+            if !due && !moving {
+                continue;
+            }
+            let directory = self.hierarchy.directory(&group.path);
+            let reading = if due {
+                group.read = Some(now);
+                memory::reading(&directory, self.hierarchy.version)
+            } else {
+                memory::usage(&directory, self.hierarchy.version)
+                    .map(|usage| MemoryReading { usage, ..MemoryReading::default() })
+            };
+            match reading {
+                // The fast look tells nothing new while usage stands still.
+                Ok(reading) if !due && reading.usage == group.usage => {}
+                Ok(reading) => {
+                    if reading.usage.abs_diff(group.usage) > step(group.usage) {
+                        group.moved = Some(now);
+                    }
+                    group.usage = reading.usage;
+                    events.push(Event { at: now, what: EventKind::Memory { cgroup, reading } });
+                }
+                // Gone: its removal is on the way. Anything else is a loss.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19) => {
+                    group.lives = false;
+                }
+                Err(_) => self.unreadable += 1,
+            }
+        }
+    }
+
+    pub fn losses(&self, now: Time, events: &mut Vec<Event>) {
+        if self.unreadable > 0 {
+            events.push(Event {
+                at: now,
+                what: EventKind::Lost { at: Loss::CgroupUnreadable, count: self.unreadable },
+            });
+        }
+    }
+
+    /// Whether something moves: then [`FAST`] is the time to the next look.
+    pub fn is_moving(&self, now: Time) -> bool {
+        self.groups
+            .values()
+            .any(|group| group.lives && group.moved.is_some_and(|moved| now.since(moved) < MOVING))
+    }
+}
+
+/// The same step as the kernel's points.
+fn step(usage: u64) -> u64 {
+    use observer_ebpf::abi::{MIN_STEP_BYTES, STEP_RATIO_SHIFT};
+    MIN_STEP_BYTES.max(usage >> STEP_RATIO_SHIFT)
+}

@@ -1,0 +1,189 @@
+//! Records from the ring -> events. The only place that knows their bytes.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use aya::maps::{MapData, RingBuf};
+use bytemuck::{AnyBitPattern, pod_read_unaligned};
+use observer_ebpf::abi::{self, kind};
+
+use observer_core::model::{
+    event::{Event, EventKind, ExceededLimit, ExitStatus, Limit, OomKill, OomLevel},
+    time::Time,
+};
+
+pub struct Ring {
+    records: RingBuf<MapData>,
+    page_size: u64,
+    undecodable: u64,
+}
+
+impl Ring {
+    pub fn take(programs: &mut aya::Ebpf, page_size: u64) -> Result<Self, String> {
+        let map = programs.take_map("RECORDS").ok_or("the eBPF object has no map RECORDS")?;
+        let records =
+            RingBuf::try_from(map).map_err(|error| format!("cannot map the records ring: {error}"))?;
+        Ok(Self { records, page_size, undecodable: 0 })
+    }
+
+    /// The oldest record as an event. Records nobody understands are counted and passed over.
+    pub fn take_next(&mut self) -> Option<Event> {
+        loop {
+            let item = self.records.next()?;
+            match decode(&item, self.page_size) {
+                Some(event) => return Some(event),
+                None => self.undecodable += 1,
+            }
+        }
+    }
+
+    /// A descriptor of its own that becomes readable when the programs ask for it.
+    pub fn fd(&self) -> io::Result<OwnedFd> {
+        self.records.as_fd().try_clone_to_owned()
+    }
+
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+}
+
+/// `None`: too short for its kind, of an unknown kind, or not what it claims.
+pub fn decode(bytes: &[u8], page_size: u64) -> Option<Event> {
+    let header: abi::Header = read(bytes)?;
+    let (cgroup, pid) = (header.cgroup, header.pid);
+    let pages = |n: u64| n.saturating_mul(page_size);
+    let what = match header.kind {
+        kind::POINT => {
+            let point: abi::Point = read(bytes)?;
+            EventKind::Usage {
+                cgroup,
+                usage: pages(point.usage_pages),
+                watermark: pages(point.watermark_pages),
+            }
+        }
+        kind::CGROUP_MADE => EventKind::CgroupMade { cgroup, path: path(bytes)? },
+        kind::CGROUP_ATTACHED => EventKind::CgroupAttached { cgroup, path: path(bytes)?, pid },
+        kind::CGROUP_POPULATED => EventKind::CgroupPopulated { cgroup, path: path(bytes)? },
+        kind::CGROUP_EMPTIED => {
+            let record: abi::Cgroup = read(bytes)?;
+            let (usage, watermark) = (pages(record.usage_pages), pages(record.watermark_pages));
+            EventKind::CgroupEmptied { cgroup, usage, watermark }
+        }
+        kind::CGROUP_REMOVED => EventKind::CgroupRemoved { cgroup },
+        kind::EXEC => {
+            let process: abi::Process = read(bytes)?;
+            let watermark = pages(process.watermark_pages);
+            EventKind::Exec { cgroup, pid, comm: text(&process.comm), watermark }
+        }
+        kind::EXIT => {
+            let process: abi::Process = read(bytes)?;
+            let status = exit_status(process.exit_code);
+            let watermark = pages(process.watermark_pages);
+            EventKind::Exit { cgroup, pid, comm: text(&process.comm), status, watermark }
+        }
+        kind::OOM_KILL => EventKind::OomKill(oom_kill(&read(bytes)?, page_size)),
+        _ => return None,
+    };
+    Some(Event { at: Time::from_nanos(header.time_ns), what })
+}
+
+fn read<T: AnyBitPattern>(bytes: &[u8]) -> Option<T> {
+    bytes.get(..size_of::<T>()).map(pod_read_unaligned)
+}
+
+fn path(bytes: &[u8]) -> Option<String> {
+    let record: abi::Cgroup = read(bytes)?;
+    Some(text(record.path.get(..record.path_len as usize)?))
+}
+
+/// Up to the first zero; what is not UTF-8 is replaced, not refused.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// `wait(2)` layout: the signal in the low seven bits, else the code in the next byte.
+fn exit_status(code: u32) -> ExitStatus {
+    match code & 0x7f {
+        0 => ExitStatus::Code((code >> 8) as u8),
+        signal => ExitStatus::Signal(signal as u8),
+    }
+}
+
+fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
+    let levels = kill.level.iter().take(kill.levels as usize);
+    OomKill {
+        victim_pid: kill.victim_pid,
+        victim_comm: text(&kill.victim_comm),
+        victim_cgroup: (kill.header.cgroup != 0).then_some(kill.header.cgroup),
+        invoker_pid: kill.header.pid,
+        invoker_comm: text(&kill.asker_comm),
+        invoker_cgroup: kill.asker_cgroup,
+        exceeded: match kill.limit_cgroup {
+            abi::UNKNOWN => None,
+            0 => Some(ExceededLimit::Node),
+            cgroup => Some(ExceededLimit::Group(cgroup)),
+        },
+        levels: levels.map(|level| oom_level(level, page_size)).collect(),
+    }
+}
+
+fn oom_level(level: &abi::OomLevel, page_size: u64) -> OomLevel {
+    OomLevel {
+        cgroup: level.cgroup,
+        usage: level.usage_pages.saturating_mul(page_size),
+        watermark: level.watermark_pages.saturating_mul(page_size),
+        limit: limit(level.max_pages, page_size),
+        oom_events: (level.oom_events != abi::UNKNOWN).then_some(level.oom_events),
+    }
+}
+
+/// `PAGE_COUNTER_MAX` is LONG_MAX / PAGE_SIZE (kernel: include/linux/page_counter.h).
+pub fn limit(pages: u64, page_size: u64) -> Limit {
+    if pages >= i64::MAX as u64 / page_size { Limit::Unlimited } else { Limit::Bytes(pages * page_size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: u32) -> abi::Header {
+        abi::Header { kind, pid: 7, time_ns: 9, cgroup: 42 }
+    }
+
+    #[test]
+    fn a_point_is_decoded_in_bytes() {
+        let point = abi::Point { header: header(kind::POINT), usage_pages: 2, watermark_pages: 3 };
+        let event = decode(bytemuck::bytes_of(&point), 4096).unwrap();
+        assert_eq!(event.what, EventKind::Usage { cgroup: 42, usage: 8192, watermark: 12288 });
+    }
+
+    #[test]
+    fn exit_codes_and_signals_are_told_apart() {
+        assert_eq!(exit_status(0x0300), ExitStatus::Code(3));
+        assert_eq!(exit_status(9), ExitStatus::Signal(9));
+        assert_eq!(exit_status(0x8b), ExitStatus::Signal(11)); // with a core dump
+    }
+
+    #[test]
+    fn a_limit_at_the_kernels_maximum_is_none() {
+        assert_eq!(limit(i64::MAX as u64 / 4096, 4096), Limit::Unlimited);
+        assert_eq!(limit(16, 4096), Limit::Bytes(65536));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(
+            kind in 0u32..12,
+            mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..500),
+        ) {
+            if let Some(first) = bytes.get_mut(..4) {
+                first.copy_from_slice(&kind.to_le_bytes());
+            }
+            let event = decode(&bytes, 4096);
+            proptest::prop_assert!(event.is_none() || bytes.len() >= size_of::<abi::Header>());
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Kubernetes as a source: the pods of this node by one watch, their owners by metadata-only look-ups.
+//!
+//! What it asks of the API server is bounded: one watch with the field selector `spec.nodeName`, which the server has an
+//! index for, and at most [`BUDGET`] look-ups a second, spread by up to two seconds when many pods come at once, answered
+//! from the server's watch cache (`resourceVersion=0`). It never watches anything of the whole cluster, and writes nothing.
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use futures::{StreamExt, TryStreamExt};
+use http::header::{HeaderValue, USER_AGENT};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::clock;
+use observer_core::model::{
+    event::{Event, EventKind},
+    kubernetes::{ApiState, Reference, Uid},
+};
+
+pub mod metadata;
+pub mod owner;
+pub mod pod;
+
+/// Owner look-ups a second; a burst of 110 pods of 20 workloads is 40 of them.
+const BUDGET: u32 = 10;
+/// Most jitter before a look-up, so that the agents of a cluster do not ask all at once.
+const JITTER: Duration = Duration::from_secs(2);
+/// Looks at an owner that is not there yet, or cannot be had.
+const TRIES: u32 = 3;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CannotConnect {
+    #[error("cannot use the kubeconfig {path}: {why}; no container can be told by its pod")]
+    Kubeconfig { path: PathBuf, why: String },
+    #[error(
+        "cannot find the Kubernetes API: {0}; no container can be told by its pod; run inside a pod with a service account, or give --kubeconfig"
+    )]
+    InCluster(String),
+}
+
+/// A client from a kubeconfig file, or from the pod's service account.
+pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, CannotConnect> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let bad = |why: String| CannotConnect::Kubeconfig { path: path.clone(), why };
+            let file = Kubeconfig::read_from(path).map_err(|error| bad(error.to_string()))?;
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options)
+                .await
+                .map_err(|error| bad(error.to_string()))?
+        }
+        None => kube::Config::incluster().map_err(|error| CannotConnect::InCluster(error.to_string()))?,
+    };
+    // So that an operator finds these requests in the audit log.
+    let agent = HeaderValue::from_static(concat!("memory-observer/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
+    Client::try_from(config).map_err(|error| CannotConnect::InCluster(error.to_string()))
+}
+
+/// Watches until the receiver is gone. Failures are events, never the end. `came`: is told the owner of each new pod.
+pub async fn watch(client: Client, node: String, came: Option<mpsc::Sender<Uid>>, out: mpsc::Sender<Event>) {
+    let (wanted, asked) = mpsc::channel(1024);
+    tokio::join!(pods(client.clone(), &node, &out, wanted, came), owners(client, asked, &out));
+}
+
+fn event(what: EventKind) -> Event {
+    Event { at: clock::now(), what }
+}
+
+/// A pod whose owner is to be looked up.
+struct Wanted {
+    namespace: String,
+    controller: Reference,
+    asked: Instant,
+}
+
+async fn pods(
+    client: Client,
+    node: &str,
+    out: &mpsc::Sender<Event>,
+    wanted: mpsc::Sender<Wanted>,
+    came: Option<mpsc::Sender<Uid>>,
+) {
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
+    let mut stream = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
+    let mut known: HashMap<Uid, bool> = HashMap::new();
+    let mut away = false;
+    loop {
+        let next = stream.try_next().await;
+        let mut events = Vec::new();
+        match next {
+            Ok(Some(watcher::Event::Init)) => known.values_mut().for_each(|seen| *seen = false),
+            Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
+                let Some(pod) = pod::parse(&pod) else { continue };
+                let new = known.insert(pod.uid.clone(), true).is_none();
+                if let Some(controller) = pod.controller.clone().filter(|_| new)
+                    && controller.has_metadata()
+                {
+                    if let Some(came) = &came {
+                        let _ = came.try_send(controller.uid.clone()); // asked about with the next pod of its
+                    }
+                    // A full queue means more pods at once than a node holds; those stay without their owner's facts.
+                    let _ = wanted.try_send(Wanted {
+                        namespace: pod.namespace.clone(),
+                        controller,
+                        asked: Instant::now(),
+                    });
+                }
+                events.push(EventKind::Pod(Box::new(pod)));
+            }
+            Ok(Some(watcher::Event::InitDone)) => {
+                let gone = known.extract_if(|_, seen| !*seen).map(|(uid, _)| EventKind::PodGone { uid });
+                events.extend(gone);
+                events.push(EventKind::Api(ApiState::Synced));
+                away = false;
+                if known.is_empty() {
+                    tracing::warn!(
+                        "the Kubernetes API knows no pod of node {node}; if there are any, that is not its name, and containers stay \
+                         without names and causes: set node_name to the name of the Node object"
+                    );
+                }
+            }
+            Ok(Some(watcher::Event::Delete(pod))) => {
+                if let Some(uid) = pod.uid() {
+                    known.remove(&uid);
+                    events.extend(pod::parse(&pod).map(|pod| EventKind::Pod(Box::new(pod))));
+                    events.push(EventKind::PodGone { uid });
+                }
+            }
+            Ok(None) => return,
+            Err(error) if !std::mem::replace(&mut away, true) => events.push(EventKind::Api(refusal(&error))),
+            Err(error) => tracing::debug!(%error, "still no watch of the pods"),
+        }
+        for what in events {
+            if out.send(event(what)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn refusal(error: &watcher::Error) -> ApiState {
+    let text = error.to_string();
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if status.code == 403 =>
+        {
+            ApiState::Forbidden {
+                what: "to list and watch pods".into(),
+                lost: "containers are reported by uid, causes are unknown; grant the agent's ClusterRole"
+                    .into(),
+            }
+        }
+        _ => ApiState::Away { why: text.lines().next().unwrap_or_default().to_owned() },
+    }
+}
+
+/// Looks owners up, within the budget, each once for all its pods that come together.
+async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::Sender<Event>) {
+    let mut looked: HashMap<Uid, Instant> = HashMap::new();
+    let mut refused: HashMap<String, ()> = HashMap::new();
+    let mut next = Instant::now();
+    while let Some(Wanted { namespace, controller, asked }) = wanted.recv().await {
+        let now = Instant::now();
+        looked.retain(|_, at| *at + Duration::from_secs(60) > now);
+        // One look serves all pods of an owner that came before it; one made before a pod came knows nothing of it.
+        if looked.get(&controller.uid).is_some_and(|at| *at > asked) {
+            continue;
+        }
+        // Alone it is asked for at once; in a crowd, spread: by the uid, which is as good as chance.
+        let crowd = wanted.len().min(10) as u32;
+        let share =
+            controller.uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte)) % 1000;
+        next = next.max(now + JITTER * crowd / 10 * share / 1000);
+        let mut above = Some(controller);
+        while let Some(reference) = above.take() {
+            sleep_until(next).await;
+            looked.insert(reference.uid.clone(), Instant::now());
+            next = Instant::now() + Duration::from_secs(1) / BUDGET;
+            match look(&client, &namespace, &reference).await {
+                Ok(Some(found)) => {
+                    above = found.controller.clone().filter(Reference::has_metadata);
+                    if out.send(event(EventKind::Owner(Box::new(found)))).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let kind = reference.kind.clone();
+                    if refused.insert(kind.clone(), ()).is_none() {
+                        let state = ApiState::Forbidden {
+                            what: format!("or fails to get {kind} {}: {error}", reference.name),
+                            lost: "causes of its pods are less sure; grant the agent's ClusterRole".into(),
+                        };
+                        if out.send(event(EventKind::Api(state))).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `None`: it is gone.
+async fn look(
+    client: &Client,
+    namespace: &str,
+    reference: &Reference,
+) -> Result<Option<observer_core::model::kubernetes::Owner>, kube::Error> {
+    let api = metadata::api(client.clone(), namespace, reference);
+    let mut params = kube::api::GetParams { resource_version: Some("0".into()) };
+    for attempt in 1..=TRIES {
+        match api.get_metadata_opt_with(&reference.name, &params).await {
+            Ok(Some(found)) if found.metadata.uid.as_deref() == Some(&reference.uid) => {
+                return Ok(Some(owner::parse(&found.metadata, &reference.kind, clock::unix_seconds())));
+            }
+            // The cache may be behind the pod that names it.
+            Ok(_) => params = kube::api::GetParams::default(),
+            Err(kube::Error::Api(status)) => return Err(kube::Error::Api(status)),
+            Err(error) if attempt == TRIES => return Err(error),
+            Err(_) => {}
+        }
+        sleep(Duration::from_millis(300) * attempt).await;
+    }
+    Ok(None)
+}

@@ -1,0 +1,142 @@
+//! An agent asking: which workloads' pods have just come -> what happened to them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use http::{Request, Uri};
+use kube::Client;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::{clock, config::LedgerAddress, http::tls, ledger::Shared};
+use observer_core::model::{
+    event::{Event, EventKind},
+    kubernetes::{ApiState, ChangeRecord, Uid},
+};
+
+/// After a pod came: at once, and again when the controllers have told more (an autoscaler tells after it wrote).
+const AGAIN: [Duration; 5] = [
+    Duration::from_millis(200),
+    Duration::from_millis(1200),
+    Duration::from_secs(3),
+    Duration::from_secs(6),
+    Duration::from_secs(12),
+];
+/// Pods that come together are asked about together.
+const TOGETHER: Duration = Duration::from_millis(200);
+
+/// Whom to ask.
+pub enum Source {
+    Remote(Box<Client>),
+    /// The ledger in this very process.
+    Embedded(Shared),
+}
+
+impl Source {
+    /// The ledger of the cluster.
+    pub fn remote(address: &LedgerAddress) -> Result<Self, String> {
+        let bad = |what: &str, why: &dyn std::fmt::Display| {
+            format!("cannot ask the ledger: {what}: {why}; causes are less sure")
+        };
+        let uri: Uri = address.url.parse().map_err(|error| bad(&address.url, &error))?;
+        let pem =
+            std::fs::read(&address.ca).map_err(|error| bad(&address.ca.display().to_string(), &error))?;
+        let mut config = kube::Config::new(uri);
+        config.root_cert =
+            Some(tls::certificates(&pem).ok_or_else(|| bad("certificate authority", &"no PEM"))?);
+        config.auth_info.token_file = Some(address.token.display().to_string());
+        config.connect_timeout = Some(Duration::from_secs(5));
+        config.read_timeout = Some(Duration::from_secs(10));
+        Client::try_from(config)
+            .map(|client| Self::Remote(Box::new(client)))
+            .map_err(|error| bad("client", &error))
+    }
+
+    async fn records(&self, uids: &[Uid]) -> Result<Vec<ChangeRecord>, String> {
+        match self {
+            Source::Embedded(shared) => {
+                let book = shared.book();
+                Ok(uids.iter().filter_map(|uid| book.record(uid)).collect())
+            }
+            Source::Remote(client) => {
+                let request = Request::get(format!("/v1/records?uids={}", uids.join(",")))
+                    .body(Vec::new())
+                    .map_err(|error| error.to_string())?;
+                client.request(request).await.map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+/// Asks about the owners of pods as they come; ends when nobody tells of pods any more.
+pub async fn ask(source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::Sender<Event>) {
+    // When to ask next about whom, and how often it was asked.
+    let mut due: BTreeMap<Uid, (Instant, usize)> = BTreeMap::new();
+    let mut told: BTreeMap<Uid, ChangeRecord> = BTreeMap::new();
+    let mut away = false;
+    loop {
+        let next = due.values().map(|(at, _)| *at).min();
+        let wait = async {
+            match next {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            uid = came.recv() => match uid {
+                Some(uid) => {
+                    due.insert(uid, (Instant::now() + AGAIN[0], 0));
+                    continue;
+                }
+                None => return,
+            },
+            () = wait => {}
+        }
+        let now = Instant::now() + TOGETHER;
+        let due_now = |(_, (at, _)): &(&Uid, &(Instant, usize))| *at <= now;
+        let first: Vec<Uid> =
+            due.iter().filter(due_now).filter(|(_, due)| due.1 == 0).map(|(uid, _)| uid.clone()).collect();
+        let asked: Vec<Uid> = due.iter().filter(due_now).map(|(uid, _)| uid.clone()).collect();
+        let answer = source.records(&asked).await;
+        for uid in &asked {
+            let again = due.remove(uid).map_or(0, |(_, times)| times + 1);
+            if let Some(after) = AGAIN.get(again) {
+                due.insert(uid.clone(), (Instant::now() + *after - AGAIN[again - 1], again));
+            }
+        }
+        let events = match answer {
+            Ok(records) => {
+                away = false;
+                // The first answer after a pod came is told even if it is the same as before: it is about that pod.
+                let about_new = |record: &ChangeRecord| {
+                    first.contains(&record.workload.uid) || record.sets.iter().any(|set| first.contains(set))
+                };
+                let new = |record: &ChangeRecord| {
+                    told.get(&record.workload.uid) != Some(record) || about_new(record)
+                };
+                records.into_iter().filter(new).collect::<Vec<_>>()
+            }
+            Err(why) if !std::mem::replace(&mut away, true) => {
+                let what = format!("questions to the ledger, or the ledger does not answer: {why}");
+                let lost = "causes are told from one look at the owners, and are less sure".to_owned();
+                let state = EventKind::Api(ApiState::Forbidden { what, lost });
+                if out.send(Event { at: clock::now(), what: state }).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Err(_) => continue,
+        };
+        if told.len() > 1024 {
+            told.clear();
+        }
+        for record in events {
+            told.insert(record.workload.uid.clone(), record.clone());
+            let event = Event { at: clock::now(), what: EventKind::Record(Box::new(record)) };
+            if out.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The node as a source: PSI, meminfo, vmstat, and the observer's own cost.
+
+use std::{fs, io, path::Path};
+
+use procfs::{FromBufRead, Meminfo, MemoryPressure, VmStat};
+use rustix::time::ClockId;
+
+use crate::clock::nanos;
+use observer_core::model::event::{NodeReading, ObserverReading, Pressure};
+
+pub fn memory_total(proc: &Path) -> io::Result<u64> {
+    Ok(meminfo(proc)?.mem_total)
+}
+
+/// Unix time of the host's boot (`btime` of /proc/stat).
+pub fn booted(proc: &Path) -> Option<f64> {
+    let text = fs::read_to_string(proc.join("stat")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
+}
+
+/// `pods_available`: of the cgroup tree, which is read elsewhere.
+pub fn reading(proc: &Path, pods_available: Option<u64>) -> io::Result<NodeReading> {
+    let meminfo = meminfo(proc)?;
+    let vmstat: VmStat = parse(&proc.join("vmstat"))?;
+    let counter = |name: &str| vmstat.0.get(name).map_or(0, |value| (*value).max(0) as u64);
+    Ok(NodeReading {
+        available: meminfo.mem_available.unwrap_or(meminfo.mem_free),
+        pods_available,
+        free: meminfo.mem_free,
+        pressure: pressure(proc),
+        faults: counter("pgfault"),
+        major_faults: counter("pgmajfault"),
+        oom_kills: counter("oom_kill"),
+        direct_scanned_pages: counter("pgscan_direct"),
+    })
+}
+
+fn meminfo(proc: &Path) -> io::Result<Meminfo> {
+    parse(&proc.join("meminfo"))
+}
+
+/// `None`: the kernel has no PSI, or it is off (psi=0).
+fn pressure(proc: &Path) -> Option<Pressure> {
+    let pressure: MemoryPressure = parse(&proc.join("pressure/memory")).ok()?;
+    Some(Pressure { some_ns: pressure.some.total * 1_000, full_ns: pressure.full.total * 1_000 })
+}
+
+fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
+    let text = fs::read(path)?;
+    T::from_buf_read(text.as_slice())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
+}
+
+/// Resident memory and processor time of this process.
+pub fn observer() -> ObserverReading {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    ObserverReading {
+        resident: pages * rustix::param::page_size() as u64,
+        cpu_ns: nanos(ClockId::ProcessCPUTime),
+    }
+}
