@@ -138,7 +138,8 @@ impl Daemon {
 pub fn get(url: &str) -> Result<String> {
     let bounded = ureq::get(url).config().timeout_global(Some(Duration::from_secs(10))).build();
     let mut response = bounded.call().with_context(|| format!("GET {url}"))?;
-    response.body_mut().read_to_string().with_context(|| format!("GET {url}"))
+    // A node of thousands of containers answers with tens of MiB.
+    response.body_mut().with_config().limit(1 << 30).read_to_string().with_context(|| format!("GET {url}"))
 }
 
 /// Sum over the samples of one family in the text format; `None` if there is no such sample.

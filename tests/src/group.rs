@@ -1,9 +1,11 @@
 //! A memory cgroup made for a test, v1 or v2, with processes put into it before they exec.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -56,9 +58,8 @@ impl Tree {
         !self.v1 && probe.is_ok_and(|probe| fs::read(probe.directory.join("memory.pressure")).is_ok())
     }
 
-    /// Makes `/<path>`, parents too; what was made is removed on drop, parents only if they are empty then.
+    /// Makes `/<path>`, parents too; what was made is removed on drop, parents with the last group below them.
     pub fn group(&self, path: &str) -> Result<Group> {
-        let mut made = Vec::new();
         let mut directory = self.root.clone();
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         for part in &parts {
@@ -70,11 +71,21 @@ impl Tree {
             if !directory.is_dir() {
                 fs::create_dir(&directory)
                     .with_context(|| format!("cannot make cgroup {}", directory.display()))?;
-                made.push(directory.clone());
+                made().insert(directory.clone(), 0);
             }
         }
-        Ok(Group { directory, path: format!("/{}", parts.join("/")), v1: self.v1, made })
+        if let Some(holders) = made().get_mut(&directory) {
+            *holders += 1;
+        }
+        Ok(Group { held: true, directory, path: format!("/{}", parts.join("/")), v1: self.v1 })
     }
+}
+
+/// What this process made and has not removed, and how many `Group`s each directory has. Groups share parents: the last one
+/// below a parent that has none of its own removes it, whichever made it.
+fn made() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
+    static MADE: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
+    MADE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
@@ -82,7 +93,8 @@ pub struct Group {
     directory: PathBuf,
     path: String,
     v1: bool,
-    made: Vec<PathBuf>,
+    /// It is counted among the holders of its directory.
+    held: bool,
 }
 
 impl Group {
@@ -159,32 +171,76 @@ impl Group {
     /// Kills what is in it and removes it; gives up after two seconds.
     pub fn remove(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(2);
-        while let Some(last) = self.made.last().cloned() {
-            if last == self.directory {
-                for pid in self.pids() {
-                    if let Some(pid) = Pid::from_raw(pid) {
-                        let _ = kill_process(pid, Signal::KILL); // gone already is what is wanted
-                    }
-                }
+        if !std::mem::take(&mut self.held) || !is_last(&self.directory) {
+            return;
+        }
+        while !removed(&self.directory) {
+            if Instant::now() > deadline {
+                return;
             }
-            match fs::remove_dir(&last) {
-                Ok(()) => {
-                    self.made.pop();
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    self.made.pop();
-                }
-                // A parent that others still use is theirs to remove.
-                Err(_) if last != self.directory => return,
-                Err(_) if Instant::now() > deadline => return,
-                Err(_) => sleep(Duration::from_millis(10)),
+            for pid in self.pids().into_iter().filter_map(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL); // gone already is what is wanted
             }
+            sleep(Duration::from_millis(10));
+        }
+        let mut above = self.directory.parent();
+        while let Some(parent) = above {
+            let unheld = made().get(parent) == Some(&0);
+            if !unheld || !removed(parent) {
+                return; // others still use it
+            }
+            above = parent.parent();
         }
     }
+}
+
+/// One holder less; whether the directory is this process's and has none any more.
+fn is_last(directory: &Path) -> bool {
+    let mut made = made();
+    let Some(holders) = made.get_mut(directory) else { return false };
+    *holders = holders.saturating_sub(1);
+    *holders == 0
+}
+
+fn removed(directory: &Path) -> bool {
+    let gone = match fs::remove_dir(directory) {
+        Ok(()) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if gone {
+        made().remove(directory);
+    }
+    gone
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_group_below_a_parent_removes_it() {
+        let root = std::env::temp_dir().join(format!("observer-groups-{}", std::process::id()));
+        fs::create_dir_all(root.join("theirs")).unwrap();
+        let tree = Tree { root: root.clone(), v1: true };
+        let groups = ["a/b/1", "a/b/2", "a/3", "theirs/4"].map(|path| tree.group(path).unwrap());
+        let [one, two, three, four] = groups;
+        drop(one); // it made both parents
+        assert!(root.join("a/b/2").is_dir());
+        drop(two);
+        assert!(!root.join("a/b").exists());
+        let a = tree.group("a").unwrap();
+        drop(three);
+        assert!(root.join("a").is_dir(), "it is held");
+        drop(a);
+        drop(four);
+        let left: Vec<_> = fs::read_dir(&root).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["theirs"]);
+        fs::remove_dir_all(root).unwrap();
     }
 }

@@ -1,8 +1,11 @@
-//! What the live tests, the demo and the benchmarks share: memory cgroups of their own, processes in them, and the
-//! daemon under test. Everything made here is removed again when dropped.
+//! What the live tests, the cluster's tests, the demo, the tasks and the benchmarks share: memory cgroups of their own,
+//! processes in them, the daemon under test, a Kubernetes to deploy it to. What a test made is removed when dropped.
 
+pub mod cluster;
 pub mod daemon;
 pub mod group;
+pub mod oci;
 pub mod prometheus;
+pub mod shell;
 #[cfg(feature = "bench")]
 pub mod synthetic;

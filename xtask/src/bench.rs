@@ -1,6 +1,6 @@
 //! Measurements. Never part of the tests: a timed test is a coin toss.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 
@@ -47,8 +47,7 @@ pub fn bench(options: &Options) -> Result<()> {
         What::Fleet { args } => {
             let observer = run::build()?;
             shell::apt(&["prometheus"])?;
-            build_benches()?;
-            let bench = run::target().join("release/bench-fleet");
+            let bench = build_bench("bench-fleet")?;
             let mut fleet = Command::new(bench);
             shell::run(fleet.arg("--observer").arg(observer).arg("--scratch").arg(run::target()).args(args))
         }
@@ -60,18 +59,18 @@ pub fn bench(options: &Options) -> Result<()> {
             {
                 eprintln!("no bpftrace: {error:#}");
             }
-            build_benches()?;
+            let bench = build_bench("bench-faults")?;
             let null = shell::root().join("target/bpf/null.o");
-            let bench = run::target().join("release/bench-faults");
             shell::run(Command::new(bench).arg("--null").arg(null).args(args))
         }
     }
 }
 
-fn build_benches() -> Result<()> {
+/// Built beside the observer and the workload, which it starts.
+fn build_bench(name: &str) -> Result<PathBuf> {
     let mut build = shell::cargo();
-    build.args(["build", "--release", "--quiet", "--package", "observer-tests"]);
-    shell::run(build.args(["--features", "bench", "--bins"]))
+    build.args(["build", "--release", "--package", "observer-tests", "--features", "bench", "--bins"]);
+    shell::executable(&mut build, name)
 }
 
 /// One that needs no kernel.

@@ -11,6 +11,11 @@ use crate::{
 
 const TARGET: &str = "bpfel-unknown-none";
 
+/// Where the object is put.
+pub fn object() -> PathBuf {
+    shell::root().join("target/bpf/observer-ebpf.o")
+}
+
 /// Returns the object's path. Builds only what changed.
 pub fn build_ebpf() -> Result<PathBuf> {
     let chain = setup::tool_chain()?;
@@ -46,5 +51,5 @@ pub fn build_ebpf() -> Result<PathBuf> {
             fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
         }
     }
-    Ok(directory.join("observer-ebpf.o"))
+    Ok(object())
 }

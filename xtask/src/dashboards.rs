@@ -472,21 +472,6 @@ pub fn files() -> Vec<(PathBuf, String)> {
     DASHBOARDS.iter().map(file).collect()
 }
 
-/// Every query, with the panel or mark that asks it; a mark's as it is drawn, over time.
-pub fn queries() -> impl Iterator<Item = (String, String)> {
-    DASHBOARDS.iter().flat_map(|dashboard| {
-        let of_panels = dashboard
-            .panels
-            .iter()
-            .flat_map(|panel| panel.queries.iter().map(|(_, query)| (panel.title, (*query).to_owned())));
-        let of_marks = dashboard
-            .marks
-            .iter()
-            .map(|mark| (mark.name, format!("last_over_time(({})[1h:{STEP}])", mark.query)));
-        of_panels.chain(of_marks).map(|(asker, query)| (format!("{}, {asker}", dashboard.title), query))
-    })
-}
-
 fn json(dashboard: &Dashboard) -> Value {
     let mut variables = vec![json!({"name": "datasource", "type": "datasource", "query": "prometheus"})];
     for (name, query) in dashboard.variables {

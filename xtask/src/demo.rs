@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     process::{Child, Command},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -55,7 +55,13 @@ const SHARED: &[Shared] = &[Shared { name: "pair", limit_mib: 180 }];
 const NEEDS_MIB: u64 = 2048;
 const ROOT: &str = "observer-demo";
 
-pub fn demo(observer: &Path, seconds: u64, args: &[String], interrupted: &AtomicBool) -> Result<()> {
+pub fn demo(
+    observer: &Path,
+    workload: &Path,
+    seconds: u64,
+    args: &[String],
+    interrupted: &AtomicBool,
+) -> Result<()> {
     let tree = Tree::find().context("the demo needs memory cgroups: run as root")?;
     let available = available_mib()?;
     if available < NEEDS_MIB {
@@ -66,18 +72,44 @@ pub fn demo(observer: &Path, seconds: u64, args: &[String], interrupted: &Atomic
         .args(args)
         .spawn()
         .with_context(|| format!("cannot start {}", observer.display()))?;
-    sleep(Duration::from_secs(1));
-    if let Some(status) = daemon.try_wait()? {
-        bail!("the observer ended with {status}");
-    }
-    println!("\nThe page: http://127.0.0.1:9843/   The demo takes {seconds} s; Ctrl-C ends it.\n");
-    let done = Stage::new(tree, ROOT, CAST, SHARED).and_then(|mut stage| stage.play(seconds, interrupted));
-    if done.is_ok() {
-        println!("\nWhat /metrics says now of the workloads:\n");
-        show_metrics();
-    }
+    let base = format!("http://{}", listen(args));
+    let play = |daemon: &mut Child| -> Result<()> {
+        answers(&base, daemon)?;
+        println!("\nThe page is up: {base}/   The demo takes {seconds} s; Ctrl-C ends it.\n");
+        Stage::new(tree, ROOT, workload, CAST, SHARED)?.play(seconds, interrupted)?;
+        // Interrupted, the observer has ended too.
+        if interrupted.load(Ordering::Relaxed) { Ok(()) } else { show_metrics(&base) }
+    };
+    let done = play(&mut daemon);
     stop(&mut daemon)?;
     done
+}
+
+/// The address of the page, where it is given on the command line.
+fn listen(args: &[String]) -> &str {
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        match arg.strip_prefix("--listen") {
+            Some("") => return args.next().unwrap_or_default(),
+            Some(rest) => return rest.trim_start_matches('='),
+            None => {}
+        }
+    }
+    "127.0.0.1:9843"
+}
+
+fn answers(base: &str, daemon: &mut Child) -> Result<()> {
+    let began = Instant::now();
+    while observer_tests::daemon::get(&format!("{base}/healthz")).is_err() {
+        if let Some(status) = daemon.try_wait()? {
+            bail!("the observer ended with {status}");
+        }
+        if began.elapsed() > Duration::from_secs(30) {
+            bail!("{base}/ does not answer after 30 s");
+        }
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// SIGTERM, and time to drain.
@@ -100,8 +132,18 @@ fn available_mib() -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0) / 1024)
 }
 
-fn show_metrics() {
-    let text = observer_tests::daemon::get("http://127.0.0.1:9843/metrics").unwrap_or_default();
+fn show_metrics(base: &str) -> Result<()> {
+    println!("\nWhat /metrics says now of the workloads:\n");
+    let text = observer_tests::daemon::get(&format!("{base}/metrics"))?;
+    let shown = of_the_demo(&text);
+    if shown.is_empty() {
+        bail!("nothing: {}", why_nothing(&text));
+    }
+    println!("{}", shown.join("\n"));
+    Ok(())
+}
+
+fn of_the_demo(exposition: &str) -> Vec<&str> {
     let wanted = [
         "observer_workload_starts_total",
         "observer_workload_oom_kills_total",
@@ -113,7 +155,18 @@ fn show_metrics() {
     let of_the_demo = |line: &&str| {
         line.contains(ROOT) && wanted.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0")
     };
-    for line in text.lines().filter(of_the_demo) {
-        println!("{line}");
-    }
+    exposition.lines().filter(of_the_demo).collect()
+}
+
+/// What the observer holds instead, and what it had to drop.
+fn why_nothing(exposition: &str) -> String {
+    let containers = observer_tests::daemon::sum(exposition, "observer_node_containers", &[]).unwrap_or(0.0);
+    let lost: Vec<&str> = exposition
+        .lines()
+        .filter(|line| line.starts_with("observer_lost_total") && !line.ends_with(" 0"))
+        .collect();
+    format!(
+        "the observer watches {containers} containers, none of them the demo's; what it lost: {}",
+        if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") }
+    )
 }

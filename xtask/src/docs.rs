@@ -5,15 +5,14 @@ use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
-use crate::{dashboards, run, shell};
+use crate::{dashboards, shell};
 
 pub fn docs() -> Result<()> {
     let mut build = shell::cargo();
-    build.args(["build", "--quiet", "--package", "observer"]);
-    shell::run(&mut build)?;
+    let observer = shell::executable(build.args(["build", "--quiet", "--package", "observer"]), "observer")?;
     let mut files = deployed()?;
     for name in ["metrics", "probes"] {
-        let text = shell::output(Command::new(run::target().join("debug/observer")).args(["docs", name]))?;
+        let text = shell::output(Command::new(&observer).args(["docs", name]))?;
         files.push((shell::root().join(format!("docs/{name}.md")), text));
     }
     for (path, text) in files {

@@ -1,14 +1,13 @@
 //! The container image: the observer alone, statically linked, in an empty file system; a tar file, made without an engine.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::{
-    build_ebpf, oci, run,
+    build_ebpf,
+    oci::{self, NAME},
+    run,
     statics::{self, Arch},
 };
 
@@ -21,9 +20,6 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Arch::host())]
     arch: Arch,
 }
-
-/// What deploy/ asks for.
-pub const NAME: &str = concat!("memory-observer:", env!("CARGO_PKG_VERSION"));
 
 impl Options {
     pub fn of(arch: Arch) -> Self {
@@ -38,13 +34,9 @@ pub fn image(options: &Options) -> Result<PathBuf> {
     } else {
         format!("image-{}.tar", options.arch.name())
     });
-    write(&to, &options.name, options.arch, statics::release("observer", options.arch)?)?;
+    let observer = statics::release("observer", options.arch)?;
+    oci::write(&to, &options.name, options.arch.name(), &[("observer", observer)], &["/observer"])?;
     let size = fs::metadata(&to).with_context(|| format!("cannot read {}", to.display()))?.len();
     println!("{}: {}, {:.1} MiB", to.display(), options.name, size as f64 / 1048576.0);
     Ok(to)
-}
-
-/// An image that holds this binary.
-pub fn write(to: &Path, name: &str, arch: Arch, observer: PathBuf) -> Result<()> {
-    oci::write(to, name, arch, &[("observer", observer)], &["/observer"])
 }

@@ -7,12 +7,10 @@ mod dashboards;
 mod demo;
 mod docs;
 mod image;
-mod oci;
 mod record;
 mod release;
 mod run;
 mod setup;
-mod shell;
 mod stage;
 mod statics;
 mod test;
@@ -21,6 +19,7 @@ mod vm;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use observer_tests::{oci, shell};
 
 /// Tasks of the memory observer. `run` and `test` do everything needed on a fresh machine.
 #[derive(Parser)]

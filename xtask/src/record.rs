@@ -144,7 +144,8 @@ pub fn record(options: &Options) -> Result<()> {
 }
 
 fn play(case: &Case, observer: &Path, raw: &Path) -> Result<()> {
-    let mut stage = Stage::new(Tree::find()?, ROOT, case.cast, case.shared)?;
+    let workload = run::workload("release")?;
+    let mut stage = Stage::new(Tree::find()?, ROOT, &workload, case.cast, case.shared)?;
     let never = AtomicBool::new(false);
     let start = || {
         let mut command = Command::new(observer);

@@ -9,8 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use observer_tests::cluster::binaries;
+
 use crate::{
-    cluster, dashboards, image, oci, run, shell,
+    dashboards, image, oci, run, shell,
     statics::{self, Arch},
 };
 
@@ -42,7 +44,7 @@ pub fn release(options: &Options) -> Result<()> {
     versions()?;
     step("the forge can read the workflow");
     shell::apt(&["shellcheck"])?;
-    shell::output(Command::new(cluster::actionlint()?).arg(shell::root().join(WORKFLOW)))?;
+    shell::output(Command::new(binaries::actionlint()?).arg(shell::root().join(WORKFLOW)))?;
     for arch in Arch::ALL {
         step(&format!("image for {}", arch.name()));
         let tar = image::image(&image::Options::of(arch))?;
@@ -55,12 +57,12 @@ pub fn release(options: &Options) -> Result<()> {
     step("chart");
     let chart = shell::root().join("deploy/chart");
     shell::output(
-        Command::new(cluster::tool("helm")?).arg("package").arg(&chart).arg("--destination").arg(&to),
+        Command::new(binaries::tool("helm")?).arg("package").arg(&chart).arg("--destination").arg(&to),
     )?;
     step("manifests");
     for (overlay, file) in [("", "install.yaml"), ("ledger", "install-with-ledger.yaml")] {
         let path = shell::root().join("deploy").join(overlay);
-        let text = shell::output(Command::new(cluster::tool("kubectl")?).arg("kustomize").arg(path))?;
+        let text = shell::output(Command::new(binaries::tool("kubectl")?).arg("kustomize").arg(path))?;
         fs::write(to.join(file), text)?;
     }
     step("rules and dashboards");

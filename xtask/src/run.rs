@@ -7,9 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{build_ebpf, demo, shell};
 
@@ -27,33 +28,76 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let observer = build()?;
     let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    // The observer is in the same process group and gets Ctrl-C itself; this task only must outlive it.
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
     if options.demo {
-        return demo::demo(&observer, options.seconds, &options.args, &interrupted);
+        let observer = build_for_demo()?;
+        let workload = workload(DEMO)?;
+        outlive(&interrupted)?;
+        return demo::demo(&observer, &workload, options.seconds, &options.args, &interrupted);
     }
+    let observer = build()?;
+    outlive(&interrupted)?;
     if !shell::is_root() {
         eprintln!(
             "not root: the probes need CAP_BPF and CAP_PERFMON; what cgroup files tell will be measured"
         );
     }
-    eprintln!("starting the observer; the page is at http://127.0.0.1:9843/ ; stop with Ctrl-C");
+    eprintln!("starting the observer: it prints where its page is; stop with Ctrl-C");
     shell::run(Command::new(observer).arg("run").args(&options.args))
 }
 
+/// The observer is in the same process group and gets Ctrl-C itself; this task only must outlive it.
+fn outlive(interrupted: &Arc<AtomicBool>) -> Result<()> {
+    let flag = Arc::clone(interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")
+}
+
+/// Processor seconds of the first build, of some three hundred crates.
+const RELEASE_CPU_SECONDS: u64 = 450;
+const DEMO_CPU_SECONDS: u64 = 270;
+
 /// The release binary with the programs in it.
 pub fn build() -> Result<PathBuf> {
-    eprintln!("building the eBPF programs");
     build_ebpf::build_ebpf()?;
-    eprintln!("building the observer (the first time takes a minute or two)");
-    let mut build = shell::cargo();
-    build.args(["build", "--release", "--quiet", "--package", "observer", "--package", "observer-tests"]);
-    shell::run(&mut build)?;
-    Ok(target().join("release/observer"))
+    announce("release", RELEASE_CPU_SECONDS);
+    executable("release", "observer")
 }
+
+/// What plays a workload, in the same way.
+pub fn workload(profile: &str) -> Result<PathBuf> {
+    executable(profile, "workload")
+}
+
+fn announce(profile: &str, cpu_seconds: u64) {
+    if target().join(profile).exists() {
+        return eprintln!("building the observer");
+    }
+    let processors = thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let minutes = cpu_seconds.div_ceil(60 * processors);
+    eprintln!("building the observer for the first time: {minutes} min on {processors} processor(s)");
+}
+
+/// All that runs is built at once, so that what it shares is compiled once.
+fn executable(profile: &str, name: &str) -> Result<PathBuf> {
+    let mut build = shell::cargo();
+    build.args(["build", "--profile", profile, "--package", "observer", "--package", "observer-tests"]);
+    shell::executable(build.args(["--bin", "observer", "--bin", "workload"]), name)
+}
+
+/// The daemon, as fast as it can be had: optimised little, the tool chain of the eBPF programs set up meanwhile.
+fn build_for_demo() -> Result<PathBuf> {
+    let first = !build_ebpf::object().is_file();
+    let ebpf = thread::spawn(build_ebpf::build_ebpf);
+    announce(DEMO, DEMO_CPU_SECONDS);
+    if first {
+        // Without the programs; what embeds them is a small part of it all, and is built again.
+        executable(DEMO, "observer")?;
+    }
+    ebpf.join().unwrap_or_else(|_| bail!("building the eBPF programs panicked"))?;
+    executable(DEMO, "observer")
+}
+
+const DEMO: &str = "demo";
 
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from)

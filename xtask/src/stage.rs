@@ -1,7 +1,7 @@
 //! Plays scenes: real processes in memory cgroups of their own, each entering at its second.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Child,
     sync::atomic::{AtomicBool, Ordering},
     thread::sleep,
@@ -10,8 +10,6 @@ use std::{
 
 use anyhow::Result;
 use observer_tests::group::{Group, Tree};
-
-use crate::run;
 
 /// One process in one cgroup.
 #[derive(Clone, Copy)]
@@ -47,6 +45,7 @@ pub struct Shared {
 pub struct Stage {
     tree: Tree,
     root: &'static str,
+    workload: PathBuf,
     cast: Vec<(Role, Option<(Group, Child)>)>,
     // Made first, removed last.
     _shared: Vec<Group>,
@@ -54,7 +53,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new(tree: Tree, root: &'static str, cast: &[Role], shared: &[Shared]) -> Result<Self> {
+    pub fn new(
+        tree: Tree,
+        root: &'static str,
+        workload: &Path,
+        cast: &[Role],
+        shared: &[Shared],
+    ) -> Result<Self> {
         let made = tree.group(root)?;
         let mut groups = Vec::new();
         for shared in shared {
@@ -63,7 +68,7 @@ impl Stage {
             groups.push(group);
         }
         let cast = cast.iter().map(|role| (*role, None)).collect();
-        Ok(Self { tree, root, cast, _shared: groups, _root: made })
+        Ok(Self { tree, root, workload: workload.to_owned(), cast, _shared: groups, _root: made })
     }
 
     /// Lets everyone enter at their time, until `seconds` are over or someone interrupts; then all leave.
@@ -108,8 +113,7 @@ impl Stage {
             group.limit(limit << 20)?;
         }
         let args: Vec<&str> = role.args.split(' ').collect();
-        let workload: PathBuf = run::target().join("release/workload");
-        let child = group.spawn(&workload, &args)?;
+        let child = group.spawn(&self.workload, &args)?;
         Ok((group, child))
     }
 }

@@ -1,12 +1,8 @@
 //! The project's programs linked statically: they run in a bare initramfs and in an empty container image.
 
-use std::{
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{path::PathBuf, process::Command};
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
 use crate::{run, shell};
 
@@ -87,14 +83,14 @@ pub fn program(name: &str) -> Result<PathBuf> {
 pub fn program_for(arch: Arch, name: &str) -> Result<PathBuf> {
     let mut build = cargo(arch)?;
     build.args(["build", "--workspace", "--bins", "--examples"]);
-    executable(&mut build, name)
+    shell::executable(build.arg("--quiet"), name)
 }
 
 /// The live tests as a program.
 pub fn live_tests(arch: Arch) -> Result<PathBuf> {
     let mut build = cargo(arch)?;
     build.args(["test", "--no-run", "--workspace", "--test", "live"]);
-    executable(&mut build, "live")
+    shell::executable(build.arg("--quiet"), "live")
 }
 
 /// Cargo, for whatever is tested: one set of artifacts serves the tests here, in virtual machines and on the cluster.
@@ -122,22 +118,5 @@ pub fn release(name: &str, arch: Arch) -> Result<PathBuf> {
         ("CARGO_PROFILE_RELEASE_DEBUG", "false"),
         ("CARGO_PROFILE_RELEASE_STRIP", "symbols"),
     ]);
-    executable(&mut build, name)
-}
-
-/// Runs cargo, which says what it built and where.
-fn executable(build: &mut Command, name: &str) -> Result<PathBuf> {
-    build.args(["--quiet", "--message-format", "json-render-diagnostics"]);
-    build.stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = build.output().context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("`{}` failed", shell::show(build));
-    }
-    let path = |line: &str| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"].as_str()? == name)
-            .then(|| message["executable"].as_str().map(PathBuf::from))?
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().find_map(path).with_context(|| format!("cargo built no {name}"))
+    shell::executable(build.arg("--quiet"), name)
 }

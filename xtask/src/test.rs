@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use observer_tests::cluster::{control, missing, prepare};
 
 use crate::{
     build_ebpf, cluster, shell,
@@ -39,7 +40,7 @@ pub fn test(options: &Options) -> Result<()> {
     let mut tally = Tally { began: Instant::now(), passed: 0, failed: Vec::new(), skipped: Vec::new() };
     let live = !options.quick;
     // Go's compiler beside Rust's: either waits for its last link alone.
-    let kubernetes = (live && cluster::missing().is_none()).then(|| thread::spawn(cluster::prepare));
+    let kubernetes = (live && missing().is_none()).then(|| thread::spawn(prepare));
     tally.step("formatting", shell::cargo().args(["fmt", "--all", "--check"]));
     match build_ebpf::build_ebpf() {
         Ok(_) => tally.passed += 1,
@@ -66,13 +67,9 @@ pub fn test(options: &Options) -> Result<()> {
         tally.tests(name, cargo()?.args(["test", "--workspace", "--test", name]));
     }
     if options.quick {
-        tally.skipped.push("kernels in virtual machines: --quick".to_owned());
+        tally.skipped.extend(["kernels in virtual machines: --quick", "cluster: --quick"].map(str::to_owned));
     } else {
         tally.machines();
-    }
-    if options.quick {
-        tally.skipped.push("Kubernetes: --quick".to_owned());
-    } else {
         tally.cluster();
     }
     tally.close()
@@ -129,15 +126,20 @@ impl Tally {
         }
     }
 
-    /// Causes and outages on a real Kubernetes. Where one cannot be had, skipped with the reason.
+    /// On a real Kubernetes. Where one cannot be had each test says so and is skipped.
     fn cluster(&mut self) {
-        self.begin("Kubernetes");
-        if let Some(missing) = cluster::missing() {
-            return self.skipped.push(format!("Kubernetes: {missing}"));
+        if missing().is_none() {
+            self.begin("start of the cluster");
+            if let Err(error) = cluster::up() {
+                return self.fail("start of the cluster", &format!("{error:#}"));
+            }
         }
-        match cluster::test_all() {
-            Ok(passed) => self.passed += passed,
-            Err(error) => self.fail("Kubernetes", &format!("{error:#}")),
+        match cluster::tests(&cluster::Selection::default()) {
+            Ok(mut tests) => self.tests("cluster", &mut tests),
+            Err(error) => self.fail("cluster", &format!("{error:#}")),
+        }
+        if let Err(error) = control::down() {
+            self.fail("end of the cluster", &format!("{error:#}"));
         }
     }
 

@@ -11,13 +11,16 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::statics::Arch;
+/// What the observer's image is named in deploy/.
+pub const NAME: &str = concat!("memory-observer:", env!("CARGO_PKG_VERSION"));
+/// This machine's processor architecture, as images name it.
+pub const HOST: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// Writes an image with these executables in its root.
 pub fn write(
     to: &Path,
     name: &str,
-    arch: Arch,
+    arch: &str,
     files: &[(&str, PathBuf)],
     entrypoint: &[&str],
 ) -> Result<()> {
@@ -29,7 +32,7 @@ pub fn write(
     let layer = layer.into_inner()?;
     let digest = hex(&layer);
     let config = json!({
-        "architecture": arch.name(),
+        "architecture": arch,
         "os": "linux",
         "config": { "Entrypoint": entrypoint },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },

@@ -4,10 +4,14 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Cluster, HOME};
-use crate::shell;
+use observer_tests::{
+    cluster::{Cluster, HOME},
+    shell,
+};
 
-struct Case {
+use crate::{Case, Deployed, Suite, case};
+
+struct Lack {
     what: &'static str,
     /// In the manifest: this text becomes that.
     change: (&'static str, &'static str),
@@ -17,14 +21,14 @@ struct Case {
 
 const SECCOMP: &str = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["bpf"],"action":"SCMP_ACT_ERRNO","errnoRet":1}]}"#;
 
-const CASES: &[Case] = &[
-    Case {
+const LACKS: &[Lack] = &[
+    Lack {
         what: "CAP_PERFMON is missing",
         change: ("            - PERFMON\n", ""),
         says: "not ready: required probe oom_kill is unsupported (no CAP_PERFMON: ",
         ready: false,
     },
-    Case {
+    Lack {
         what: "seccomp forbids bpf()",
         change: (
             "            type: RuntimeDefault\n",
@@ -33,19 +37,19 @@ const CASES: &[Case] = &[
         says: "not ready: required probe oom_kill is broken (cannot load the eBPF object",
         ready: false,
     },
-    Case {
+    Lack {
         what: "the cgroup tree is not mounted",
         change: ("          path: /sys/fs/cgroup\n", "          path: /sys/kernel/mm\n"),
         says: "is no cgroup directory with a memory controller",
         ready: false,
     },
-    Case {
+    Lack {
         what: "the node's name is wrong",
         change: ("fieldPath: spec.nodeName", "fieldPath: metadata.name"),
         says: "the Kubernetes API knows no pod of node observer-",
         ready: true,
     },
-    Case {
+    Lack {
         what: "the ClusterRole is not bound",
         change: ("kind: ServiceAccount\n  name: observer\n", "kind: ServiceAccount\n  name: nobody\n"),
         says: "the Kubernetes API forbids to list and watch pods",
@@ -53,38 +57,47 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// Needs the image. Leaves nothing but the namespace.
-pub fn test(cluster: &Cluster) -> Result<u32> {
+pub fn cases() -> Vec<Case> {
+    let name = |lack: &Lack| format!("deploy::while_{}", lack.what.replace(' ', "_"));
+    LACKS.iter().map(|lack| case(name(lack), Deployed::Nothing, |suite| play(suite, lack))).collect()
+}
+
+/// Leaves nothing but the namespace.
+fn play(suite: &Suite, lack: &Lack) -> Result<()> {
+    suite.import_image()?;
+    let cluster = &suite.cluster;
     let profiles = Path::new(HOME).join("kubelet/seccomp");
     fs::create_dir_all(&profiles)?;
     fs::write(profiles.join("no-bpf.json"), SECCOMP)?;
     let deploy = shell::root().join("deploy").display().to_string();
     let manifest = cluster.kubectl(&["kustomize", &deploy])?;
-    for case in CASES {
-        let (from, to) = case.change;
-        ensure!(manifest.matches(from).count() == 1, "{}: the manifest has not once `{from}`", case.what);
-        cluster.apply(&manifest.replace(from, to))?;
-        let told =
-            cluster.wait(case.what, Duration::from_secs(60), || Ok(said(cluster)?.contains(case.says)));
-        told.with_context(|| format!("it should have said `{}`, and said {:?}", case.says, said(cluster)))?;
-        let ready = || -> Result<bool> {
-            let ready = "jsonpath={.items[*].status.containerStatuses[*].ready}";
-            Ok(cluster.kubectl(&["get", "pods", "-n", "observer", "-o", ready])? == "true")
-        };
-        if case.ready {
-            cluster.wait("readiness", Duration::from_secs(30), ready)?;
-        } else {
-            ensure!(!ready()?, "{}: it is ready all the same", case.what);
-        }
-        println!("test deployed_while_{} ... ok", case.what.replace(' ', "_"));
-        cluster.kubectl(&["delete", "daemonset", "observer", "-n", "observer"])?;
-        // Bindings cannot be changed, only made anew.
-        cluster.kubectl(&["delete", "clusterrolebinding", "observer"])?;
-        cluster.wait("the pod to go", Duration::from_secs(60), || {
-            Ok(cluster.kubectl(&["get", "pods", "-n", "observer", "-o", "name"])?.is_empty())
-        })?;
+    let (from, to) = lack.change;
+    ensure!(manifest.matches(from).count() == 1, "{}: the manifest has not once `{from}`", lack.what);
+    cluster.apply(&manifest.replace(from, to))?;
+    let seen = reports(cluster, lack);
+    cluster.kubectl(&["delete", "daemonset", "observer", "-n", "observer"])?;
+    // Bindings cannot be changed, only made anew.
+    cluster.kubectl(&["delete", "clusterrolebinding", "observer"])?;
+    cluster.wait("the pod to go", Duration::from_secs(60), || {
+        Ok(cluster.kubectl(&["get", "pods", "-n", "observer", "-o", "name"])?.is_empty())
+    })?;
+    seen
+}
+
+fn reports(cluster: &Cluster, lack: &Lack) -> Result<()> {
+    cluster
+        .wait(lack.what, Duration::from_secs(60), || Ok(said(cluster)?.contains(lack.says)))
+        .with_context(|| format!("it should have said `{}`, and said {:?}", lack.says, said(cluster)))?;
+    let ready = || -> Result<bool> {
+        let ready = "jsonpath={.items[*].status.containerStatuses[*].ready}";
+        Ok(cluster.kubectl(&["get", "pods", "-n", "observer", "-o", ready])? == "true")
+    };
+    if lack.ready {
+        cluster.wait("readiness", Duration::from_secs(30), ready)
+    } else {
+        ensure!(!ready()?, "{}: it is ready all the same", lack.what);
+        Ok(())
     }
-    Ok(CASES.len() as u32)
 }
 
 /// Of the run now, or, where it ends at once, of the one before.

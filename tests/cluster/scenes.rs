@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Cluster, HOME, control::IMAGE};
+use observer_tests::cluster::{Cluster, HOME, control::IMAGE};
 
 /// In this namespace, containers that started in this time started because of this.
 #[derive(Clone, Debug)]
@@ -24,24 +24,32 @@ pub struct Truth {
 pub struct Scene {
     pub name: &'static str,
     pub play: fn(&mut Stage) -> Result<()>,
+    /// Why it is played only on request.
+    pub on_request: Option<&'static str>,
+}
+
+const fn scene(name: &'static str, play: fn(&mut Stage) -> Result<()>) -> Scene {
+    Scene { name, play, on_request: None }
 }
 
 pub const SCENES: &[Scene] = &[
-    Scene { name: "deploy", play: deploy },
-    Scene { name: "slow-rollout", play: slow_rollout },
-    Scene { name: "hpa", play: hpa },
-    Scene { name: KEDA_STAGED, play: keda },
-    Scene { name: "bot", play: bot },
-    Scene { name: "sts", play: stateful },
-    Scene { name: "singles", play: singles },
-    Scene { name: "jobs", play: jobs },
-    Scene { name: "restarts", play: restarts },
-    Scene { name: STORM, play: storm },
-    Scene { name: ARGO, play: argo },
-    Scene { name: KEDA, play: keda_operator },
+    scene("deploy", deploy),
+    scene("slow-rollout", slow_rollout),
+    scene("hpa", hpa),
+    scene(KEDA_STAGED, keda),
+    scene("bot", bot),
+    scene("sts", stateful),
+    scene("singles", singles),
+    scene("jobs", jobs),
+    scene("restarts", restarts),
+    scene(STORM, storm),
+    Scene { on_request: BUILT, ..scene(ARGO, argo) },
+    Scene { on_request: BUILT, ..scene(KEDA, keda_operator) },
 ];
 
-/// Scenes that need a controller which takes minutes to build, so only on request: Argo Rollouts', KEDA's operator.
+const BUILT: Option<&str> = Some("its controller takes minutes to build: cargo xtask cluster test --full");
+
+/// Scenes with a controller of others: Argo Rollouts', KEDA's operator.
 pub const ARGO: &str = "argo";
 pub const KEDA: &str = "keda-operator";
 /// What KEDA does, staged: not beside the real one.

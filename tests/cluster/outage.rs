@@ -9,36 +9,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use observer_tests::cluster::{Cluster, HOME, NODE, control};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Cluster, HOME, NODE, control, observer, scenes};
+use crate::{Case, Deployed, Suite, case, scenes};
 
-/// Plays every outage; returns how many were passed.
-pub fn test(cluster: &Cluster) -> Result<u32> {
-    let cases: [(&str, Case); 5] = [
+type Play = fn(&Suite) -> Result<()>;
+
+pub fn cases() -> Vec<Case> {
+    let cases: [(&str, Play); 5] = [
         ("the_api_is_away_when_the_agent_starts_and_comes_back", away_at_start),
         ("the_api_has_forgotten_where_the_agent_was_and_nothing_is_counted_twice", gone),
         ("a_403_on_pods_says_what_it_costs", pods_forbidden),
         ("a_403_on_owners_leaves_who_it_is_and_loses_why", owners_forbidden),
         ("a_403_on_one_kind_of_owner_is_named_and_its_starts_are_told", each_owner_forbidden),
     ];
-    let mut failed = Vec::new();
-    for (name, run) in cases {
-        match run(cluster) {
-            Ok(()) => println!("test {name} ... ok"),
-            Err(error) => {
-                println!("test {name} ... FAILED: {error:#}");
-                failed.push(name);
-            }
-        }
-        remove(cluster)?;
-    }
-    if !failed.is_empty() {
-        bail!("{} failed", failed.join(", "));
-    }
-    Ok(cases.len() as u32)
+    cases
+        .map(|(name, play)| {
+            case(format!("outage::{name}"), Deployed::Nothing, move |suite| whole(suite, play))
+        })
+        .into()
+}
+
+/// Removes what a case made, however it ended.
+fn whole(suite: &Suite, play: Play) -> Result<()> {
+    let done = play(suite);
+    // A failure in its middle may have left it stopped.
+    let up = Cluster::running().map_or_else(|| control::start_api(&suite.cluster), |_| Ok(()));
+    let removed = up.and_then(|()| remove(&suite.cluster));
+    done.and(removed)
 }
 
 fn remove(cluster: &Cluster) -> Result<()> {
@@ -48,16 +49,14 @@ fn remove(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&left).map(|_| ()).context("while removing what a case made")
 }
 
-type Case = fn(&Cluster) -> Result<()>;
-
 const ADDRESS: &str = "127.0.0.1:19847";
 
 struct Agent(Child);
 
 impl Agent {
-    fn start(kubeconfig: &Path) -> Result<Self> {
+    fn start(suite: &Suite, kubeconfig: &Path) -> Result<Self> {
         let log = fs::File::create(log())?;
-        let mut command = Command::new(observer()?);
+        let mut command = Command::new(&suite.observer);
         command.args(["run", "--node-name", NODE, "--listen", ADDRESS, "--kubeconfig"]).arg(kubeconfig);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         Ok(Self(child))
@@ -102,7 +101,8 @@ fn said(part: &str) -> bool {
 }
 
 /// A pod that is OOM-killed once, while nobody can be asked who it is.
-fn away_at_start(cluster: &Cluster) -> Result<()> {
+fn away_at_start(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
     let limited = ", resources: {limits: {memory: 256Mi}}";
     let greedy = r#"["/workload","child","--size","400","--after","45","--seconds","600"]"#;
     // Its main process lives on; what it forks, late enough to strike while the API is away, is killed.
@@ -111,7 +111,7 @@ fn away_at_start(cluster: &Cluster) -> Result<()> {
         Ok(cluster.kubectl(&["get", "pod", "outage", "-o", "jsonpath={.status.phase}"])? == "Running")
     })?;
     control::stop_api();
-    let _agent = Agent::start(&cluster.kubeconfig())?;
+    let _agent = Agent::start(suite, &cluster.kubeconfig())?;
     until("it says that the API is away", 30, || said("does not answer"))?;
     ensure!(metric("observer_kubernetes_up", &[]) == Some(0.0), "observer_kubernetes_up is not 0");
     let kills = |with: &[&str]| metric("observer_container_oom_kills_total", with);
@@ -127,8 +127,9 @@ fn away_at_start(cluster: &Cluster) -> Result<()> {
 }
 
 /// 410 Gone: while the agent is stopped the API server starts anew, and what it remembers begins after what the agent knows.
-fn gone(cluster: &Cluster) -> Result<()> {
-    let agent = Agent::start(&cluster.kubeconfig())?;
+fn gone(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
+    let agent = Agent::start(suite, &cluster.kubeconfig())?;
     until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
     let starts = || metric("observer_workload_starts_total", &["workload=\"outage\""]);
     cluster.apply(&scenes::scalable("Deployment", "outage", 2, "", ""))?;
@@ -190,9 +191,10 @@ fn account(cluster: &Cluster, name: &str, rules: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn pods_forbidden(cluster: &Cluster) -> Result<()> {
+fn pods_forbidden(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
     let kubeconfig = account(cluster, "nothing", "")?;
-    let _agent = Agent::start(&kubeconfig)?;
+    let _agent = Agent::start(suite, &kubeconfig)?;
     until("it says what is forbidden", 30, || said("forbids to list and watch pods"))?;
     ensure!(said("containers are reported by uid"), "it does not say what that costs");
     let available = metric("observer_node_memory_available_bytes", &[]);
@@ -200,10 +202,11 @@ fn pods_forbidden(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn owners_forbidden(cluster: &Cluster) -> Result<()> {
+fn owners_forbidden(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
     let pods = "{apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]}";
     let kubeconfig = account(cluster, "pods-only", pods)?;
-    let _agent = Agent::start(&kubeconfig)?;
+    let _agent = Agent::start(suite, &kubeconfig)?;
     until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
     cluster.apply(&scenes::scalable("Deployment", "outage", 1, "", ""))?;
     ready(cluster, 1)?;
@@ -216,7 +219,8 @@ fn owners_forbidden(cluster: &Cluster) -> Result<()> {
 }
 
 /// All the agent's rules but one.
-fn each_owner_forbidden(cluster: &Cluster) -> Result<()> {
+fn each_owner_forbidden(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
     const OWNERS: [(&str, &str, &str); 4] = [
         ("ReplicaSet", "apps", "replicasets"),
         ("Deployment", "apps", "deployments"),
@@ -231,7 +235,7 @@ fn each_owner_forbidden(cluster: &Cluster) -> Result<()> {
                 format!("{rules}, {{apiGroups: [{group}], resources: [{resource}], verbs: [get]}}")
             },
         );
-        let _agent = Agent::start(&account(cluster, &format!("without-{forbidden}"), &rules)?)?;
+        let _agent = Agent::start(suite, &account(cluster, &format!("without-{forbidden}"), &rules)?)?;
         until("it is synced", 30, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
         cluster.apply(&match kind {
             "Job" => format!(

@@ -2,10 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// The workspace's root.
 pub fn root() -> PathBuf {
@@ -28,6 +29,24 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("`{shown}` ended with {status}");
     }
     Ok(())
+}
+
+/// Runs a build of cargo's with its progress on the terminal; where it put this executable.
+pub fn executable(build: &mut Command, name: &str) -> Result<PathBuf> {
+    build.args(["--message-format", "json-render-diagnostics"]);
+    let shown = show(build);
+    let output = build.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start `{shown}`"))?;
+    if !output.status.success() {
+        bail!("`{shown}` ended with {}", output.status);
+    }
+    let path = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"].as_str()? == name)
+            .then(|| message["executable"].as_str().map(PathBuf::from))?
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().find_map(path).with_context(|| format!("cargo built no {name}"))
 }
 
 /// Runs it quietly; its output, or an error that holds it.

@@ -17,7 +17,7 @@ use super::{
     API, Cluster, HOME, NODE,
     binaries::{self, Controller, KEDA, ROLLOUTS},
 };
-use crate::{oci, shell, statics};
+use crate::{oci, shell};
 
 /// The pause container and every workload of the tests: one static program.
 pub const IMAGE: &str = "observer.test/workload:1";
@@ -27,15 +27,14 @@ pub const GATEWAY: &str = "10.244.0.1";
 const ROOM: u64 = 1 << 30;
 const TOKEN: &str = "observer-test-admin";
 
-pub fn up() -> Result<Cluster> {
+/// Starts the cluster unless it runs; `workload` is the program of its pods, statically linked.
+pub fn up(workload: &Path) -> Result<Cluster> {
     if let Some(cluster) = Cluster::running() {
         return Ok(cluster);
     }
     down()?; // what an interrupted run left
     shell::apt(&["etcd-server", "containerd", "runc", "containernetworking-plugins", "iproute2", "openssl"])?;
     let cluster = Cluster { home: HOME.into(), binaries: binaries::build()? };
-    eprintln!("building the observer and its workload, statically (minutes at the first time)");
-    let workload = statics::program("workload")?;
     eprintln!("starting the cluster");
     let began = Instant::now();
     fs::create_dir_all(cluster.home.join("pids")).context("cannot make the cluster's home: run as root")?;
@@ -46,8 +45,8 @@ pub fn up() -> Result<Cluster> {
     oci::write(
         &cluster.home.join("workload.tar"),
         IMAGE,
-        statics::Arch::host(),
-        &[("workload", workload)],
+        oci::HOST,
+        &[("workload", workload.to_owned())],
         &["/workload", "pause"],
     )?;
     start_all(&cluster)?;

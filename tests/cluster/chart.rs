@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, process::Command};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Cluster, VERSION};
-use crate::shell;
+use observer_tests::{cluster::VERSION, shell};
+
+use crate::{Case, Deployed, Suite, case};
 
 /// Switches, and the overlays applied beside each other.
 const PAIRS: &[(&[&str], &[&str])] = &[
@@ -19,7 +20,12 @@ const PAIRS: &[(&[&str], &[&str])] = &[
     (&["networkPolicy.enabled"], &["", "network-policy"]),
 ];
 
-pub fn test(cluster: &Cluster) -> Result<u32> {
+pub fn cases() -> Vec<Case> {
+    vec![case("deploy::the_chart_is_what_the_overlays_are", Deployed::Nothing, same)]
+}
+
+fn same(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
     let helm = cluster.binaries.join("helm");
     let chart = shell::root().join("deploy/chart");
     shell::output(Command::new(&helm).arg("lint").arg("--strict").arg(&chart))?;
@@ -58,8 +64,7 @@ pub fn test(cluster: &Cluster) -> Result<u32> {
             );
         }
     }
-    println!("test the_chart_is_what_the_overlays_are ... ok, {} pairs", PAIRS.len());
-    Ok(1)
+    Ok(())
 }
 
 /// By kind and name. Lists of the same things in another order (variables of a container, its volumes) are the same.

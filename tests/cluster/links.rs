@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::scenes::{self, STORM};
+use crate::scenes::{self, STORM};
 
 /// After the status.
 const WITHIN_SECONDS: f64 = 2.0;

@@ -3,10 +3,8 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
+use observer_tests::{cluster::Cluster, shell};
 use serde_json::{Value, json};
-
-use super::Cluster;
-use crate::shell;
 
 /// The jobs of a file in deploy/prometheus. Debian's build has no Kubernetes discovery: the same labels come from a file.
 pub fn job(cluster: &Cluster, home: &Path, name: &str) -> Result<String> {

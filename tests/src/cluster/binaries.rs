@@ -89,6 +89,11 @@ pub fn build() -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// kubectl, helm; also without a cluster.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    Ok(build()?.join(name))
+}
+
 /// Grafana's own schema of dashboards, published as a Go module; Grafana itself is not.
 const SCHEMA: &str = "github.com/grafana/grafana-foundation-sdk/go";
 const SCHEMA_VERSION: &str = "0.0.22";

@@ -10,132 +10,203 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Arguments;
+use observer_tests::{
+    cluster::{
+        Cluster, HOME, NODE,
+        binaries::{KEDA, ROLLOUTS},
+        control,
+    },
+    shell,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{
-    Cluster, HOME, NODE,
-    binaries::{KEDA, ROLLOUTS},
-    control,
+use crate::{
+    Case, Deployed, Suite, case,
     links::links,
-    observer,
+    once,
     scenes::{self, SCENES, STORM, Scene, Stage, Truth},
+    write_files,
 };
-use crate::shell;
-
-#[derive(clap::Args, Default)]
-pub struct Options {
-    /// Only these scenes; or outage: the API taken away; or e2e: what is deployed, end to end; all if none is named
-    #[arg(value_name = "SCENE")]
-    pub scenes: Vec<String>,
-    /// All, and also what needs minutes to build: Argo Rollouts, and KEDA's operator
-    #[arg(long)]
-    full: bool,
-    /// Keep recordings and logs in this folder
-    #[arg(long, value_name = "FOLDER")]
-    keep: Option<PathBuf>,
-}
 
 /// What must be reached, of all starts: with the ledger, and alone.
-const RIGHT_WITH_LEDGER: f64 = 0.98;
-const RIGHT_ALONE: f64 = 0.90;
+const RIGHT: [(&str, f64); 2] = [(WITH_LEDGER, 0.98), (ALONE, 0.90)];
+/// The observer with a ledger.
+const WITH_LEDGER: &str = "with-ledger";
 /// The observer without a ledger.
 const ALONE: &str = "alone";
 /// A decision this sure must never be wrong.
 const SURE: f64 = 0.9;
 
-/// Returns how many checks passed; `Err` if one failed.
-pub fn test(cluster: &Cluster, options: &Options) -> Result<u32> {
-    let wanted = |scene: &&Scene| match options.scenes.as_slice() {
-        [] if options.full => scene.name != scenes::KEDA_STAGED,
-        [] => ![scenes::ARGO, scenes::KEDA].contains(&scene.name),
-        named => named.iter().any(|name| name == scene.name),
+/// A test per scene, all of which are played at the same time, and tests of all scenes together.
+pub fn cases() -> Vec<Case> {
+    let of_scene = |scene: &'static Scene| Case {
+        on_request: scene.on_request,
+        ..case(scene_test(scene), Deployed::Nothing, move |suite| of_scene(played(suite)?, scene))
     };
-    let scenes: Vec<&Scene> = SCENES.iter().filter(wanted).collect();
-    ensure!(
-        !scenes.is_empty(),
-        "no such scene; there are {}",
-        SCENES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
-    );
+    let of_all = |name: &str, test: fn(&Played) -> Result<()>| {
+        case(format!("causes::{name}"), Deployed::Nothing, move |suite| test(played(suite)?))
+    };
+    SCENES
+        .iter()
+        .map(of_scene)
+        .chain([
+            of_all("of_98_in_100_starts_are_right_with_a_ledger", |played| played.right(WITH_LEDGER)),
+            of_all("of_90_in_100_starts_are_right_without", |played| played.right(ALONE)),
+            of_all("oom_kills_are_tied_to_the_scale_up_of_their_victim", tied),
+        ])
+        .collect()
+}
+
+fn scene_test(scene: &Scene) -> String {
+    format!("causes::scene_{}", scene.name.replace('-', "_"))
+}
+
+/// The scenes whose own tests are to run; where none is, all that need no building.
+pub fn wanted(arguments: &Arguments) -> Vec<&'static Scene> {
+    let named = |scene: &&Scene| {
+        let name = scene_test(scene);
+        let filtered = arguments.filter.as_ref().is_some_and(|part| match arguments.exact {
+            true => name != *part,
+            false => !name.contains(part.as_str()),
+        });
+        let skipped = arguments.skip.iter().any(|part| name.contains(part.as_str()));
+        !filtered && !skipped
+    };
+    let on_request = arguments.include_ignored || arguments.ignored;
+    let runs = |scene: &&Scene| on_request || scene.on_request.is_none();
+    let named: Vec<&Scene> = SCENES.iter().filter(named).filter(runs).collect();
+    let mut wanted = if named.is_empty() { SCENES.iter().filter(runs).collect() } else { named };
+    // What is staged is not for beside the real one.
+    if wanted.iter().any(|scene| scene.name == scenes::KEDA) {
+        wanted.retain(|scene| scene.name != scenes::KEDA_STAGED);
+    }
+    wanted
+}
+
+/// All scenes, played once.
+pub struct Played {
+    scenes: Vec<(&'static Scene, Result<Vec<Truth>, String>)>,
+    observers: Vec<Reported>,
+}
+
+/// What one observer reported of them.
+struct Reported {
+    by: &'static str,
+    recording: PathBuf,
+    findings: Vec<Value>,
+    starts: Vec<Said>,
+}
+
+fn played(suite: &Suite) -> Result<&Played> {
+    once(&suite.causes, || play(suite))
+}
+
+fn play(suite: &Suite) -> Result<Played> {
+    let cluster = &suite.cluster;
     let home = Path::new(HOME).join("causes");
     fs::create_dir_all(&home)?;
-    prepare(cluster, &home)?;
-    install(cluster, &scenes, &home)?;
-    let observers = Observers::start(cluster, &home)?;
-    eprintln!("playing {} scenes (about two minutes)", scenes.len());
-    let played: Vec<Result<Vec<Truth>>> = thread::scope(|scope| {
+    prepare(suite, &home)?;
+    install(cluster, &suite.scenes, &home)?;
+    let observers = Observers::start(suite, &home)?;
+    eprintln!("   playing {} scenes (about two minutes)", suite.scenes.len());
+    let scenes = thread::scope(|scope| {
         let play = |scene: &'static Scene| {
             let mut stage = Stage::new(cluster, scene)?;
-            (scene.play)(&mut stage).with_context(|| format!("scene {}", scene.name))?;
+            (scene.play)(&mut stage)?;
             eprintln!("   {} played", scene.name);
             Ok(stage.truths)
         };
         let threads: Vec<_> =
-            SCENES.iter().filter(|s| wanted(s)).map(|scene| scope.spawn(move || play(scene))).collect();
+            suite.scenes.iter().map(|scene| (*scene, scope.spawn(move || play(scene)))).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a scene panicked")))
+            .map(|(scene, thread)| {
+                let done = thread.join().unwrap_or_else(|_| bail!("it panicked"));
+                (scene, done.map_err(|error| format!("{error:#}")))
+            })
             .collect()
     });
     // Late evidence may better a decision for ten seconds.
     thread::sleep(Duration::from_secs(12));
     observers.stop()?;
-    let mut truths = Vec::new();
-    for scene in played {
-        truths.extend(scene?);
-    }
+    let reported = |(by, _): (&'static str, f64)| -> Result<Reported> {
+        let recording = home.join(format!("{by}.jsonl"));
+        let findings = findings(suite, &recording)?;
+        let starts = said(&findings)?;
+        Ok(Reported { by, recording, findings, starts })
+    };
+    let observers = RIGHT.into_iter().map(reported).collect::<Result<Vec<_>>>()?;
     let load = load()?;
+    eprintln!("\nAPI requests of each observer (both agents and the ledger together)\n{load}");
+    if let Some(keep) = std::env::var_os("KEEP_RECORDINGS") {
+        shell::output(Command::new("cp").arg("-r").arg(&home).arg(keep))?;
+    }
+    clean(cluster, &suite.scenes)?;
+    Ok(Played { scenes, observers })
+}
+
+/// The scene went as planned, each of its starts is reported, and what is said of one with certainty is right.
+fn of_scene(played: &Played, scene: &Scene) -> Result<()> {
+    let Some((_, truths)) = played.scenes.iter().find(|(played, _)| played.name == scene.name) else {
+        eprintln!("   the real one is played in its place");
+        return Ok(());
+    };
+    let truths = truths.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
     let mut failures = Vec::new();
-    for (who, least) in [("with-ledger", RIGHT_WITH_LEDGER), (ALONE, RIGHT_ALONE)] {
-        let recording = home.join(format!("{who}.jsonl"));
-        let findings = findings(&recording)?;
-        let judged = judge(&truths, &said(&findings)?);
-        println!("\n{who}\n{}", judged.table());
+    for reported in &played.observers {
+        let judged = judge(truths, &reported.starts);
+        if judged.missed > 0 {
+            failures.push(format!("{}: {} start(s) were not reported", reported.by, judged.missed));
+        }
+        for wrong in &judged.wrong {
+            eprintln!("   {}: wrong: {wrong}", reported.by);
+        }
+        for wrong in &judged.sure_and_wrong {
+            failures.push(format!("{}: sure and wrong: {wrong}", reported.by));
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+impl Played {
+    fn right(&self, by: &str) -> Result<()> {
+        let (_, least) = RIGHT.into_iter().find(|(name, _)| *name == by).context("no such observer")?;
+        let reported =
+            self.observers.iter().find(|reported| reported.by == by).context("no such observer")?;
+        let truths: Vec<Truth> =
+            self.scenes.iter().filter_map(|(_, truths)| truths.as_ref().ok()).flatten().cloned().collect();
+        let judged = judge(&truths, &reported.starts);
         let right = judged.right();
-        println!(
-            "{:.1} % of {} starts right, {} kinds of cause",
+        eprintln!(
+            "\n{by}\n{}{:.1} % of {} starts right, {} kinds of cause",
+            judged.table(),
             100.0 * right,
             judged.starts(),
             judged.kinds()
         );
-        for wrong in &judged.sure_and_wrong {
-            println!("sure and wrong: {wrong}");
-        }
-        // What an agent cannot know alone is some of a whole cluster's causes, and all of a single scene's.
-        if right < least && (who != ALONE || options.scenes.is_empty()) {
-            failures.push(format!(
-                "{who}: {:.1} % right, at least {:.0} % must be",
-                100.0 * right,
-                100.0 * least
-            ));
-        }
-        if !judged.sure_and_wrong.is_empty() {
-            failures.push(format!(
-                "{who}: {} decision(s) at {SURE} or more are wrong",
-                judged.sure_and_wrong.len()
-            ));
-        }
-        if scenes.iter().any(|scene| scene.name == STORM) {
-            let links = links(&findings, &recording)?;
-            println!("{links}");
-            failures.extend(links.failure().map(|failure| format!("{who}: {failure}")));
-        }
-        if judged.missed > 0 {
-            failures.push(format!("{who}: {} start(s) were not told", judged.missed));
-        }
+        ensure!(right >= least, "{:.1} % are right, at least {:.0} % must be", 100.0 * right, 100.0 * least);
+        Ok(())
     }
-    println!("\nAPI requests of each observer (both agents and the ledger together)\n{load}");
-    if let Some(keep) = &options.keep {
-        shell::output(Command::new("cp").arg("-r").arg(&home).arg(keep))?;
-    }
-    clean(cluster, &scenes)?;
-    if !failures.is_empty() {
-        bail!("{}", failures.join("; "));
-    }
-    Ok(6)
 }
 
-fn prepare(cluster: &Cluster, home: &Path) -> Result<()> {
+fn tied(played: &Played) -> Result<()> {
+    let storm = played.scenes.iter().any(|(scene, _)| scene.name == STORM);
+    ensure!(storm, "the scene {STORM} was not played, for its test is filtered out");
+    let mut failures = Vec::new();
+    for reported in &played.observers {
+        let links = links(&reported.findings, &reported.recording)?;
+        eprintln!("   {}: {links}", reported.by);
+        failures.extend(links.failure().map(|failure| format!("{}: {failure}", reported.by)));
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(())
+}
+
+fn prepare(suite: &Suite, home: &Path) -> Result<()> {
+    let cluster = &suite.cluster;
     cluster.apply(
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: observer}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: observer, namespace: observer}\n---\n\
          apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: scaledobjects.keda.sh}\nspec:\n  group: keda.sh\n  scope: Namespaced\n  \
@@ -151,7 +222,7 @@ fn prepare(cluster: &Cluster, home: &Path) -> Result<()> {
         "--duration=1h",
     ])?;
     fs::write(home.join("token"), token.trim())?;
-    super::write_files(&super::secret(&["127.0.0.1"])?, home)
+    write_files(&suite.secret(&["127.0.0.1"])?, home)
 }
 
 /// The controllers that are not Kubernetes' own, where they are wanted.
@@ -179,13 +250,16 @@ fn install(cluster: &Cluster, scenes: &[&Scene], home: &Path) -> Result<()> {
     Ok(())
 }
 
-struct Observers(Vec<(&'static str, Child)>);
+struct Observers {
+    observer: PathBuf,
+    started: Vec<(&'static str, Child)>,
+}
 
 impl Observers {
-    fn start(cluster: &Cluster, home: &Path) -> Result<Self> {
-        let kubeconfig = cluster.kubeconfig().display().to_string();
+    fn start(suite: &Suite, home: &Path) -> Result<Self> {
+        let kubeconfig = suite.cluster.kubeconfig().display().to_string();
         let file = |name: &str| home.join(name).display().to_string();
-        let mut started = Self(Vec::new());
+        let mut started = Self { observer: suite.observer.clone(), started: Vec::new() };
         started.spawn(
             home,
             "ledger",
@@ -220,7 +294,7 @@ impl Observers {
             .map(str::to_owned)
             .to_vec()
         };
-        let mut with_ledger = agent("127.0.0.1:19843", "with-ledger");
+        let mut with_ledger = agent("127.0.0.1:19843", WITH_LEDGER);
         with_ledger.extend(
             [
                 "--ledger",
@@ -232,39 +306,39 @@ impl Observers {
             ]
             .map(str::to_owned),
         );
-        started.spawn(home, "with-ledger", &with_ledger)?;
+        started.spawn(home, WITH_LEDGER, &with_ledger)?;
         started.spawn(home, ALONE, &agent("127.0.0.1:19844", ALONE))?;
-        wait_ready(home, "with-ledger", "127.0.0.1:19843")?;
+        wait_ready(home, WITH_LEDGER, "127.0.0.1:19843")?;
         wait_ready(home, ALONE, "127.0.0.1:19844")?;
         Ok(started)
     }
 
     fn spawn(&mut self, home: &Path, name: &'static str, args: &[impl AsRef<std::ffi::OsStr>]) -> Result<()> {
         let log = fs::File::create(home.join(format!("{name}.log")))?;
-        let child = Command::new(observer()?)
+        let child = Command::new(&self.observer)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
-        self.0.push((name, child));
+        self.started.push((name, child));
         Ok(())
     }
 
     fn stop(mut self) -> Result<()> {
-        for (name, child) in self.0.iter_mut().rev() {
+        for (name, child) in self.started.iter_mut().rev() {
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
             kill_process(pid, Signal::TERM)?;
             ensure!(child.wait()?.success(), "{name} did not end cleanly");
         }
-        self.0.clear();
+        self.started.clear();
         Ok(())
     }
 }
 
 impl Drop for Observers {
     fn drop(&mut self) {
-        for (_, child) in &mut self.0 {
+        for (_, child) in &mut self.started {
             let _ = child.kill(); // ended already is what is wanted
             let _ = child.wait();
         }
@@ -294,8 +368,9 @@ struct Said {
 }
 
 /// What the observer found, from its recording: the same pipeline, the same findings.
-fn findings(recording: &Path) -> Result<Vec<Value>> {
-    let findings = shell::output(Command::new(observer()?).arg("replay").arg("--findings").arg(recording))?;
+fn findings(suite: &Suite, recording: &Path) -> Result<Vec<Value>> {
+    let findings =
+        shell::output(Command::new(&suite.observer).arg("replay").arg("--findings").arg(recording))?;
     findings.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
@@ -342,6 +417,7 @@ struct Judged {
     counts: BTreeMap<String, BTreeMap<String, usize>>,
     right: usize,
     missed: usize,
+    wrong: Vec<String>,
     sure_and_wrong: Vec<String>,
 }
 
@@ -366,7 +442,7 @@ fn judge(truths: &[Truth], said: &[Said]) -> Judged {
                 if said.confidence >= SURE {
                     judged.sure_and_wrong.push(line);
                 } else {
-                    println!("wrong: {line}");
+                    judged.wrong.push(line);
                 }
             }
         }

@@ -1,12 +1,20 @@
 //! deploy/secured: /metrics by TLS, to those RBAC lets read it, and to nobody else.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
-use observer_tests::prometheus::Prometheus;
+use observer_tests::{
+    cluster::{Cluster, HOME, NODE},
+    prometheus::Prometheus,
+    shell,
+};
 
-use super::{Cluster, HOME, NODE, deployed, scrape};
-use crate::shell;
+use crate::{Case, Deployed, Suite, case, deployed, scrape, write_files};
 
 const NAME: &str = "observer.observer.svc";
 
@@ -27,58 +35,84 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: observer
 subjects: [{kind: ServiceAccount, name: scraper, namespace: observer}]
 ";
 
-pub fn test(cluster: &Cluster) -> Result<u32> {
+pub fn cases() -> Vec<Case> {
+    vec![
+        case("deploy::secured_tells_those_who_may_read", Deployed::Secured, those_who_may),
+        case("deploy::secured_is_scraped_as_shipped", Deployed::Secured, scraped),
+        case(
+            "deploy::secured_forgets_a_permission_within_a_minute",
+            Deployed::Secured,
+            permission_taken_away,
+        ),
+    ]
+}
+
+fn home() -> PathBuf {
+    Path::new(HOME).join("secured")
+}
+
+pub fn apply(suite: &Suite) -> Result<()> {
     shell::apt(&["curl"])?;
+    suite.import_image()?;
+    let cluster = &suite.cluster;
     let overlay = shell::root().join("deploy/secured").display().to_string();
-    let secret = super::secret(&["--secret", "observer-tls", NAME])?;
+    let secret = suite.secret(&["--secret", "observer-tls", NAME])?;
     cluster.apply(&secret)?;
     cluster.kubectl(&["apply", "-k", &overlay])?;
     cluster.apply(ACCOUNTS)?;
     deployed::ready(cluster)?;
-    let home = Path::new(HOME).join("secured");
-    super::write_files(&secret, &home)?;
-    let ca = home.join("ca.crt");
+    write_files(&secret, &home())
+}
 
-    let token = |account: &str| cluster.kubectl(&["create", "token", account, "-n", "observer"]);
-    let (reader, stranger) = (token("scraper")?, token("passer-by")?);
+fn token(cluster: &Cluster, account: &str) -> Result<String> {
+    Ok(cluster.kubectl(&["create", "token", account, "-n", "observer"])?.trim().to_owned())
+}
+
+fn those_who_may(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
+    let (reader, stranger) = (token(cluster, "scraper")?, token(cluster, "passer-by")?);
     for (path, who, token, expected) in [
         ("/healthz", "no token", None, "200"),
         ("/readyz", "no token", None, "200"),
         ("/metrics", "no token", None, "401"),
         ("/metrics", "a made-up token", Some("made.up.token"), "401"),
-        ("/metrics", "a stranger's token", Some(stranger.trim()), "403"),
-        ("/api/state", "a stranger's token", Some(stranger.trim()), "403"),
-        ("/metrics", "a reader's token", Some(reader.trim()), "200"),
-        ("/api/advice", "a reader's token", Some(reader.trim()), "200"),
-        ("/", "a reader's token", Some(reader.trim()), "200"),
+        ("/metrics", "a stranger's token", Some(&stranger), "403"),
+        ("/api/state", "a stranger's token", Some(&stranger), "403"),
+        ("/metrics", "a reader's token", Some(&reader), "200"),
+        ("/api/advice", "a reader's token", Some(&reader), "200"),
+        ("/", "a reader's token", Some(&reader), "200"),
     ] {
-        let (status, body) = get(cluster, &ca, path, token)?;
+        let (status, body) = get(cluster, path, token)?;
         ensure!(status == expected, "{path} with {who}: {status} instead of {expected}: {body}");
         ensure!(expected == "200" || !body.contains("observer_"), "{path}: refused, and told all the same");
     }
-    let (_, metrics) = get(cluster, &ca, "/metrics", Some(reader.trim()))?;
+    let (_, metrics) = get(cluster, "/metrics", Some(&reader))?;
     ensure!(metrics.contains("observer_node_containers"), "these are no metrics: {metrics}");
     // In the clear it answers nothing.
     let plain = deployed::agent(cluster)?;
     ensure!(observer_tests::daemon::get(&format!("{plain}/metrics")).is_err(), "{plain} answers without TLS");
-    println!("test deploy_secured_tells_those_who_may_read ... ok");
+    Ok(())
+}
 
-    scraped(cluster, &home, reader.trim())?;
-    println!("test deploy_secured_is_scraped_as_shipped ... ok");
-
-    // A permission that is taken away holds on for a minute at the most.
+/// It holds on for a minute at the most.
+fn permission_taken_away(suite: &Suite) -> Result<()> {
+    let cluster = &suite.cluster;
+    let reader = token(cluster, "scraper")?;
+    let status = || -> Result<String> { Ok(get(cluster, "/metrics", Some(&reader))?.0) };
+    let before = status()?;
+    ensure!(before == "200", "before its permission is taken away the reader gets {before}");
     cluster.kubectl(&["delete", "clusterrolebinding/observer-test-reader"])?;
-    cluster.wait("the reader to be refused", Duration::from_secs(80), || {
-        Ok(get(cluster, &ca, "/metrics", Some(reader.trim()))?.0 == "403")
-    })?;
-    println!("test deploy_secured_forgets_a_permission_within_a_minute ... ok");
-    remove(cluster)?;
-    Ok(3)
+    let refused =
+        cluster.wait("the reader to be refused", Duration::from_secs(80), || Ok(status()? == "403"));
+    cluster.apply(ACCOUNTS)?;
+    refused
 }
 
 /// By a real Prometheus, with the configuration shipped; only the places of its files are this test's.
-fn scraped(cluster: &Cluster, home: &Path, token: &str) -> Result<()> {
+fn scraped(suite: &Suite) -> Result<()> {
     shell::apt(&["prometheus"])?;
+    let (cluster, home) = (&suite.cluster, &home());
+    let token = token(cluster, "scraper")?;
     fs::write(home.join("token"), token)?;
     let mut job = scrape::job(cluster, home, "scrape-secured.yaml")?;
     for (there, here) in [
@@ -97,7 +131,7 @@ fn scraped(cluster: &Cluster, home: &Path, token: &str) -> Result<()> {
 }
 
 /// Status and body. The pods have no name here that resolves, so the name of the certificate is told to curl.
-fn get(cluster: &Cluster, ca: &Path, path: &str, token: Option<&str>) -> Result<(String, String)> {
+fn get(cluster: &Cluster, path: &str, token: Option<&str>) -> Result<(String, String)> {
     let address = deployed::address(cluster)?;
     let mut curl = Command::new("curl");
     curl.args([
@@ -110,7 +144,7 @@ fn get(cluster: &Cluster, ca: &Path, path: &str, token: Option<&str>) -> Result<
         "--write-out",
         "\n%{http_code}",
     ]);
-    curl.arg("--cacert").arg(ca).args(["--resolve", &format!("{NAME}:9843:{address}")]);
+    curl.arg("--cacert").arg(home().join("ca.crt")).args(["--resolve", &format!("{NAME}:9843:{address}")]);
     if let Some(token) = token {
         curl.args(["--header", &format!("Authorization: Bearer {token}")]);
     }

@@ -12,20 +12,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use observer_tests::{
+    cluster::{
+        Cluster, HOME,
+        control::{GATEWAY, IMAGE},
+    },
     daemon::get,
     group::{Group, Tree},
     prometheus::Prometheus,
+    shell,
 };
 use serde_json::Value;
 
-use super::{
-    Cluster, HOME,
-    control::{GATEWAY, IMAGE},
-    deployed,
-    links::KILLED,
-    scrape,
-};
-use crate::{dashboards, shell, statics};
+use crate::{Case, Deployed, Suite, case, deployed, grafana, links::KILLED, once, scrape};
 
 const NAMESPACE: &str = "e2e";
 const QUEUE_PORT: u16 = 18443;
@@ -52,34 +50,51 @@ const MAY_BE_EMPTY: &[(&str, &str)] = &[
     ("observer_probe_status{status=\"broken\"}) == 1", "nothing is broken"),
 ];
 
-/// Needs deploy/ with the ledger applied. Returns how many tests passed.
-pub fn test(cluster: &Cluster) -> Result<u32> {
+pub fn cases() -> Vec<Case> {
+    let played = |what: fn(&Suite, &Prometheus) -> Result<()>| {
+        move |suite: &Suite| what(suite, &once(&suite.scale_up, || play(suite))?.prometheus)
+    };
+    let name = "e2e::an_hpa_on_a_queue_scales_and_the_observer_reports_the_stampede_and_the_kills";
+    vec![
+        case(name, Deployed::WithLedger, played(compare)),
+        case("e2e::every_query_shipped_has_something_to_show", Deployed::WithLedger, played(queries)),
+        case(
+            "e2e::advise_reports_the_fleet_and_kubectl_takes_its_patches",
+            Deployed::WithLedger,
+            played(advise),
+        ),
+    ]
+}
+
+/// The scale-up, once; the queue and Prometheus go on until the tests end.
+pub struct Played {
+    prometheus: Prometheus,
+    _queue: Running,
+}
+
+fn play(suite: &Suite) -> Result<Played> {
     let home = Path::new(HOME).join("e2e");
     if home.exists() {
         fs::remove_dir_all(&home)?; // series of a run before would be taken for this one's
     }
     fs::create_dir_all(&home)?;
-    let done = play(cluster, &home).map_err(|error| {
+    let cluster = &suite.cluster;
+    let play = || -> Result<Played> {
+        let _queue = queue(suite, &home)?;
+        let prometheus = prometheus(cluster, &home)?;
+        scale_up(cluster, &home, &prometheus)?;
+        Ok(Played { prometheus, _queue })
+    };
+    play().map_err(|error| {
         let said = cluster.kubectl(&["logs", "-n", "observer", "daemonset/observer", "--tail=200"]);
         error.context(format!("the agent said:\n{}", said.unwrap_or_else(|error| format!("{error:#}"))))
-    });
-    // The API first: while one does not answer, no namespace can be deleted.
-    cluster.kubectl(&["delete", "apiservice", "v1beta1.external.metrics.k8s.io", "--ignore-not-found"])?;
-    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false"])?;
-    done
+    })
 }
 
-fn play(cluster: &Cluster, home: &Path) -> Result<u32> {
-    let _queue = queue(cluster, home)?;
-    let prometheus = prometheus(cluster, home)?;
-    scale_up(cluster, home, &prometheus)?;
-    println!("test an_hpa_on_a_queue_scales_and_the_observer_tells_the_stampede_and_the_kills ... ok");
-    println!("\n{}", compare(cluster, &prometheus)?);
-    let asked = queries(&prometheus)?;
-    println!("test every_query_shipped_has_something_to_show ... ok, {asked} queries");
-    let patches = advise(cluster, &prometheus)?;
-    println!("test advise_tells_of_the_fleet_and_kubectl_takes_its_patches ... ok, {patches} patch(es)");
-    Ok(3)
+pub fn remove(cluster: &Cluster) -> Result<()> {
+    // The API first: while one does not answer, no namespace can be deleted.
+    cluster.kubectl(&["delete", "apiservice", "v1beta1.external.metrics.k8s.io", "--ignore-not-found"])?;
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false"]).map(|_| ())
 }
 
 /// A child that ends with the test.
@@ -101,7 +116,8 @@ impl Drop for Running {
 }
 
 /// The queue, and the API that tells its depth to the HPA.
-fn queue(cluster: &Cluster, home: &Path) -> Result<Running> {
+fn queue(suite: &Suite, home: &Path) -> Result<Running> {
+    let cluster = &suite.cluster;
     set_depth(home, DEPTH[0])?;
     let file = |name: &str| home.join(name).display().to_string();
     let request = format!(
@@ -110,7 +126,7 @@ fn queue(cluster: &Cluster, home: &Path) -> Result<Running> {
         file("queue.crt")
     );
     shell::output(Command::new("openssl").args(request.split(' ')))?;
-    let mut command = Command::new(statics::program("queue")?);
+    let mut command = Command::new(&suite.queue);
     command.arg("--listen").arg(format!("{GATEWAY}:{QUEUE_PORT}"));
     for option in ["cert", "key"] {
         command.arg(format!("--{option}")).arg(file(&format!("queue.{}", option.replace("cert", "crt"))));
@@ -233,8 +249,9 @@ fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<(
     Ok(())
 }
 
-/// The same minutes, as told by everybody.
-fn compare(cluster: &Cluster, prometheus: &Prometheus) -> Result<String> {
+/// The same minutes, as reported by all.
+fn compare(suite: &Suite, prometheus: &Prometheus) -> Result<()> {
+    let cluster = &suite.cluster;
     let of = format!("namespace=\"{NAMESPACE}\", workload=\"web\"");
     let kills = || prometheus.number(&format!("sum(observer_workload_oom_kills_total{{{of}}})"));
     let tied =
@@ -275,13 +292,14 @@ fn compare(cluster: &Cluster, prometheus: &Prometheus) -> Result<String> {
         prometheus.number(&scraped)? > 0.0,
         "the kubelet's metrics have nothing of these pods: nothing is compared"
     );
-    Ok(format!(
-        "what was told of {truth} pods, {kills} OOM kills      observer   kubelet, 30 s   kubectl top   statuses   events\n\
+    eprintln!(
+        "\nwhat was told of {truth} pods, {kills} OOM kills      observer   kubelet, 30 s   kubectl top   statuses   events\n\
          pods whose peak was told to {:.0} %              {truth:8}   {cadvisor_spikes:13}   {top_spikes:11}          -        -\n\
          OOM kills                                    {kills:8}   {cadvisor:13}             -   {last:8}   {events:6}\n\
          OOM kills tied to the scale-up               {tied:8}               -             -          -        -\n",
         SEEN * 100.0
-    ))
+    );
+    Ok(())
 }
 
 /// Of a status: how often, how the last one ended. The runtime may have failed to start it: that was no kill.
@@ -294,8 +312,9 @@ fn restarts_after_a_kill(status: &str) -> Option<u32> {
 }
 
 /// Dashboards, rules and documents: everything that is shipped with a query in it.
-fn queries(prometheus: &Prometheus) -> Result<usize> {
-    let mut all: Vec<(String, String)> = dashboards::queries()
+fn queries(_: &Suite, prometheus: &Prometheus) -> Result<()> {
+    let mut all: Vec<(String, String)> = grafana::queries()?
+        .into_iter()
         .map(|(panel, query)| {
             let query = ["$namespace", "$workload", "$instance"]
                 .iter()
@@ -327,7 +346,8 @@ fn queries(prometheus: &Prometheus) -> Result<usize> {
         }
     }
     ensure!(empty.is_empty(), "nothing to show for\n{}", empty.join("\n"));
-    Ok(all.len())
+    eprintln!("   {} queries", all.len());
+    Ok(())
 }
 
 /// Every line of every promql block.
@@ -349,31 +369,31 @@ fn documents() -> Result<Vec<(String, String)>> {
 }
 
 /// What the fleet is advised, and whether the API server would take it.
-fn advise(cluster: &Cluster, prometheus: &Prometheus) -> Result<usize> {
+fn advise(suite: &Suite, prometheus: &Prometheus) -> Result<()> {
+    let cluster = &suite.cluster;
     let advise = |more: &[&str]| {
-        let mut command = Command::new(super::observer()?);
+        let mut command = Command::new(&suite.observer);
         shell::output(command.arg("advise").args(more).stderr(Stdio::null()))
     };
     let fleet = ["--prometheus", &prometheus.url];
     let table = advise(&fleet)?;
-    println!("\n{table}");
+    eprintln!("\n{table}");
     ensure!(table.contains("limit_covers_peak"), "the limit is not told of:\n{table}");
     let agent = deployed::agent(cluster)?;
-    println!("{}", advise(&["--node", &agent, "--namespace", NAMESPACE, "--explain", "deploy/web"])?);
+    eprintln!("{}", advise(&["--node", &agent, "--namespace", NAMESPACE, "--explain", "deploy/web"])?);
     let mut patches = 0;
     for line in advise(&[&fleet[..], &["--output", "patch"]].concat())?
         .lines()
         .filter(|line| line.starts_with("kubectl "))
     {
-        println!("{line}");
-        let mut shell = Command::new("sh");
+        eprintln!("{line}");
+        let mut sh = Command::new("sh");
         // The shell splits it as it will for whoever pastes it.
-        shell
-            .arg("-c")
+        sh.arg("-c")
             .arg(format!("{} --dry-run=server", line.replacen("kubectl", "\"$0\" --kubeconfig \"$1\"", 1)));
-        crate::shell::output(shell.arg(cluster.kubectl_command().get_program()).arg(cluster.kubeconfig()))?;
+        shell::output(sh.arg(cluster.kubectl_command().get_program()).arg(cluster.kubeconfig()))?;
         patches += 1;
     }
-    ensure!(patches > 0, "no patch was told");
-    Ok(patches)
+    ensure!(patches > 0, "no patch was printed");
+    Ok(())
 }
