@@ -19,8 +19,11 @@ use tokio::{
 use crate::{
     clock,
     config::{self, Config, Roots},
+    descriptors,
     http::{
+        accept::Limits,
         auth::{Access, Admits},
+        browser::Hosts,
         server::{self, Protection, Shared},
         tls,
     },
@@ -76,8 +79,6 @@ pub enum CannotRun {
     Signals(std::io::Error),
     #[error("cannot write the metrics to {path}: {source}")]
     MetricsAtExit { path: String, source: std::io::Error },
-    #[error("the server stopped: {0}")]
-    Server(std::io::Error),
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.
@@ -91,7 +92,8 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let (stop, stopped) = watch::channel(false);
 
     let protection = protection(&config).await?;
-    let serving = server::serve(listener, shared.clone(), protection, until(stopped.clone()));
+    let limits = Limits::AGENT.below(descriptors::raise_limit());
+    let serving = server::serve(listener, limits, shared.clone(), protection, until(stopped.clone()));
     let server = tokio::spawn(serving);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     tracing::info!("serving {scheme}://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
@@ -118,15 +120,14 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     if let Some(path) = &config.metrics_at_exit {
         write(path, &metrics)?;
     }
-    match server.await {
-        Ok(result) => result.map_err(CannotRun::Server),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    server.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    Ok(())
 }
 
 /// What the page and metrics are protected by, as configured.
 async fn protection(config: &Config) -> Result<Protection, CannotRun> {
-    let mut protection = Protection::default();
+    let hosts = Hosts::new(config.allowed_hosts.iter().cloned());
+    let mut protection = Protection { hosts, ..Protection::default() };
     if let Some(pair) = config.tls.clone() {
         let tls = pair.load().await?;
         protection.tls = Some(tls.clone());

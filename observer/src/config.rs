@@ -32,6 +32,8 @@ pub struct Config {
     pub tls: Option<Pair>,
     /// Bearer tokens are asked for, and reviewed by the Kubernetes API.
     pub authorize: bool,
+    /// Names under which browsers may ask for it in the clear.
+    pub allowed_hosts: Vec<String>,
     pub roots: Roots,
 }
 
@@ -94,6 +96,10 @@ pub struct Flags {
     #[serde(skip)]
     pub config: Option<PathBuf>,
     /// Address of /metrics, /healthz, /readyz, /api and the page [default: 127.0.0.1:9843]
+    ///
+    /// Limits: 64 connections at once, of which the oldest without a request makes room for a new one; one request each,
+    /// without a body; TLS handshake 5 s; request line and headers 16 KiB, 64 fields, 5 s; 15 s to the last byte of the
+    /// answer; each text is rendered at most once a second.
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
@@ -110,6 +116,11 @@ pub struct Flags {
     #[arg(long, help_heading = "Protection")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub authorize: bool,
+    /// Answer in the clear under this host name too (may be given again). Addresses, names without a dot, *.localhost,
+    /// *.internal, *.svc and *.cluster.local always are; another one could be somebody's page (DNS rebinding)
+    #[arg(long = "allow-host", value_name = "NAME", help_heading = "Protection")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_hosts: Vec<String>,
     /// How log lines look [default: text]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -205,11 +216,12 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "listen",
     "tls_cert",
     "tls_key",
     "authorize",
+    "allowed_hosts",
     "log_format",
     "log_level",
     "retention",
@@ -268,6 +280,7 @@ impl Config {
             kubernetes: read.kubernetes(),
             tls: read.tls(),
             authorize: read.value("authorize", false),
+            allowed_hosts: read.value("allowed_hosts", Vec::new()),
             roots: Roots {
                 proc: read.value("proc_root", PathBuf::from("/proc")),
                 sys: read.value("sys_root", PathBuf::from("/sys")),

@@ -1,5 +1,8 @@
-//! Serving over HTTP: who may ask, certificates, routes.
+//! Serving over HTTP: what a client can hold, who may ask, certificates, routes.
 
+pub mod accept;
 pub mod auth;
+pub mod browser;
+pub mod rendered;
 pub mod server;
 pub mod tls;

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod descriptors;
 pub mod http;
 pub mod ledger;
 pub mod recording;

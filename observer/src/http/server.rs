@@ -3,29 +3,30 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::from_fn_with_state,
-    response::{Html, IntoResponse, Response},
+    response::{Html, Response},
     routing::get,
 };
-use axum_server::{Handle, tls_rustls::RustlsConfig};
 use prometheus::Registry;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::{
-    http::auth::{self, Access},
+    http::{
+        accept::{self, Limits},
+        auth::{self, Access},
+        browser::{self, Hosts},
+        rendered::Rendered,
+        tls::Certificate,
+    },
     sinks::{api_state::ApiView, metrics},
 };
-
-/// Requests under way when it stops are waited for this long.
-const GRACE: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub struct Shared {
@@ -56,22 +57,43 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
 /// How it is protected; by default it is not, and bound to where only the pod's network reaches.
 #[derive(Clone, Default)]
 pub struct Protection {
-    pub tls: Option<RustlsConfig>,
+    pub tls: Option<Certificate>,
     /// Asked about everything but /healthz and /readyz, which tell nothing of workloads.
     pub access: Option<Access>,
+    /// Under which names it may be asked in the clear.
+    pub hosts: Hosts,
+}
+
+#[derive(Clone)]
+struct Serving {
+    shared: Shared,
+    metrics: Rendered,
+    state: Rendered,
+    scale_events: Rendered,
+    advice: Rendered,
 }
 
 /// Serves until `stop` resolves; requests under way are finished.
 pub async fn serve(
     listener: TcpListener,
+    limits: Limits,
     shared: Shared,
     protection: Protection,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+    stop: impl Future<Output = ()>,
+) {
+    let serving = Serving {
+        shared,
+        metrics: Rendered::default(),
+        state: Rendered::default(),
+        scale_events: Rendered::default(),
+        advice: Rendered::default(),
+    };
     let mut told = Router::new()
-        .route("/", get(page))
+        .route("/", get(async || Html(include_str!("web/page.html"))))
+        .route("/page.js", get(async || (SCRIPT, include_str!("web/page.js"))))
+        .route("/page.css", get(async || (STYLE, include_str!("web/page.css"))))
         .route("/metrics", get(exposition))
-        .route("/api/probes", get(async |State(shared): State<Shared>| Json(shared.board().probes.clone())))
+        .route("/api/probes", get(async |State(at): State<Serving>| Json(at.shared.board().probes.clone())))
         .route("/api/state", get(state))
         .route("/api/scale-events", get(scale_events))
         .route("/api/advice", get(advice));
@@ -79,50 +101,48 @@ pub async fn serve(
         told = told.layer(from_fn_with_state(access, auth::guard));
     }
     let open = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
-    let router = told.merge(open).with_state(shared).into_make_service();
-    let (listener, handle) = (listener.into_std()?, Handle::new());
-    let stopping = handle.clone();
-    tokio::spawn(async move {
-        stop.await;
-        stopping.graceful_shutdown(Some(GRACE));
-    });
-    match protection.tls {
-        Some(tls) => axum_server::from_tcp_rustls(listener, tls)?.handle(handle).serve(router).await,
-        None => axum_server::from_tcp(listener)?.handle(handle).serve(router).await,
+    let mut router = told.merge(open).with_state(serving);
+    if protection.tls.is_none() {
+        router = protection.hosts.guard(router);
     }
+    accept::serve(listener, limits, protection.tls, browser::headers(router), stop).await;
 }
 
-async fn page() -> Html<&'static str> {
-    Html(include_str!("web/page.html"))
+type ContentType = [(header::HeaderName, &'static str); 1];
+const SCRIPT: ContentType = [(header::CONTENT_TYPE, "text/javascript; charset=utf-8")];
+const STYLE: ContentType = [(header::CONTENT_TYPE, "text/css; charset=utf-8")];
+
+async fn exposition(State(at): State<Serving>, request: HeaderMap) -> Response {
+    at.metrics.answer(&request, metrics::CONTENT_TYPE, || metrics::render(&at.shared.registry).into_bytes())
 }
 
-async fn exposition(State(shared): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&shared.registry))
-}
-
-async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
-    match shared.board().ready() {
+async fn ready(State(at): State<Serving>) -> (StatusCode, String) {
+    match at.shared.board().ready() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
     }
 }
 
-async fn state(State(shared): State<Shared>) -> Response {
-    json(&*shared.board())
+async fn state(State(at): State<Serving>, request: HeaderMap) -> Response {
+    json(&at.state, &request, &*at.shared.board())
 }
 
-async fn advice(State(shared): State<Shared>) -> Response {
-    json(&shared.board().advice.values().collect::<Vec<_>>())
+async fn advice(State(at): State<Serving>, request: HeaderMap) -> Response {
+    json(&at.advice, &request, &at.shared.board().advice.values().collect::<Vec<_>>())
 }
 
-async fn scale_events(State(shared): State<Shared>) -> Response {
-    json(&shared.board().scale_events)
+async fn scale_events(State(at): State<Serving>, request: HeaderMap) -> Response {
+    json(&at.scale_events, &request, &at.shared.board().scale_events)
 }
 
 /// Written while the board is locked, and straight to text: what is shown is of one moment, and copied once.
-fn json(what: &impl Serialize) -> Response {
-    match serde_json::to_string(what) {
-        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+fn json(text: &Rendered, request: &HeaderMap, what: &impl Serialize) -> Response {
+    text.answer(request, "application/json", || match serde_json::to_vec(what) {
+        Ok(json) => json,
+        // No key of ours is anything but text.
+        Err(error) => {
+            tracing::error!("cannot write JSON: {error}");
+            Vec::new()
+        }
+    })
 }

@@ -1,13 +1,18 @@
 //! Certificates from PEM: those trusted, and a server's own with its key, read again when they are renewed.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
-use axum_server::tls_rustls::RustlsConfig;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::task::spawn_blocking;
+use tokio_rustls::TlsAcceptor;
 
 /// The kubelet renews a mounted Secret within a minute or two; half of that again is soon enough.
 const LOOK: Duration = Duration::from_secs(30);
@@ -34,16 +39,30 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
+/// What a server shows to its clients: as it was last read.
+#[derive(Clone)]
+pub struct Certificate(Arc<RwLock<Arc<ServerConfig>>>);
+
+impl Certificate {
+    pub fn acceptor(&self) -> TlsAcceptor {
+        // Nothing panics while it is held.
+        TlsAcceptor::from(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn renew(&self, config: Arc<ServerConfig>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+}
+
 impl Pair {
-    pub async fn load(&self) -> Result<RustlsConfig, CannotUse> {
+    pub async fn load(&self) -> Result<Certificate, CannotUse> {
         // Of the two providers rustls knows, the one that needs no C compiler; set already if a client was made.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let loaded = RustlsConfig::from_pem_file(&self.cert, &self.key).await;
-        loaded.map_err(|source| self.cannot_use(source))
+        self.read().await.map(|config| Certificate(Arc::new(RwLock::new(config))))
     }
 
     /// Takes up a renewed pair; never ends. One that cannot be used is told of, and the one before stays.
-    pub async fn renew(&self, config: RustlsConfig) {
+    pub async fn renew(&self, certificate: Certificate) {
         let mut taken = self.changed();
         loop {
             tokio::time::sleep(LOOK).await;
@@ -52,11 +71,31 @@ impl Pair {
                 continue;
             }
             taken = now;
-            match config.reload_from_pem_file(&self.cert, &self.key).await {
-                Ok(()) => tracing::info!("the certificate {} was renewed", self.cert.display()),
-                Err(source) => tracing::warn!("{}; the one before stays in use", self.cannot_use(source)),
+            match self.read().await {
+                Ok(config) => {
+                    certificate.renew(config);
+                    tracing::info!("the certificate {} was renewed", self.cert.display());
+                }
+                Err(error) => tracing::warn!("{error}; the one before stays in use"),
             }
         }
+    }
+
+    async fn read(&self) -> Result<Arc<ServerConfig>, CannotUse> {
+        let pair = self.clone();
+        let read = spawn_blocking(move || pair.config()).await.map_err(io::Error::other);
+        read.flatten().map_err(|source| self.cannot_use(source))
+    }
+
+    fn config(&self) -> io::Result<Arc<ServerConfig>> {
+        let (chain, key) = (fs::read(&self.cert)?, fs::read(&self.key)?);
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(io::Error::other)?;
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain.map_err(io::Error::other)?, key)
+            .map_err(io::Error::other)?;
+        Ok(Arc::new(config))
     }
 
     fn cannot_use(&self, source: std::io::Error) -> CannotUse {

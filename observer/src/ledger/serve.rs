@@ -1,6 +1,7 @@
 //! The ledger's answers: records by uid, over TLS, to service accounts it knows; its metrics in the clear.
 
 use std::{
+    future::pending,
     net::SocketAddr,
     sync::{
         Arc,
@@ -20,11 +21,15 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use crate::{
+    descriptors,
     http::{
+        accept::{self, Limits},
         auth::{Access, Admits},
+        browser::{self, Hosts},
         tls::{self, Pair},
     },
     ledger::{Options, Shared},
+    sinks::metrics::CONTENT_TYPE,
 };
 use observer_core::model::kubernetes::ChangeRecord;
 
@@ -82,33 +87,38 @@ impl Server {
 
     pub async fn run(self) -> Result<(), CannotServe> {
         let tls = self.pair.load().await?;
-        let listen = |address| move |source| CannotServe::Listen { address, source };
-        let plain = TcpListener::bind(self.metrics_listen).await.map_err(listen(self.metrics_listen))?;
+        let bind = async |address| {
+            TcpListener::bind(address).await.map_err(|source| CannotServe::Listen { address, source })
+        };
+        let (answers_at, own_at) = (bind(self.listen).await?, bind(self.metrics_listen).await?);
         let own = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(ready))
             .with_state(self.state.clone());
-        let answers = Router::new().route("/v1/records", get(records)).with_state(self.state);
+        let own = browser::headers(Hosts::default().guard(own));
+        let answers =
+            browser::headers(Router::new().route("/v1/records", get(records)).with_state(self.state));
         tracing::info!(
             "answering agents on https://{}, /metrics on http://{}",
             self.listen,
             self.metrics_listen
         );
+        let descriptors = descriptors::raise_limit();
+        let (many, few) = (Limits::LEDGER.below(descriptors), Limits::AGENT.below(descriptors / 2));
         let renewing = self.pair.renew(tls.clone());
-        let answers = axum_server::bind_rustls(self.listen, tls).serve(answers.into_make_service());
-        let done = tokio::select! {
-            done = answers => done.map_err(listen(self.listen)),
-            () = renewing => Ok(()),
-            done = async { axum::serve(plain, own).await } => done.map_err(listen(self.metrics_listen)),
-        };
-        done
+        tokio::select! {
+            () = accept::serve(answers_at, many, Some(tls), answers, pending()) => {}
+            () = accept::serve(own_at, few, None, own, pending()) => {}
+            () = renewing => {}
+        }
+        Ok(())
     }
 }
 
 async fn metrics(State(state): State<Answering>) -> impl IntoResponse {
     let sizes = state.shared.book().sizes();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.shared.metrics.render(sizes))
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], state.shared.metrics.render(sizes))
 }
 
 async fn ready(State(state): State<Answering>) -> (StatusCode, &'static str) {

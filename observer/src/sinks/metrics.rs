@@ -72,6 +72,8 @@ impl Metrics {
     }
 }
 
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 pub fn render(registry: &Registry) -> String {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&registry.gather(), &mut text) {
