@@ -51,6 +51,107 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// More than any machine has: 8 PiB. Also where a float still counts single bytes.
+const SIZE_MAX_BYTES: f64 = 9_007_199_254_740_992.0;
+
+/// A size as people and their tools write it, in whole bytes: `1048576`, `1.5e8`, `64Mi`, `64 MiB`, `512MB`, `512m`, `1g`, `1,5 GiB`.
+///
+/// `Mi` and `MiB` are binary, `M`, `MB`, `k` and `kB` decimal, as Kubernetes and the SI have it. Lower-case `m`, `g`, `t` (and
+/// `mb`, `kb`, ...) are Docker's, the JVM's and top's: binary. Kubernetes' milli (`m`) is read only where the number would
+/// otherwise be larger than any machine.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let refuse = |why: &str| Err(format!("{} {why}", quoted(text)));
+    let digits = text.trim_start_matches(|c: char| c.is_ascii_digit() || "+-.,".contains(c));
+    // An exponent belongs to the number only where digits follow: 1.5e8, but 2E is two exa.
+    let unit = match digits.strip_prefix(['e', 'E']) {
+        Some(rest) if rest.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit()) => {
+            rest.trim_start_matches(['+', '-']).trim_start_matches(|c: char| c.is_ascii_digit())
+        }
+        _ => digits,
+    };
+    let number = &text[..text.len() - unit.len()];
+    let Some(factor) = size_factor(unit.trim()) else {
+        return refuse("is not a size, such as 1048576, 64Mi, 512MB or 1.5g");
+    };
+    let value = parse_decimal(number)?;
+    if !value.is_finite() || value < 0.0 {
+        return refuse("is not a finite size of zero or more");
+    }
+    let mut bytes = value * factor;
+    if unit.trim() == "m" && bytes > SIZE_MAX_BYTES {
+        bytes = value / 1000.0;
+    }
+    if bytes > SIZE_MAX_BYTES {
+        return refuse("is more memory than any machine has");
+    }
+    if bytes > 0.0 && bytes < 1.0 {
+        return refuse("is less than a byte");
+    }
+    Ok(bytes as u64)
+}
+
+/// A memory limit: a size that is not zero and that counts whole bytes.
+pub fn parse_limit(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("a limit of 0 bytes is none; leave it out".to_owned()),
+        _ if text.parse::<f64>().is_ok_and(|bytes| bytes.fract() != 0.0) => {
+            Err(format!("{} bytes are not whole; was a unit meant, such as Mi or Gi?", quoted(text)))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+/// Bytes of a unit of size; none for what is no such unit.
+pub fn size_factor(unit: &str) -> Option<f64> {
+    const BINARY: [f64; 6] =
+        [1024.0, 1048576.0, 1073741824.0, 1099511627776.0, 1125899906842624.0, 1152921504606846976.0];
+    const DECIMAL: [f64; 6] = [1e3, 1e6, 1e9, 1e12, 1e15, 1e18];
+    if ["", "b", "byte", "bytes"].contains(&unit.to_ascii_lowercase().as_str()) {
+        return Some(1.0);
+    }
+    let mut letters = unit.chars();
+    let letter = letters.next()?;
+    let power = "kmgtpe".find(letter.to_ascii_lowercase())?;
+    match letters.as_str() {
+        "i" | "ib" | "iB" | "IB" | "I" => Some(BINARY[power]),
+        "" if letter == 'k' || letter.is_ascii_uppercase() => Some(DECIMAL[power]),
+        "b" | "" if letter.is_ascii_lowercase() => Some(BINARY[power]),
+        "B" | "b" => Some(DECIMAL[power]),
+        _ => None,
+    }
+}
+
+/// A number with a decimal point or a decimal comma. `1,234` is refused: it may be either.
+pub fn parse_decimal(text: &str) -> Result<f64, String> {
+    let plain = |text: &str| text.parse::<f64>().map_err(|_| format!("{} is not a number", quoted(text)));
+    let Some((whole, fraction)) = text.split_once(',') else { return plain(text) };
+    let grouped = fraction.split(',').all(|group| {
+        let digits = group.split('.').next().unwrap_or_default();
+        digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    if grouped && (fraction.contains(',') || fraction.contains('.')) {
+        return plain(&text.replace(',', ""));
+    }
+    if fraction.len() == 3 && (1..=3).contains(&whole.len()) && whole != "0" {
+        return Err(format!(
+            "{} may be a fraction or thousands; write it with a point, or without",
+            quoted(text)
+        ));
+    }
+    plain(&text.replacen(',', ".", 1))
+}
+
+/// Text of others in our messages: one line, escaped, never long.
+pub fn quoted(text: &str) -> String {
+    const SHOWN: usize = 48;
+    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if shown.len() > 2 * SHOWN {
+        shown = shown.chars().take(SHOWN).collect();
+    }
+    if text.chars().nth(SHOWN).is_some() { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
+}
+
 /// Seconds: `0.31 s`, `4.2 s`, `95 s`.
 #[derive(Clone, Copy, Debug)]
 pub struct Seconds(pub f64);
@@ -91,6 +192,37 @@ mod tests {
         for text in ["", "Mi", "-1", "NaN", "64 MiB", "1Zi"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
+        for (text, expected) in [
+            ("1048576", 1 << 20),
+            ("1.5e8", 150_000_000),
+            ("64Mi", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("64 mib", 64 << 20),
+            ("512m", 512 << 20),
+            ("512mb", 512 << 20),
+            ("512MB", 512_000_000),
+            ("5M", 5_000_000),
+            ("1g", 1 << 30),
+            ("1,5 GiB", 3 << 29),
+            ("1,234,567", 1_234_567),
+            ("12.5kB", 12_500),
+            ("4KiB", 4096),
+            ("2k", 2000),
+            ("128974848000m", 128_974_848),
+            ("0B", 0),
+        ] {
+            assert_eq!(parse_size(text), Ok(expected), "{text}");
+        }
+        for text in
+            ["", "Mi", "-1", "NaN", "inf", "1Zi", "1,234", "0.5", "1e30", "9E", "5 apples", "0x10", "1.2.3"]
+        {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert!(parse_size(&"9x".repeat(5000)).is_err_and(|why| why.len() < 200));
+        for text in ["0", "0Mi", "0.5", "1.5", "512.5m512"] {
+            assert!(parse_limit(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_limit("512m"), Ok(512 << 20));
         assert_eq!(Seconds(0.314).to_string(), "0.31 s");
         assert_eq!(Seconds(95.4).to_string(), "95 s");
     }
