@@ -167,10 +167,10 @@ impl Startup {
         self.told_peaks().highest_working_set(self.cache)
     }
 
-    /// Highest working set over the steady level. A level below the band's 4 MiB counts as 4 MiB: ratios of next to
-    /// nothing say nothing.
+    /// Highest working set over the steady level, never below 1. A level below the band's 4 MiB counts as 4 MiB: ratios of
+    /// next to nothing say nothing.
     pub fn overshoot(&self) -> Option<f64> {
-        Some(self.working_set_peak() as f64 / self.steady()?.max(BAND_MIN_BYTES))
+        Some((self.working_set_peak() as f64 / self.steady()?.max(BAND_MIN_BYTES)).max(1.0))
     }
 
     /// Seconds; for a swing, until its envelope.
