@@ -46,9 +46,10 @@ pub enum Command {
     },
     /// Tell the story of a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
     ///
-    /// The file is CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes] (a header may reorder them),
-    /// or the JSON answer of a Prometheus range query with one series. Seconds count from the start of the container;
-    /// Unix times count from the first row. Needs no privileges.
+    /// Reads CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes], Grafana's CSV, JSON of Prometheus,
+    /// VictoriaMetrics and cAdvisor, kubectl top and docker stats in a loop, pidstat, psrecord and mprof: docs/recording.md
+    /// has a command for each. Seconds count from the start of the container; Unix times, dates and times far from zero
+    /// count from the first row. Needs no privileges.
     Analyse {
         /// The file; - is standard input
         file: PathBuf,
@@ -58,12 +59,18 @@ pub enum Command {
         /// Also draw curve, band, time to stable, peak and limit
         #[arg(long, value_name = "FILE.svg")]
         plot: Option<PathBuf>,
-        /// The container's memory limit, drawn and compared with the peak: bytes, or with Ki, Mi, Gi
-        #[arg(long, value_name = "BYTES", value_parser = observer_core::model::units::parse_bytes)]
+        /// The container's memory limit, drawn and compared with the peak: bytes, or 512Mi, 512m, 1.5GiB, 512MB
+        #[arg(long, value_name = "SIZE", value_parser = observer_core::model::units::parse_limit)]
         limit: Option<u64>,
         /// The process ended (or was killed) with the last row
         #[arg(long)]
         ended: bool,
+        /// Of several series, the one whose name or labels contain this
+        #[arg(long, value_name = "NAME")]
+        series: Option<String>,
+        /// Seconds between two readings, for tables that were recorded without times
+        #[arg(long, value_name = "SECONDS", value_parser = positive)]
+        interval: Option<f64>,
     },
     /// Say what requests, limits and scaling should be, from what was seen: of a node, or of the fleet by Prometheus
     ///
@@ -91,6 +98,13 @@ pub enum Command {
     /// Print a generated document: metrics or probes
     #[command(hide = true)]
     Docs { name: Document },
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
+        _ => Err("not a number of seconds above zero".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]

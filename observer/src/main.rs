@@ -28,8 +28,9 @@ fn main() -> ExitCode {
         Command::Run(flags) => run(&flags),
         Command::Check { roots } => check(roots),
         Command::Replay { recording, findings, story } => replay(&recording, findings, story),
-        Command::Analyse { file, json, plot, limit, ended } => {
-            analyse(&file, json, plot.as_deref(), analyse::Options { limit, ended })
+        Command::Analyse { file, json, plot, limit, ended, series, interval } => {
+            let reading = analyse::Reading { series, interval };
+            analyse(&file, json, plot.as_deref(), &analyse::Options { limit, ended, reading })
         }
         Command::Advise(options) => observer::commands::advise::run(&options)
             .map_err(|error| (FAILED, error))
@@ -129,20 +130,20 @@ fn replay(path: &Path, findings: bool, story: bool) -> Done {
     Ok(())
 }
 
-fn analyse(path: &Path, json: bool, plot: Option<&Path>, options: analyse::Options) -> Done {
+fn analyse(path: &Path, json: bool, plot: Option<&Path>, options: &analyse::Options) -> Done {
     let analysed = analyse::analyse(open(path)?, options)
         .map_err(|error| (BAD_INPUT, format!("{}: {error}", path.display())))?;
-    if let Some(plot) = plot {
-        let title = path.file_stem().unwrap_or_default().to_string_lossy();
-        analyse::plot::svg(&analysed, &title)
-            .and_then(|svg| std::fs::write(plot, svg).map_err(|error| error.to_string()))
-            .map_err(|error| (FAILED, format!("cannot draw {}: {error}", plot.display())))?;
-    }
     if json {
-        let text = serde_json::to_string(&analysed.analysis).map_err(|error| (FAILED, error.to_string()))?;
-        return print(&(text + "\n"));
+        let text = serde_json::to_string(&analysed.report).map_err(|error| (FAILED, error.to_string()))?;
+        print(&(text + "\n"))?;
+    } else {
+        print(&analysed.report.story())?;
     }
-    print(&analysed.analysis.story())
+    let Some(plot) = plot else { return Ok(()) };
+    let title = path.file_stem().unwrap_or_default().to_string_lossy();
+    analyse::plot::svg(&analysed, &title)
+        .and_then(|svg| std::fs::write(plot, svg).map_err(|error| error.to_string()))
+        .map_err(|error| (FAILED, format!("cannot draw {}: {error}", plot.display())))
 }
 
 /// A file, or standard input for `-`.

@@ -14,7 +14,10 @@ use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use observer::commands::analyse::input::{self, Row};
+use observer::commands::analyse::{
+    Reading,
+    input::{self, Row},
+};
 use observer_core::{
     advice::{
         Advice, Check, Facts, Grade, Settings, concurrency,
@@ -97,7 +100,7 @@ fn recorded(cli: &Cli) -> Result<()> {
     for (index, path) in cli.traces.iter().enumerate() {
         let mut rows = Vec::new();
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        input::read(BufReader::new(file), |row| rows.push(row))
+        input::read(file, &Reading::default(), |row| rows.push(row))
             .with_context(|| format!("in {}", path.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         for seed in cli.from..cli.from + cli.seeds {
@@ -109,7 +112,7 @@ fn recorded(cli: &Cli) -> Result<()> {
 }
 
 fn synthetic(seconds: f64, mib: f64) -> Row {
-    Row { seconds, usage: (mib * MIB) as u64, anon: None, inactive_file: None }
+    Row { seconds, usage: (mib * MIB) as u64, anon: None, inactive_file: None, begins: false }
 }
 
 fn workload(name: &str, kind: Option<Kind>, rows: &[Row], seed: u64, which: u64) -> Workload {

@@ -274,7 +274,7 @@ fn summary(rows: &[Row]) -> Value {
 
 fn recorded(path: &PathBuf, quiet: bool) -> Result<Value> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let analysed = analyse::analyse(BufReader::new(file), Options::default())
+    let analysed = analyse::analyse(file, &Options::default())
         .with_context(|| format!("cannot analyse {}", path.display()))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     if !quiet {

@@ -1,11 +1,30 @@
-//! CSV or a Prometheus range query's JSON -> rows, in order of time. Every refusal names its line.
+//! A recorded file of any known format -> rows, in order of time. Every refusal names its line and is short.
+//!
+//! Streams: memory does not grow with the file, except for JSON documents that are one value.
 
-use std::io::{self, BufRead, Read};
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead, BufReader, Cursor, Read},
+};
 
-use serde::Deserialize;
+use encoding_rs_io::DecodeReaderBytesBuilder;
 
-/// Times from here on are Unix times (September 2001) and count from the first row.
-const UNIX_SECONDS: f64 = 1e9;
+use super::{
+    clock::{Clock, Stamp},
+    format,
+    labels::Labels,
+};
+use observer_core::model::units::{Bytes, quoted};
+
+/// What a format is recognised by: the beginning of the file.
+const HEAD_BYTES: u64 = 64 * 1024;
+/// memory.stat is flushed every two seconds, so a part may be of up to that long before (kernel: FLUSH_TIME in
+/// mm/memcontrol.c); one more for the recorder's own delay.
+const STALE_SECONDS: f64 = 3.0;
+/// Tools round to three digits.
+const ROUNDING: f64 = 1.01;
+/// What is kept of a file's own words.
+const NOTES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
@@ -13,6 +32,8 @@ pub struct Row {
     pub usage: u64,
     pub anon: Option<u64>,
     pub inactive_file: Option<u64>,
+    /// Another instance of the container than in the row before.
+    pub begins: bool,
 }
 
 impl Row {
@@ -24,207 +45,332 @@ impl Row {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BadInput {
-    #[error("no samples: at least one line with seconds,usage_bytes is needed")]
-    Empty,
-    #[error("line {line}: {why}; nothing was analysed, mend or remove the line")]
+    #[error("no samples: {0}")]
+    Empty(&'static str),
+    #[error("line {line}: {why}; nothing was analysed")]
     Line { line: u64, why: String },
-    #[error(
-        "columns {found:?} do not name {missing}; expected seconds,usage_bytes[,anon_bytes,inactive_file_bytes]"
-    )]
-    Columns { found: String, missing: &'static str },
-    #[error("not a Prometheus range-query answer: {0}")]
-    Prometheus(String),
+    #[error("{0}")]
+    File(String),
     #[error("cannot read: {0}")]
     Read(#[from] io::Error),
 }
 
+/// How to read what a file does not say itself.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Only series whose labels contain this.
+    pub series: Option<String>,
+    /// Distance of two readings, for tables that have no times. Seconds.
+    pub interval: Option<f64>,
+}
+
+/// What a file turned out to be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Source {
+    pub format: &'static str,
+    /// Of the first row, as in the file; none for dates.
+    pub first_seconds: Option<f64>,
+    /// What a reader has to know of how the file was read.
+    pub notes: Vec<String>,
+}
+
 /// Calls `each` for every row. Times are relative to time zero; equal times are allowed, earlier ones are an error.
-pub fn read(mut input: impl BufRead, each: impl FnMut(Row)) -> Result<(), BadInput> {
-    let first = input.fill_buf()?.iter().copied().find(|byte| !byte.is_ascii_whitespace());
-    match first {
-        None => Err(BadInput::Empty),
-        Some(b'{') => prometheus(input, each),
-        Some(_) => csv(input, each),
+pub fn read(input: impl Read, reading: &Reading, mut each: impl FnMut(Row)) -> Result<Source, BadInput> {
+    let mut raw = Vec::new();
+    let mut input = BufReader::new(input);
+    input.by_ref().take(4).read_to_end(&mut raw)?;
+    // Without a byte-order mark, UTF-16 shows by the other half of its first letters.
+    let encoding = match raw[..] {
+        [first, 0, ..] if first != 0 => Some(utf16(true)),
+        [0, second, ..] if second != 0 => Some(utf16(false)),
+        _ => None,
+    };
+    let mut text = DecodeReaderBytesBuilder::new()
+        .encoding(encoding)
+        .utf8_passthru(true)
+        .strip_bom(true)
+        .bom_override(true)
+        .build(Cursor::new(raw).chain(input));
+    let mut head = Vec::new();
+    text.by_ref().take(HEAD_BYTES).read_to_end(&mut head)?;
+    let shape = String::from_utf8_lossy(&head).into_owned();
+    if shape.trim().is_empty() {
+        return Err(BadInput::Empty("the file is empty"));
     }
+    let format = format::of(&shape)?;
+    let mut rows = Rows {
+        reading,
+        each: &mut each,
+        clock: Clock::default(),
+        labels: None,
+        earlier: Vec::new(),
+        higher: VecDeque::new(),
+        rows: 0,
+        readings: 0,
+        passed_over: 0,
+        notes: Vec::new(),
+    };
+    let mut text = BufReader::new(Cursor::new(head).chain(text));
+    (format.read)(&mut text, &mut rows)?;
+    if rows.rows == 0 {
+        return Err(BadInput::Empty(if reading.series.is_some() {
+            "no series has a label that contains what --series asks for"
+        } else {
+            format.expects
+        }));
+    }
+    Ok(rows.source(format.name))
 }
 
-/// Where each column is.
-struct Columns {
-    seconds: usize,
-    usage: usize,
-    anon: Option<usize>,
-    inactive_file: Option<usize>,
+fn utf16(little: bool) -> &'static encoding_rs::Encoding {
+    if little { encoding_rs::UTF_16LE } else { encoding_rs::UTF_16BE }
 }
 
-const NAMES: [&str; 4] = ["seconds", "usage_bytes", "anon_bytes", "inactive_file_bytes"];
+/// One reading as a format finds it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizes {
+    pub usage: u64,
+    pub anon: Option<u64>,
+    pub inactive_file: Option<u64>,
+}
 
-impl Columns {
-    /// From a header; without one (the first field is a number), in the documented order.
-    fn of(first: &::csv::StringRecord) -> Result<(Self, bool), BadInput> {
-        if first.get(0).is_some_and(|field| field.parse::<f64>().is_ok()) {
-            let has = |index: usize| (first.len() > index).then_some(index);
-            if first.len() < 2 {
-                return Err(BadInput::Columns { found: join(first), missing: NAMES[1] });
-            }
-            return Ok((Self { seconds: 0, usage: 1, anon: has(2), inactive_file: has(3) }, false));
+/// Takes what the formats read, checks it, and hands it on.
+pub struct Rows<'a> {
+    pub reading: &'a Reading,
+    pub clock: Clock,
+    each: &'a mut dyn FnMut(Row),
+    labels: Option<Labels>,
+    /// Instances of the container that have ended.
+    earlier: Vec<Labels>,
+    /// Recent usage, falling: no reading of a part may exceed the first.
+    higher: VecDeque<(f64, u64)>,
+    rows: u64,
+    readings: u64,
+    passed_over: u64,
+    notes: Vec<String>,
+}
+
+impl Rows<'_> {
+    pub fn note(&mut self, note: String) {
+        if self.notes.len() < NOTES && !self.notes.contains(&note) {
+            self.notes.push(note);
         }
-        let find = |name: &str| first.iter().position(|field| field == name);
-        let need =
-            |name: &'static str| find(name).ok_or(BadInput::Columns { found: join(first), missing: name });
-        let columns = Self {
-            seconds: need(NAMES[0])?,
-            usage: need(NAMES[1])?,
-            anon: find(NAMES[2]),
-            inactive_file: find(NAMES[3]),
-        };
-        Ok((columns, true))
     }
 
-    fn row(&self, record: &::csv::StringRecord) -> Result<Row, String> {
-        let field = |index: usize, name: &str| record.get(index).ok_or(format!("no {name}"));
-        let bytes = |index: usize, name: &str| bytes(field(index, name)?, name);
-        // An empty optional field is a value nobody read.
-        let optional = |index: Option<usize>, name: &str| match index {
-            Some(index) if record.get(index).is_some_and(|field| !field.is_empty()) => {
-                bytes(index, name).map(Some)
-            }
-            _ => Ok(None),
-        };
-        Ok(Row {
-            seconds: number(field(self.seconds, NAMES[0])?, NAMES[0])?,
-            usage: bytes(self.usage, NAMES[1])?,
-            anon: optional(self.anon, NAMES[2])?,
-            inactive_file: optional(self.inactive_file, NAMES[3])?,
-        })
+    /// A row without a value: nothing was read, which is not zero.
+    pub fn pass_over(&mut self) {
+        self.passed_over += 1;
     }
-}
 
-fn join(record: &::csv::StringRecord) -> String {
-    record.iter().collect::<Vec<_>>().join(",")
-}
+    pub fn wants(&self, labels: &Labels) -> bool {
+        self.reading.series.as_ref().is_none_or(|series| labels.to_string().contains(series.as_str()))
+    }
 
-fn csv(input: impl Read, mut each: impl FnMut(Row)) -> Result<(), BadInput> {
-    let mut reader = ::csv::ReaderBuilder::new().has_headers(false).trim(::csv::Trim::All).from_reader(input);
-    let mut record = ::csv::StringRecord::new();
-    let mut columns = None;
-    let mut clock = Clock::default();
-    loop {
-        let more = reader.read_record(&mut record).map_err(refused)?;
-        if !more {
+    pub fn push(&mut self, labels: &Labels, stamp: Option<Stamp>, sizes: Sizes) -> Result<(), String> {
+        if !self.wants(labels) {
             return Ok(());
         }
-        let line = record.position().map_or(0, ::csv::Position::line);
-        let columns = match &columns {
-            Some(columns) => columns,
-            None => {
-                let (found, header) = Columns::of(&record)?;
-                let found = columns.insert(found);
-                if header {
-                    continue;
-                }
-                found
+        let stamp = match (stamp, self.reading.interval) {
+            (Some(stamp), _) => stamp,
+            (None, Some(interval)) => Stamp::Number(self.readings as f64 * interval),
+            (None, None) => {
+                return Err("the reading has no time of its own; print one before each (`date +%s.%N`), or say how far apart they are with --interval SECONDS".to_owned());
             }
         };
-        let row = columns
-            .row(&record)
-            .and_then(|row| clock.set(row))
-            .map_err(|why| BadInput::Line { line, why })?;
-        each(row);
-    }
-}
-
-fn refused(error: ::csv::Error) -> BadInput {
-    let line = error.position().map_or(0, ::csv::Position::line);
-    let why = match error.into_kind() {
-        ::csv::ErrorKind::Io(error) => return BadInput::Read(error),
-        ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("{len} fields, expected {expected_len}")
+        self.readings += 1;
+        let last = self.higher.back().map(|(at, _)| *at);
+        let begins = self.instance(labels)?;
+        let seconds = self.clock.set(stamp).map_err(|why| {
+            if begins {
+                format!("{} begins before the one before has ended; {}", labels.brief(), NARROW)
+            } else {
+                why
+            }
+        })?;
+        if begins && last == Some(seconds) {
+            return Err(self.several(labels));
         }
-        ::csv::ErrorKind::Utf8 { .. } => "not text".to_owned(),
-        other => format!("{other:?}"),
-    };
-    BadInput::Line { line, why }
-}
-
-fn number(field: &str, name: &str) -> Result<f64, String> {
-    let value: f64 = field.parse().map_err(|_| format!("{name} {field:?} is not a number"))?;
-    if !value.is_finite() || value < 0.0 {
-        return Err(format!("{name} {field} is not a finite number of zero or more"));
+        let Sizes { usage, .. } = sizes;
+        let part = |bytes: Option<u64>, name: &str| self.part(seconds, usage, bytes, name);
+        let row = Row {
+            seconds,
+            usage,
+            anon: part(sizes.anon, "anonymous memory")?,
+            inactive_file: part(sizes.inactive_file, "inactive file cache")?,
+            begins,
+        };
+        self.remember(seconds, usage);
+        self.rows += 1;
+        (self.each)(row);
+        Ok(())
     }
-    Ok(value)
-}
 
-/// Whole bytes; exporters also write them as 1.5e8.
-fn bytes(field: &str, name: &str) -> Result<u64, String> {
-    number(field, name).map(|value| value as u64)
-}
+    /// Whether this is another instance of the same container; an error where it is another container.
+    fn instance(&mut self, labels: &Labels) -> Result<bool, String> {
+        const INSTANCES: usize = 4096;
+        let Some(current) = &self.labels else {
+            self.labels = Some(labels.clone());
+            return Ok(false);
+        };
+        if current == labels {
+            return Ok(false);
+        }
+        if !current.same_container(labels) || self.earlier.contains(labels) || self.earlier.len() >= INSTANCES
+        {
+            return Err(self.several(labels));
+        }
+        let differ = current.differing(labels).join(", ");
+        self.earlier.extend(self.labels.replace(labels.clone()));
+        self.note(format!(
+            "series that differ in {differ} only, one after the other: one container, started again"
+        ));
+        Ok(true)
+    }
 
-/// Makes times relative, and refuses a clock that steps back.
-#[derive(Default)]
-struct Clock {
-    origin: Option<f64>,
-    last: f64,
-}
+    fn several(&self, labels: &Labels) -> String {
+        let first = self.earlier.last().or(self.labels.as_ref());
+        let other = first.filter(|first| *first != labels).or(self.labels.as_ref());
+        let (differ, first) = match other {
+            Some(other) => (other.differing(labels).join(", "), other.brief()),
+            None => Default::default(),
+        };
+        format!("more than one series at a time: {first} and {} differ in {differ}; {NARROW}", labels.brief())
+    }
 
-impl Clock {
-    fn set(&mut self, mut row: Row) -> Result<Row, String> {
-        let first = row.seconds;
-        let origin = *self.origin.get_or_insert(if first >= UNIX_SECONDS { first } else { 0.0 });
-        row.seconds -= origin;
-        if row.seconds < self.last {
-            let (now, before) = (row.seconds + origin, self.last + origin);
+    /// A part greater than the whole cannot be, unless it is of a moment before, when there was more.
+    fn part(&self, seconds: f64, usage: u64, bytes: Option<u64>, name: &str) -> Result<Option<u64>, String> {
+        let Some(bytes) = bytes else { return Ok(None) };
+        let recent = |at: &f64| seconds - at <= STALE_SECONDS;
+        let before =
+            self.higher.iter().enumerate().filter(|(i, (at, _))| recent(at) || i + 1 == self.higher.len());
+        let highest = before.map(|(_, (_, usage))| *usage).max().unwrap_or(0).max(usage);
+        if bytes as f64 > highest as f64 * ROUNDING {
             return Err(format!(
-                "time goes back, {now} after {before}: sort by seconds, or cut where the clock stepped"
+                "{name} of {} is more than the usage of {}, which it is a part of",
+                exact(bytes),
+                exact(usage)
             ));
         }
-        self.last = row.seconds;
-        Ok(row)
+        Ok(Some(bytes.min(usage)))
+    }
+
+    fn remember(&mut self, seconds: f64, usage: u64) {
+        while self.higher.back().is_some_and(|(_, before)| *before <= usage) {
+            self.higher.pop_back();
+        }
+        while self.higher.len() > 1 && self.higher.front().is_some_and(|(at, _)| seconds - at > STALE_SECONDS)
+        {
+            self.higher.pop_front();
+        }
+        self.higher.push_back((seconds, usage));
+    }
+
+    fn source(self, format: &'static str) -> Source {
+        let mut notes = self.clock.notes;
+        notes.extend(self.notes);
+        if self.passed_over > 0 {
+            notes.push(format!("{} rows without a value were passed over", self.passed_over));
+        }
+        Source { format, first_seconds: self.clock.first, notes }
     }
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    status: Option<String>,
-    error: Option<String>,
-    data: Option<Data>,
+pub const NARROW: &str = "narrow it to one container, or choose one with --series NAME";
+
+fn exact(bytes: u64) -> String {
+    if bytes < 10_000 { format!("{bytes} B") } else { Bytes(bytes).to_string() }
 }
 
-#[derive(Deserialize)]
-struct Data {
-    #[serde(rename = "resultType")]
-    result_type: String,
-    result: Vec<Series>,
+/// Lines of a text, numbered, without terminal escapes (`docker stats` clears the screen).
+pub struct Lines<'a> {
+    input: &'a mut dyn BufRead,
+    number: u64,
+    line: Vec<u8>,
 }
 
-#[derive(Deserialize)]
-struct Series {
-    #[serde(default)]
-    values: Vec<(f64, String)>,
+const LINE_MAX_BYTES: u64 = 1024 * 1024;
+
+impl<'a> Lines<'a> {
+    pub fn new(input: &'a mut dyn BufRead) -> Self {
+        Self { input, number: 0, line: Vec::new() }
+    }
+
+    pub fn numbered(&mut self) -> Result<Option<(u64, String)>, BadInput> {
+        self.line.clear();
+        let read = self.input.take(LINE_MAX_BYTES).read_until(b'\n', &mut self.line)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if read as u64 == LINE_MAX_BYTES && self.line.last() != Some(&b'\n') {
+            return Err(BadInput::Line { line: self.number, why: "longer than 1 MiB".to_owned() });
+        }
+        let text = std::str::from_utf8(&self.line)
+            .map_err(|_| BadInput::Line { line: self.number, why: "not text".to_owned() })?;
+        Ok(Some((self.number, without_escapes(text.trim_end_matches(['\n', '\r'])))))
+    }
+
+    /// Calls `each` for every line; what it refuses names the line.
+    pub fn each(&mut self, mut each: impl FnMut(&str) -> Result<(), String>) -> Result<(), BadInput> {
+        while let Some((line, text)) = self.numbered()? {
+            each(&text).map_err(|why| BadInput::Line { line, why })?;
+        }
+        Ok(())
+    }
 }
 
-/// The answer of /api/v1/query_range, one series.
-fn prometheus(input: impl Read, mut each: impl FnMut(Row)) -> Result<(), BadInput> {
-    let bad = |why: String| BadInput::Prometheus(why);
-    let answer: Answer = serde_json::from_reader(input).map_err(|error| bad(error.to_string()))?;
-    if answer.status.as_deref() == Some("error") {
-        return Err(bad(format!("the server answered with an error: {}", answer.error.unwrap_or_default())));
+fn without_escapes(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '\u{1b}' {
+            plain.push(letter);
+            continue;
+        }
+        if letters.next() == Some('[') {
+            letters.by_ref().find(|end| ('@'..='~').contains(end));
+        }
     }
-    let data = answer.data.ok_or_else(|| bad("no \"data\"".into()))?;
-    if data.result_type != "matrix" {
-        return Err(bad(format!("it is a {}; ask /api/v1/query_range for a range", data.result_type)));
+    plain
+}
+
+/// Times that stand before what they date, alone in a line or at its beginning: for tables made in a loop.
+#[derive(Default)]
+pub struct LoopTimes {
+    stamp: Option<Stamp>,
+    dated: Vec<Labels>,
+}
+
+impl LoopTimes {
+    /// Takes the time off the beginning of a line.
+    pub fn strip<'a>(&mut self, line: &'a str) -> &'a str {
+        match Stamp::split(line) {
+            Some((stamp, rest)) => {
+                self.stamp = Some(stamp);
+                self.dated.clear();
+                rest
+            }
+            None => line.trim(),
+        }
     }
-    let series = match &data.result[..] {
-        [] => return Err(BadInput::Empty),
-        [one] => one,
-        many => return Err(bad(format!("{} series; narrow the query to one container", many.len()))),
-    };
-    let mut clock = Clock::default();
-    for (index, (seconds, value)) in series.values.iter().enumerate() {
-        let row = bytes(value, "value")
-            .and_then(|usage| number(&seconds.to_string(), "time").map(|seconds| (seconds, usage)))
-            .and_then(|(seconds, usage)| clock.set(Row { seconds, usage, anon: None, inactive_file: None }))
-            .map_err(|why| bad(format!("value {}: {why}", index + 1)))?;
-        each(row);
+
+    /// The time of a reading: one time dates one reading of each series.
+    pub fn of(&mut self, labels: &Labels) -> Option<Stamp> {
+        const SERIES: usize = 4096;
+        if self.dated.contains(labels) || self.dated.len() >= SERIES {
+            return None;
+        }
+        self.dated.push(labels.clone());
+        self.stamp
     }
-    Ok(())
+}
+
+/// Wraps what others wrote (errors of parsers quote their input).
+pub fn bounded(text: &str) -> String {
+    const SHOWN: usize = 160;
+    if text.len() <= SHOWN && !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let cut: String = text.chars().take(SHOWN / 2).collect();
+    quoted(&cut)
 }

@@ -29,12 +29,18 @@ fn draw(
     analysed: &Analysed,
     title: &str,
 ) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
-    let Analysed { analysis, usage, working_set } = analysed;
+    let Analysed { analysis, report, usage, working_set, duration_seconds } = analysed;
     let area = SVGBackend::with_string(document, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let end = analysis.duration_seconds.max(1.0);
+    let end = duration_seconds.max(1.0);
     let top = analysis.limit_bytes.unwrap_or(0).max(highest(usage)) as f64 / MIB * 1.12;
-    let caption = format!("{title}: {}", analysis.headline());
+    let caption = match report.starts_total {
+        0 | 1 => format!("{title}: {}", analysis.headline()),
+        starts => format!("{title}: {starts} starts; the first: {}", analysis.headline()),
+    };
+    // What is drawn of the first start lies at its place in the file.
+    let zero = analysis.started_seconds;
+    let first_end = report.starts.get(1).map_or(end, |next| next.started_seconds);
     let mut chart = ChartBuilder::on(&area)
         .caption(caption, ("sans-serif", 18).into_font().color(&INK))
         .margin(12)
@@ -53,7 +59,7 @@ fn draw(
         .draw()?;
 
     if let Some((low, high, from)) = band_of(analysis) {
-        let corners = [(from, low / MIB), (end, high / MIB)];
+        let corners = [(zero + from, low / MIB), (first_end, high / MIB)];
         chart
             .draw_series([Rectangle::new(corners, STEADY.mix(0.35).filled())])?
             .label("band it stays in")
@@ -72,11 +78,16 @@ fn draw(
     }
     if let Some(at) = analysis.time_to_stable_seconds {
         chart
-            .draw_series(DashedLineSeries::new([(at, 0.0), (at, top)], 4, 4, INK.stroke_width(1)))?
+            .draw_series(DashedLineSeries::new(
+                [(zero + at, 0.0), (zero + at, top)],
+                4,
+                4,
+                INK.stroke_width(1),
+            ))?
             .label(format!("time to stable {}", Seconds(at)))
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], INK));
     }
-    let peak = (analysis.peak_seconds, analysis.peak_bytes as f64 / MIB);
+    let peak = (zero + analysis.peak_seconds, analysis.peak_bytes as f64 / MIB);
     chart
         .draw_series([Circle::new(peak, 4, PEAK.filled())])?
         .label(format!("peak {} after {}", Bytes(analysis.peak_bytes), Seconds(analysis.peak_seconds)))

@@ -1,0 +1,49 @@
+//! The known formats: each is recognised by its own shape and read in a file of its own.
+
+use std::io::BufRead;
+
+use super::input::{BadInput, Rows};
+
+mod cadvisor;
+mod csv;
+mod docker_stats;
+mod json;
+mod kubectl_top;
+mod mprof;
+mod pidstat;
+mod prometheus;
+mod psrecord;
+mod victoriametrics;
+
+pub struct Format {
+    pub name: &'static str,
+    /// For a file without a reading.
+    pub expects: &'static str,
+    recognises: fn(head: &str) -> bool,
+    pub read: fn(&mut dyn BufRead, &mut Rows) -> Result<(), BadInput>,
+}
+
+/// The most particular shape first.
+const ALL: [&Format; 10] = [
+    &docker_stats::JSON,
+    &victoriametrics::FORMAT,
+    &prometheus::FORMAT,
+    &cadvisor::FORMAT,
+    &mprof::FORMAT,
+    &psrecord::FORMAT,
+    &pidstat::FORMAT,
+    &kubectl_top::FORMAT,
+    &docker_stats::TABLE,
+    &csv::FORMAT,
+];
+
+pub fn of(head: &str) -> Result<&'static Format, BadInput> {
+    let found = ALL.iter().find(|format| (format.recognises)(head));
+    found.copied().ok_or_else(|| {
+        BadInput::File(if json::is_json(head) {
+            "JSON, but not of a known shape: Prometheus query_range, VictoriaMetrics export, cAdvisor stats, docker stats; see docs/recording.md".to_owned()
+        } else {
+            "not a known recording; see docs/recording.md for how to make one".to_owned()
+        })
+    })
+}

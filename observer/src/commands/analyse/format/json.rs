@@ -1,0 +1,19 @@
+//! What the JSON formats share.
+
+use serde_json::Value;
+
+use super::super::input::{BadInput, bounded};
+
+pub fn is_json(head: &str) -> bool {
+    head.trim_start().starts_with(['{', '['])
+}
+
+pub fn refused(what: &str, error: &serde_json::Error) -> BadInput {
+    BadInput::File(format!("not {what}: {}", bounded(&error.to_string())))
+}
+
+/// Whole bytes; a float where an exporter writes 1.5e8.
+pub fn bytes(value: Option<&Value>) -> Option<u64> {
+    let value = value?;
+    value.as_u64().or_else(|| value.as_f64().filter(|bytes| *bytes >= 0.0).map(|bytes| bytes as u64))
+}
