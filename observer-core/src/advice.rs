@@ -14,6 +14,7 @@ pub mod concurrency;
 pub mod facts;
 pub mod sizing;
 pub mod typical_curve;
+pub mod watch;
 
 pub use facts::Facts;
 pub use sizing::Numbers;

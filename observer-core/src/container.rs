@@ -1,7 +1,226 @@
-//! What happened to one container: its start-up curve, its verdict, its OOM kills, its end.
+//! Stage two: what happened to it? One table of the containers that are reported; the end of one is one removal.
 
+use std::collections::BTreeMap;
+
+use crate::{
+    advice::watch::Running,
+    attribution::{Admitted, Attribution, PodKey},
+    cause::{Cause, PreviousExits},
+    model::{
+        event::{CgroupId, Event, EventKind},
+        finding::{Finding, FindingKind},
+        time::Time,
+    },
+    pipeline::HostFacts,
+    scale_event::StartLevels,
+};
+
+pub mod counters;
 pub mod curve;
 pub mod lifecycle;
 pub mod oom;
+pub mod oom_report;
 pub mod stability;
 pub mod startup;
+
+use counters::Counters;
+use lifecycle::Lifecycle;
+
+/// All that is known of one container.
+#[derive(Debug)]
+pub struct Tracked {
+    pub life: Lifecycle,
+    /// Which container of which pod it is.
+    pub pod: Option<PodKey>,
+    /// Of its own cgroup and those inside it.
+    counters: BTreeMap<CgroupId, Counters>,
+    /// For scale events.
+    pub levels: StartLevels,
+    /// For advice, while it runs.
+    pub running: Option<Running>,
+}
+
+#[derive(Debug, Default)]
+pub struct Containers {
+    tracked: BTreeMap<CgroupId, Tracked>,
+    previous_exits: PreviousExits,
+}
+
+impl Containers {
+    pub fn get(&self, cgroup: CgroupId) -> Option<&Tracked> {
+        self.tracked.get(&cgroup)
+    }
+
+    pub fn get_mut(&mut self, cgroup: CgroupId) -> Option<&mut Tracked> {
+        self.tracked.get_mut(&cgroup)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (CgroupId, &Tracked)> {
+        self.tracked.iter().map(|(cgroup, tracked)| (*cgroup, tracked))
+    }
+
+    pub fn life(&self, cgroup: CgroupId) -> Option<&Lifecycle> {
+        self.tracked.get(&cgroup).map(|tracked| &tracked.life)
+    }
+
+    pub fn lives(&self) -> impl Iterator<Item = &Lifecycle> {
+        self.tracked.values().map(|tracked| &tracked.life)
+    }
+
+    /// Containers alive, as advice sees them, by cgroup.
+    pub fn running_by_cgroup(&self) -> impl Iterator<Item = (CgroupId, &Running)> {
+        self.iter().filter_map(|(cgroup, tracked)| Some((cgroup, tracked.running.as_ref()?)))
+    }
+
+    pub fn running(&self) -> impl Iterator<Item = &Running> {
+        self.tracked.values().filter_map(|tracked| tracked.running.as_ref())
+    }
+
+    pub fn running_mut(&mut self, cgroup: CgroupId) -> Option<&mut Running> {
+        self.tracked.get_mut(&cgroup)?.running.as_mut()
+    }
+
+    pub fn set_running(&mut self, cgroup: CgroupId, running: Option<Running>) {
+        if let Some(tracked) = self.tracked.get_mut(&cgroup) {
+            tracked.running = running;
+        }
+    }
+
+    /// What follows for the container from what was admitted.
+    pub fn observe(
+        &mut self,
+        admitted: Admitted,
+        attribution: &Attribution,
+        host: &HostFacts,
+        out: &mut Vec<Finding>,
+    ) {
+        match admitted {
+            Admitted::Opened { container, pod } => {
+                // Of a container outside Kubernetes the node knows all there is to know.
+                let cause = match pod {
+                    None => self.previous_exits.cause(&container),
+                    Some(_) => Cause::Unknown,
+                };
+                let cgroup = container.cgroup;
+                let tracked = Tracked {
+                    life: Lifecycle::new(container, cause),
+                    pod,
+                    counters: BTreeMap::new(),
+                    levels: StartLevels::default(),
+                    running: None,
+                };
+                self.tracked.insert(cgroup, tracked);
+            }
+            Admitted::Identified { .. } | Admitted::Dropped { .. } => {}
+            Admitted::Event { owner, event } => self.event(&event, owner, attribution, host, out),
+        }
+    }
+
+    /// The API said late who it is. Returns whether that is news.
+    pub fn rename(
+        &mut self,
+        container: &crate::model::finding::Container,
+        at: Time,
+        out: &mut Vec<Finding>,
+    ) -> bool {
+        let Some(tracked) = self.tracked.get_mut(&container.cgroup) else { return false };
+        if tracked.life.container().labels == container.labels {
+            return false; // as was presumed
+        }
+        let before = tracked.life.rename(container.labels.clone());
+        let container = container.clone();
+        out.push(Finding { at, what: FindingKind::Identified { container, before } });
+        true
+    }
+
+    fn event(
+        &mut self,
+        event: &Event,
+        owner: Option<CgroupId>,
+        attribution: &Attribution,
+        host: &HostFacts,
+        out: &mut Vec<Finding>,
+    ) {
+        let at = event.at;
+        if let EventKind::Tick = event.what {
+            return self.tick(at, host, out);
+        }
+        if let EventKind::OomKill(kill) = &event.what {
+            return self.oom_killed(at, kill, owner, attribution, host, out);
+        }
+        let Some((owner, tracked)) = owner.and_then(|owner| Some((owner, self.tracked.get_mut(&owner)?)))
+        else {
+            return;
+        };
+        let wall_ns = host.wall_ns();
+        let life = &mut tracked.life;
+        match &event.what {
+            EventKind::CgroupSeeded { populated: true, .. } => life.seen_running(at, out),
+            EventKind::CgroupMade { cgroup, .. } => {
+                tracked.counters.entry(*cgroup).or_insert_with(Counters::of_a_new_cgroup);
+            }
+            EventKind::CgroupAttached { .. } => life.joined(at, host.process_probe, wall_ns, out),
+            EventKind::CgroupEmptied { cgroup, watermark, .. } if *cgroup == owner => {
+                life.emptied(at, Some(*watermark), out);
+            }
+            EventKind::CgroupRemoved { cgroup } => {
+                tracked.counters.remove(cgroup);
+                if *cgroup == owner {
+                    life.emptied(at, None, out);
+                    if life.state().is_none() {
+                        self.tracked.remove(&owner); // never lived
+                    }
+                }
+            }
+            EventKind::Usage { usage, watermark, .. } => life.used(at, *usage, Some(*watermark), out),
+            EventKind::Memory { cgroup, reading } if *cgroup == owner => {
+                let counters = tracked.counters.entry(*cgroup).or_default();
+                let kills = counters.files(at, life, reading, host.fault_probe, out);
+                if kills > 0 && !host.oom_probe {
+                    out.push(Finding {
+                        at,
+                        what: FindingKind::OomKilled(oom_report::by_count(at, life, kills)),
+                    });
+                }
+                life.read(at, reading, out);
+            }
+            EventKind::Totals { cgroup, totals } => {
+                let counters = tracked.counters.entry(*cgroup).or_default();
+                counters.totals(at, life.container(), *totals, out);
+            }
+            EventKind::FaultLatency { cgroup, latency } => {
+                let counters = tracked.counters.entry(*cgroup).or_default();
+                counters.latency(at, life.container(), latency, out);
+            }
+            EventKind::Exec { comm, watermark, .. } => life.executed(at, comm, *watermark, wall_ns, out),
+            EventKind::Exit { status, .. } => life.exited(*status),
+            _ => {}
+        }
+    }
+
+    /// Why a container started has become known.
+    pub fn caused(&mut self, cgroup: CgroupId, cause: Cause) {
+        if let Some(tracked) = self.tracked.get_mut(&cgroup) {
+            tracked.life.caused(cause);
+        }
+    }
+
+    /// How a container ended decides what a later start under its name is.
+    pub fn remember_exit(&mut self, ended: &crate::model::finding::Ended) {
+        self.previous_exits.ended(ended);
+    }
+
+    fn tick(&mut self, now: Time, host: &HostFacts, out: &mut Vec<Finding>) {
+        for tracked in self.tracked.values_mut() {
+            tracked.life.tick(now, host.wall_ns(), out);
+        }
+        self.tracked.retain(|_, tracked| {
+            let over = tracked.life.is_over(now, host.retention());
+            if over {
+                let container = tracked.life.container().clone();
+                out.push(Finding { at: now, what: FindingKind::Forgotten { container } });
+            }
+            !over
+        });
+    }
+}

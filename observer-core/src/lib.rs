@@ -22,6 +22,7 @@
 pub mod advice;
 pub mod attribution;
 pub mod cause;
+pub mod conclusions;
 pub mod container;
 pub mod ledger;
 pub mod model;

@@ -1,4 +1,5 @@
-//! What starts on this node, and what it will still take.
+//! What starts on this node, what it will still take, and whether there is room.
 
 pub mod forecast;
 pub mod stampede;
+pub mod watch;

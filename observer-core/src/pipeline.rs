@@ -1,326 +1,258 @@
-//! The pure core: one event in, findings out. No clock, no IO, cannot fail.
+//! One event in, findings out. No clock, no IO, cannot fail.
+//!
+//! ```text
+//! event -> kills: whose limit was it?   (an OOM kill is judged when it comes, once)
+//!       -> attribution: whose is it?    (holds what cannot be attributed yet)
+//!       -> containers: what happened to it?
+//!       -> conclusions: what follows?   -> findings
+//! ```
 //!
 //! Replay and the live daemon run exactly this; whatever is reported was derived here from events alone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use crate::{
-    attribution::cgroup_index::{Index, Known},
-    cause::PreviousExits,
-    container::{
-        lifecycle::Lifecycle,
-        oom::{self, Baselines},
-    },
+    attribution::{Admitted, Attribution},
+    conclusions::Conclusions,
+    container::{Containers, oom::Kills},
     model::{
-        event::{AttachOutcome, CgroupId, Event, EventKind, Host},
-        finding::{ContainerState, Finding, FindingKind},
+        event::{AttachOutcome, Event, EventKind, Host, ProbeStatus},
+        finding::{Finding, FindingKind},
         time::Time,
     },
-    workload::history::{Histories, StartupOutcome, Workload},
+    workload::history::Histories,
 };
-
-mod advise;
-mod cluster;
-mod counters;
-mod kills;
-mod node;
-mod waiting;
 
 #[derive(Debug, Default)]
 pub struct Pipeline {
-    host: Option<Host>,
-    index: Index,
-    lives: BTreeMap<CgroupId, Lifecycle>,
-    counters: counters::Counters,
-    baselines: Baselines,
-    /// Victims the kernel named by pid only, waiting for their exit.
-    unnamed: oom::Unnamed,
-    histories: Histories,
-    ends: PreviousExits,
-    node: node::Node,
-    cluster: cluster::Cluster,
-    advise: advise::Advise,
-    /// Kills are counted from files while no probe sees them.
-    oom_probe: bool,
-    fault_probe: bool,
-    /// Without it no exec will ever tell when the entry point began.
-    process_probe: bool,
+    host: HostFacts,
+    kills: Kills,
+    attribution: Attribution,
+    containers: Containers,
+    conclusions: Conclusions,
 }
 
 impl Pipeline {
     /// Folds one event into the state and returns what follows from it.
     pub fn step(&mut self, event: &Event) -> Vec<Finding> {
-        let mut out = Vec::new();
-        self.take(event, &mut out);
-        self.learn_from(&mut out);
-        self.follow(event.at, &mut out);
-        self.note(&mut out);
-        out
+        let mut findings = Vec::new();
+        self.host.observe(event, &mut findings);
+        for event in self.kills.judge(event) {
+            for admitted in self.attribution.admit(&event, self.host.wall_ns()) {
+                self.observe(admitted, event.at, &mut findings);
+            }
+        }
+        let Self { host, attribution, containers, conclusions, .. } = self;
+        conclusions.follow(event, host, attribution, containers, &mut findings);
+        findings
+    }
+
+    fn observe(&mut self, admitted: Admitted, at: Time, findings: &mut Vec<Finding>) {
+        match admitted {
+            Admitted::Identified { container } => {
+                if self.containers.rename(&container, at, findings) {
+                    self.conclusions.renamed(&container);
+                }
+            }
+            Admitted::Dropped { at, cgroup } => {
+                findings.push(Finding { at, what: FindingKind::Unattributed { cgroup } });
+            }
+            admitted => self.containers.observe(admitted, &self.attribution, &self.host, findings),
+        }
     }
 
     /// What is known of every workload's start-ups, to be kept for the next run.
     pub fn histories(&self) -> &Histories {
-        &self.histories
+        self.conclusions.histories()
     }
+}
 
-    fn take(&mut self, event: &Event, out: &mut Vec<Finding>) {
-        let at = event.at;
-        if let Some((cgroup, path)) = place(event) {
-            self.learn(at, cgroup, path, out);
-        }
-        // Who died names a victim the kernel named by pid only, and that before anybody waits.
-        if let EventKind::Exit { cgroup, pid, comm, .. } = &event.what
-            && let Some((kill, level_index)) = self.unnamed.resolve(*pid, *cgroup, comm)
-        {
-            self.oom_kill(at, kill, level_index, out);
-        }
-        if let Some(cgroup) = subject(event)
-            && self.waits(cgroup, event, out)
-        {
-            if let EventKind::CgroupRemoved { .. } = event.what
-                && self.dormant_removed(cgroup)
-            {
-                self.removed(at, cgroup, out);
-            }
-            return;
-        }
-        match &event.what {
-            EventKind::Host(host) => {
-                self.host = Some(host.clone());
-                if let Some(booted) = host.booted {
-                    self.cluster.booted(booted);
-                }
-                out.push(Finding { at, what: FindingKind::Host(host.clone()) });
-            }
-            EventKind::Probe(status) => {
-                let attached = matches!(status.outcome, AttachOutcome::Attached { .. });
-                match status.probe.as_str() {
-                    "oom_kill" => self.oom_probe = attached,
-                    "page_fault" => self.fault_probe = attached,
-                    "process" => self.process_probe = attached,
-                    _ => {}
-                }
-                out.push(Finding { at, what: FindingKind::Probe(status.clone()) });
-            }
-            EventKind::History { workload, startups, levels } => {
-                self.histories.restore(workload.clone(), startups.clone(), levels.clone());
-                self.tell_history(at, workload, out);
-            }
-            EventKind::CgroupSeeded { cgroup, populated, .. } => {
-                if *populated && let Some(life) = self.owner_of(*cgroup) {
-                    life.seen_running(at, out);
-                }
-            }
-            EventKind::CgroupMade { cgroup, .. } => {
-                self.baselines.made(*cgroup);
-                self.counters.made(*cgroup);
-            }
-            EventKind::CgroupAttached { cgroup, .. } => {
-                let (exec_will_come, wall_ns) = (self.process_probe, self.wall_ns());
-                if let Some(life) = self.owner_of(*cgroup) {
-                    life.joined(at, exec_will_come, wall_ns, out);
-                }
-            }
-            EventKind::CgroupPopulated { .. } => {}
-            EventKind::CgroupEmptied { cgroup, watermark, .. } => {
-                if let Some(life) = self.lives.get_mut(cgroup) {
-                    life.emptied(at, Some(*watermark), out);
-                }
-            }
-            EventKind::CgroupRemoved { cgroup } => self.removed(at, *cgroup, out),
-            EventKind::Usage { cgroup, usage, watermark } => {
-                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
-                    life.used(at, *usage, Some(*watermark), out);
-                }
-            }
-            EventKind::Memory { cgroup, reading } => {
-                self.file_counters(at, *cgroup, reading, out);
-                if let Some(life) = self.lives.get_mut(cgroup) {
-                    life.read(at, reading, out);
-                }
-            }
-            EventKind::Totals { cgroup, totals } => self.totals(at, event, *cgroup, *totals, out),
-            EventKind::FaultLatency { cgroup, latency } => self.latency(at, event, *cgroup, latency, out),
-            EventKind::Exec { cgroup, comm, watermark, .. } => {
-                let wall_ns = self.wall_ns();
-                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
-                    life.executed(at, comm, *watermark, wall_ns, out);
-                }
-            }
-            EventKind::Exit { cgroup, status, .. } => {
-                if let Some(life) = self.owner_or_hold(*cgroup, event, out) {
-                    life.exited(*status);
-                }
-            }
-            EventKind::OomKill(kill) => {
-                let level_index = self.baselines.level_index(at, kill);
-                if let Some(kill) = self.unnamed.complete_or_keep(at, kill, level_index) {
-                    self.oom_kill(at, kill, level_index, out);
-                }
-            }
-            EventKind::Api(state) => self.api(at, state, out),
-            EventKind::Pod(pod) => self.pod(at, pod, out),
-            EventKind::PodGone { uid } => self.pod_gone(at, uid),
-            EventKind::Owner(owner) => self.owner_told(at, owner, out),
-            EventKind::Record(record) => self.record(at, record),
-            EventKind::Node(reading) => self.node.read(reading),
-            EventKind::Observer(reading) => {
-                out.push(Finding { at, what: FindingKind::Observer(*reading) });
-            }
-            EventKind::Lost { at: loss, count } => {
-                out.push(Finding { at, what: FindingKind::Lost { loss: *loss, count: *count } });
-            }
-            EventKind::Tick => self.tick(at, out),
-        }
-    }
+/// What is known of the host and of the probes that run on it.
+#[derive(Debug, Default)]
+pub struct HostFacts {
+    host: Option<Host>,
+    /// Kills are counted from files while no probe sees them.
+    pub oom_probe: bool,
+    pub fault_probe: bool,
+    /// Without it no exec will ever tell when the entry point began.
+    pub process_probe: bool,
+}
 
-    fn wall_ns(&self) -> i64 {
+impl HostFacts {
+    /// Unix time less event time.
+    pub fn wall_ns(&self) -> i64 {
         self.host.as_ref().map_or(0, |host| host.wall_offset_ns)
     }
 
-    /// Learns a cgroup, and works off what was held for it.
-    fn learn(&mut self, at: Time, cgroup: CgroupId, path: &str, out: &mut Vec<Finding>) {
-        if !self.index.learn(cgroup, path) {
-            return;
-        }
-        if self.index.container(cgroup) == Some(cgroup) {
-            self.open_or_wait(at, cgroup, path, out);
-        }
-        for event in self.index.release(|held| subject(held) == Some(cgroup)) {
-            self.take(&event, out);
-        }
+    /// For how long a container that ended is reported.
+    pub fn retention(&self) -> Duration {
+        self.host.as_ref().map_or(Duration::MAX, |host| Duration::from_nanos(host.retention_ns))
     }
 
-    fn owner_of(&mut self, cgroup: CgroupId) -> Option<&mut Lifecycle> {
-        let owner = self.index.container(cgroup)?;
-        self.lives.get_mut(&owner)
+    /// Unix time of the host's boot.
+    pub fn booted(&self) -> Option<f64> {
+        self.host.as_ref()?.booted
     }
 
-    /// The container's life; the event is held if nobody knows the cgroup yet.
-    fn owner_or_hold(
-        &mut self,
-        cgroup: CgroupId,
-        event: &Event,
-        out: &mut Vec<Finding>,
-    ) -> Option<&mut Lifecycle> {
-        match self.index.known(cgroup) {
-            Known::Container(owner) => self.lives.get_mut(&owner),
-            Known::Group => None,
-            Known::No => {
-                if let Some(crowded_out) = self.index.hold(event.clone()) {
-                    unattributed(event.at, &crowded_out, out);
-                }
-                None
+    fn observe(&mut self, event: &Event, findings: &mut Vec<Finding>) {
+        let finding = match &event.what {
+            EventKind::Host(host) => {
+                self.host = Some(host.clone());
+                FindingKind::Host(host.clone())
             }
-        }
+            EventKind::Probe(status) => {
+                self.probe(status);
+                FindingKind::Probe(status.clone())
+            }
+            EventKind::Api(state) => FindingKind::Api(state.clone()),
+            EventKind::Observer(reading) => FindingKind::Observer(*reading),
+            EventKind::Lost { at: loss, count } => FindingKind::Lost { loss: *loss, count: *count },
+            _ => return,
+        };
+        findings.push(Finding { at: event.at, what: finding });
     }
 
-    fn removed(&mut self, at: Time, cgroup: CgroupId, out: &mut Vec<Finding>) {
-        if let Some(life) = self.lives.get_mut(&cgroup) {
-            life.emptied(at, None, out);
-            if life.state().is_none() {
-                self.lives.remove(&cgroup); // never lived
-            }
+    fn probe(&mut self, status: &ProbeStatus) {
+        let attached = matches!(status.outcome, AttachOutcome::Attached { .. });
+        match status.probe.as_str() {
+            "oom_kill" => self.oom_probe = attached,
+            "page_fault" => self.fault_probe = attached,
+            "process" => self.process_probe = attached,
+            _ => {}
         }
-        self.index.forget(cgroup);
-        self.counters.removed(cgroup);
-        self.baselines.removed(cgroup);
-    }
-
-    /// Adds start-ups that got a verdict, or ended without one, to their workload's history.
-    fn learn_from(&mut self, out: &mut Vec<Finding>) {
-        let mut learned = Vec::new();
-        for finding in out.iter() {
-            if let FindingKind::Ended(ended) = &finding.what {
-                self.ends.ended(ended);
-            }
-            let (container, outcome) = match &finding.what {
-                FindingKind::State { container, to, .. } if *to != ContainerState::Ended => {
-                    (container, StartupOutcome::of(*to, false))
-                }
-                FindingKind::LateStep { container, .. } => (container, Some(StartupOutcome::Stable)),
-                FindingKind::Ended(ended) if ended.was == ContainerState::Starting => {
-                    (&ended.container, StartupOutcome::of(ContainerState::Ended, ended.oom_killed))
-                }
-                _ => continue,
-            };
-            let life = self.lives.get(&container.cgroup);
-            if let Some(past) = outcome.and_then(|outcome| life?.past(self.wall_ns(), outcome)) {
-                learned.push((finding.at, Workload::of(&container.labels), past));
-            }
-        }
-        for (at, workload, past) in learned {
-            self.histories.remember(&workload, past);
-            self.tell_history(at, &workload, out);
-        }
-    }
-
-    fn tell_history(&self, at: Time, workload: &Workload, out: &mut Vec<Finding>) {
-        if let Some(summary) = self.histories.summary(workload) {
-            out.push(Finding { at, what: FindingKind::Learned { workload: workload.clone(), summary } });
-        }
-    }
-
-    fn tick(&mut self, now: Time, out: &mut Vec<Finding>) {
-        let wall_ns = self.wall_ns();
-        let retention =
-            self.host.as_ref().map_or(Duration::MAX, |host| Duration::from_nanos(host.retention_ns));
-        for life in self.lives.values_mut() {
-            life.tick(now, wall_ns, out);
-        }
-        self.lives.retain(|_, life| {
-            let over = life.is_over(now, retention);
-            if over {
-                out.push(Finding {
-                    at: now,
-                    what: FindingKind::Forgotten { container: life.container().clone() },
-                });
-            }
-            !over
-        });
-        for event in self.index.expire(now) {
-            unattributed(now, &event, out);
-        }
-        for (kill, level_index) in self.unnamed.expire(now) {
-            self.oom_kill(now, kill, level_index, out);
-        }
-        self.tick_cluster(now, out);
-        self.tick_node(now, out);
     }
 }
 
-fn unattributed(at: Time, event: &Event, out: &mut Vec<Finding>) {
-    if let Some(cgroup) = subject(event) {
-        out.push(Finding { at, what: FindingKind::Unattributed { cgroup } });
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-/// Where an event that tells a path happened.
-fn place(event: &Event) -> Option<(CgroupId, &str)> {
-    match &event.what {
-        EventKind::CgroupSeeded { cgroup, path, .. }
-        | EventKind::CgroupMade { cgroup, path }
-        | EventKind::CgroupAttached { cgroup, path, .. }
-        | EventKind::CgroupPopulated { cgroup, path } => Some((*cgroup, path)),
-        _ => None,
-    }
-}
+    use super::*;
+    use crate::model::{
+        event::{CgroupId, CgroupVersion},
+        kubernetes::{ApiState, Pod, PodContainer},
+    };
 
-/// The cgroup an event that may be held is about.
-fn subject(event: &Event) -> Option<CgroupId> {
-    match &event.what {
-        EventKind::CgroupSeeded { cgroup, .. }
-        | EventKind::CgroupAttached { cgroup, .. }
-        | EventKind::CgroupEmptied { cgroup, .. }
-        | EventKind::CgroupRemoved { cgroup }
-        | EventKind::Usage { cgroup, .. }
-        | EventKind::Memory { cgroup, .. }
-        | EventKind::Totals { cgroup, .. }
-        | EventKind::FaultLatency { cgroup, .. }
-        | EventKind::Exec { cgroup, .. }
-        | EventKind::Exit { cgroup, .. } => Some(*cgroup),
-        // Only once it is settled whose limit it was.
-        EventKind::OomKill(kill) => kill.exceeded.and(kill.victim_cgroup),
-        _ => None,
+    const SECOND: u64 = 1_000_000_000;
+
+    fn event(seconds: f64, what: EventKind) -> Event {
+        Event { at: Time::from_nanos((seconds * SECOND as f64) as u64), what }
+    }
+
+    fn uid(n: u64) -> String {
+        format!("{n:08x}-2222-3333-4444-555555555555")
+    }
+
+    fn id(n: u64) -> String {
+        format!("{n:064x}")
+    }
+
+    fn path(n: u64) -> String {
+        format!("/kubepods/burstable/pod{}/{}", uid(n), id(n))
+    }
+
+    fn pod(n: u64) -> Pod {
+        let app = PodContainer { name: "app".into(), id: Some(id(n)), ..PodContainer::default() };
+        let name = format!("web-{n}");
+        Pod { uid: uid(n), namespace: "shop".into(), name, containers: vec![app], ..Pod::default() }
+    }
+
+    /// Containers 1 to 5 run already, 6 to 10 start at once; each is busy. The API says who they are after so many seconds.
+    fn api_silent_for(silence: u64) -> (Pipeline, Vec<Finding>) {
+        let (mut pipeline, mut findings) = (Pipeline::default(), Vec::new());
+        let mut step = |seconds: f64, what: EventKind| findings.extend(pipeline.step(&event(seconds, what)));
+        step(0.0, EventKind::Api(ApiState::Watching { node: "n".into(), ledger: false }));
+        for cgroup in 1..=5 {
+            step(0.0, EventKind::CgroupSeeded { cgroup, path: path(cgroup), populated: true });
+        }
+        for cgroup in 6..=10 {
+            step(0.1, EventKind::CgroupMade { cgroup, path: path(cgroup) });
+            step(0.1, EventKind::CgroupAttached { cgroup, path: path(cgroup), pid: 1 });
+            step(0.2, EventKind::Exec { cgroup, pid: 1, comm: "app".into(), watermark: 0 });
+        }
+        for second in 0..silence {
+            for part in 0..50 {
+                for cgroup in 1..=10 {
+                    let usage = (second * 50 + part) << 16;
+                    let at = second as f64 + 0.3 + f64::from(part as u32) / 100.0;
+                    step(at, EventKind::Usage { cgroup, usage, watermark: usage });
+                }
+            }
+            step(second as f64 + 1.0, EventKind::Tick);
+        }
+        for n in 1..=10 {
+            step(silence as f64, EventKind::Pod(Box::new(pod(n))));
+        }
+        step(silence as f64 + 1.0, EventKind::Tick);
+        (pipeline, findings)
+    }
+
+    #[test]
+    fn no_container_is_lost_however_long_the_api_is_silent() {
+        for silence in [1, 15, 19, 20, 29, 30, 31, 60, 600] {
+            let (pipeline, findings) = api_silent_for(silence);
+            let (mut seen, mut started) = (BTreeSet::new(), BTreeSet::new());
+            for finding in &findings {
+                match &finding.what {
+                    FindingKind::Seen { container } => assert!(seen.insert(container.cgroup), "{silence} s"),
+                    FindingKind::Started(start) => {
+                        assert!(started.insert(start.container.cgroup), "{silence} s");
+                        assert_eq!(
+                            finding.at,
+                            Time::from_nanos(SECOND / 10),
+                            "reported late, with its own time"
+                        );
+                    }
+                    FindingKind::Ended(ended) => panic!("{silence} s: {ended:?}"),
+                    _ => {}
+                }
+            }
+            assert_eq!(seen, BTreeSet::from_iter(1..=5), "{silence} s");
+            assert_eq!(started, BTreeSet::from_iter(6..=10), "{silence} s");
+            let named =
+                |cgroup: CgroupId| pipeline.containers.life(cgroup).unwrap().container().labels.pod.clone();
+            assert!((1..=10).all(|cgroup| named(cgroup) == format!("web-{cgroup}")), "{silence} s");
+        }
+    }
+
+    #[test]
+    fn an_api_that_knows_none_of_them_leaves_them_reported_by_uid() {
+        let (mut pipeline, mut findings) = (Pipeline::default(), Vec::new());
+        let mut step = |seconds: f64, what: EventKind| findings.extend(pipeline.step(&event(seconds, what)));
+        step(0.0, EventKind::Api(ApiState::Watching { node: "n".into(), ledger: false }));
+        step(0.0, EventKind::CgroupSeeded { cgroup: 1, path: path(1), populated: true });
+        for second in 1..60 {
+            step(f64::from(second), EventKind::Tick);
+        }
+        let seen = |finding: &Finding| matches!(&finding.what, FindingKind::Seen { container } if container.cgroup == 1);
+        assert!(findings.iter().any(seen));
+    }
+
+    #[test]
+    fn the_end_of_a_container_leaves_nothing_behind() {
+        let mut pipeline = Pipeline::default();
+        let host = Host {
+            observer_version: String::new(),
+            kernel: String::new(),
+            cgroup: CgroupVersion::V2,
+            wall_offset_ns: 0,
+            page_size: 4096,
+            cpus: 2,
+            memory_total: 1 << 34,
+            booted: None,
+            retention_ns: 5 * SECOND,
+        };
+        pipeline.step(&event(0.0, EventKind::Host(host)));
+        for cgroup in 1..=500 {
+            let (at, path) = (cgroup as f64 / 10.0, format!("/job-{cgroup}"));
+            pipeline.step(&event(at, EventKind::CgroupMade { cgroup, path: path.clone() }));
+            pipeline.step(&event(at, EventKind::CgroupAttached { cgroup, path, pid: 1 }));
+            pipeline.step(&event(at, EventKind::Exec { cgroup, pid: 1, comm: "job".into(), watermark: 0 }));
+            pipeline.step(&event(at, EventKind::CgroupEmptied { cgroup, usage: 0, watermark: 0 }));
+            pipeline.step(&event(at, EventKind::CgroupRemoved { cgroup }));
+            pipeline.step(&event(at, EventKind::Tick));
+        }
+        pipeline.step(&event(60.0, EventKind::Tick));
+        assert_eq!((pipeline.containers.iter().count(), pipeline.attribution.cgroups()), (0, 0));
     }
 }

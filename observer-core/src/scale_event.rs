@@ -6,12 +6,13 @@
 //! only after the kill, so kills are remembered for a while.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use crate::{
     cause::Scaled,
+    container::Containers,
     model::{
         event::CgroupId,
         finding::{
@@ -32,15 +33,12 @@ const KILLS: usize = 256;
 pub struct ScaleEvents {
     live: Vec<Live>,
     kills: VecDeque<Kill>,
-    /// Everybody starting now, and whose event they belong to once that is known.
-    starting: BTreeSet<CgroupId>,
-    /// What was told of each start-up, whosever it turns out to be.
-    told: HashMap<CgroupId, Levels>,
 }
 
-/// Bytes; 0 while not told.
+/// What scale events need to know of a container. Bytes; 0 while not known.
 #[derive(Clone, Copy, Debug, Default)]
-struct Levels {
+pub struct StartLevels {
+    starting: bool,
     peak: u64,
     steady: u64,
 }
@@ -60,6 +58,7 @@ struct Live {
 struct Member {
     started: Time,
     settled: Option<Time>,
+    levels: StartLevels,
 }
 
 #[derive(Debug)]
@@ -71,20 +70,26 @@ struct Kill {
 }
 
 impl ScaleEvents {
-    pub fn apply(&mut self, finding: &Finding, out: &mut Vec<Finding>) {
+    pub fn apply(&mut self, finding: &Finding, containers: &mut Containers, out: &mut Vec<Finding>) {
         let at = finding.at;
         match &finding.what {
             FindingKind::Caused(caused) => {
                 if let Some(scaled) = &caused.decision.scaled {
-                    self.join(at, &caused.container, caused.started, scaled, out);
+                    self.join(at, &caused.container, caused.started, scaled, containers, out);
                 }
             }
-            FindingKind::State { container, to, .. } => self.state(at, container.cgroup, *to),
+            FindingKind::State { container, to, .. } => {
+                let starting = *to == ContainerState::Starting;
+                self.note(container.cgroup, containers, |levels| levels.starting = starting);
+                if let (false, Some((member, _))) = (starting, self.member(container.cgroup)) {
+                    member.settled = Some(at);
+                }
+            }
             FindingKind::StartupPeak(peak) => {
-                self.told.entry(peak.container.cgroup).or_default().peak = peak.bytes;
+                self.note(peak.container.cgroup, containers, |levels| levels.peak = peak.bytes);
             }
             FindingKind::Stable(stable) | FindingKind::LateStep { stable, .. } => {
-                self.told.entry(stable.container.cgroup).or_default().steady = stable.level;
+                self.note(stable.container.cgroup, containers, |levels| levels.steady = stable.level);
             }
             FindingKind::Stalled { container, seconds, .. } => {
                 if let Some((_, stall_seconds)) = self.member(container.cgroup) {
@@ -93,10 +98,20 @@ impl ScaleEvents {
             }
             FindingKind::OomKilled(killed) => {
                 if let Some(victim) = &killed.container {
-                    self.killed(at, victim, out);
+                    self.killed(at, victim, containers, out);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Keeps a level with the container, whose event may become known later, and with the event.
+    fn note(&mut self, cgroup: CgroupId, containers: &mut Containers, note: impl Fn(&mut StartLevels)) {
+        if let Some(tracked) = containers.get_mut(cgroup) {
+            note(&mut tracked.levels);
+        }
+        if let Some((member, _)) = self.member(cgroup) {
+            note(&mut member.levels);
         }
     }
 
@@ -114,6 +129,7 @@ impl ScaleEvents {
         container: &Container,
         started: Time,
         scaled: &Scaled,
+        containers: &Containers,
         out: &mut Vec<Finding>,
     ) {
         // Better evidence may move it to another event.
@@ -151,15 +167,16 @@ impl ScaleEvents {
                 self.live.len() - 1
             }
         };
-        let settled = (!self.starting.contains(&container.cgroup)).then_some(at);
+        let levels = containers.get(container.cgroup).map(|tracked| tracked.levels).unwrap_or_default();
+        let settled = (!levels.starting).then_some(at);
         let live = &mut self.live[index];
         live.event.to = live.event.to.max(scaled.to);
         live.event.from = match (live.event.from, scaled.from) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        live.members.insert(container.cgroup, Member { started, settled });
-        let now = live.members.keys().filter(|member| self.starting.contains(member)).count() as u64;
+        live.members.insert(container.cgroup, Member { started, settled, levels });
+        let now = live.members.values().filter(|member| member.levels.starting).count() as u64;
         live.starting_max = live.starting_max.max(now);
         self.link(at, container.cgroup, out);
     }
@@ -198,11 +215,13 @@ impl ScaleEvents {
         }
     }
 
-    fn killed(&mut self, at: Time, victim: &Container, out: &mut Vec<Finding>) {
+    fn killed(&mut self, at: Time, victim: &Container, containers: &Containers, out: &mut Vec<Finding>) {
         if self.kills.len() == KILLS {
             self.kills.pop_front();
         }
-        let kill = Kill { at, victim: victim.clone(), starting: self.starting.clone(), linked: Vec::new() };
+        let starting = containers.iter().filter(|(_, tracked)| tracked.levels.starting);
+        let starting = starting.map(|(cgroup, _)| cgroup).collect();
+        let kill = Kill { at, victim: victim.clone(), starting, linked: Vec::new() };
         let concerned: Vec<CgroupId> = kill.starting.iter().copied().chain([victim.cgroup]).collect();
         self.kills.push_back(kill);
         for cgroup in concerned {
@@ -210,22 +229,8 @@ impl ScaleEvents {
         }
     }
 
-    fn state(&mut self, at: Time, cgroup: CgroupId, to: ContainerState) {
-        if to == ContainerState::Starting {
-            self.starting.insert(cgroup);
-        } else {
-            self.starting.remove(&cgroup);
-            if let Some((member, _)) = self.member(cgroup) {
-                member.settled = Some(at);
-            }
-        }
-    }
-
-    /// Tells the events that are over.
+    /// Reports the events that are over.
     pub fn tick(&mut self, now: Time, out: &mut Vec<Finding>) {
-        if self.live.is_empty() && self.told.len() > KILLS {
-            self.told.clear();
-        }
         while self.kills.front().is_some_and(|kill| now.since(kill.at) > HORIZON) {
             self.kills.pop_front();
         }
@@ -238,7 +243,7 @@ impl ScaleEvents {
             if (settled && quiet) || now.since(live.began) > HORIZON {
                 let live = self.live.remove(index);
                 if !live.members.is_empty() {
-                    out.push(Finding { at: now, what: FindingKind::ScaleEventEnded(live.ended(&self.told)) });
+                    out.push(Finding { at: now, what: FindingKind::ScaleEventEnded(live.ended()) });
                 }
             } else {
                 index += 1;
@@ -248,11 +253,11 @@ impl ScaleEvents {
 }
 
 impl Live {
-    fn ended(self, told: &HashMap<CgroupId, Levels>) -> ScaleEventEnded {
+    fn ended(self) -> ScaleEventEnded {
         let settled: Option<Vec<Time>> = self.members.values().map(|member| member.settled).collect();
         let last = settled.and_then(|all| all.into_iter().max());
-        let levels = || self.members.keys().filter_map(|cgroup| told.get(cgroup));
-        let overshoot = |levels: &Levels| match levels.steady {
+        let levels = || self.members.values().map(|member| member.levels);
+        let overshoot = |levels: StartLevels| match levels.steady {
             0 => 0,
             steady => levels.peak.saturating_sub(steady),
         };

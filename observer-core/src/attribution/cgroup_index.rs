@@ -1,116 +1,155 @@
-//! Which container an event belongs to: (cgroup id, time) -> container. Pure.
+//! Cgroup id -> container. Pure.
 //!
 //! Ids come from the kernel and are never used again while the observer lives (kernfs counts generations in the upper
-//! half), so an id that is known is known for good until its removal. An id nobody has told us about yet is held, with
-//! its events, until the tree does tell, and counted as unattributed if it never does.
+//! half), so an id that is known is known for good until its removal.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    attribution::cgroup_path,
-    model::{
-        event::{CgroupId, Event},
-        time::Time,
-    },
+    attribution::{cgroup_path, pending::PodGroup},
+    model::event::CgroupId,
 };
 
-/// Events held for cgroups not yet known, or whose pod is not, in all. A mkdir record overtaken by others is a few records
-/// late; a whole batch lost with a full ring is found again by the next walk of the tree; a pod's status is a second late,
-/// in which thirty starting containers that are read every 20 ms make some 1,500 events.
-const HELD: usize = 8192;
-/// Longer than any walk of the tree takes to come round.
-const HOLD: Duration = Duration::from_secs(30);
-
+/// All cgroups there are; those of pods stay after their removal until their container is forgotten.
 #[derive(Debug, Default)]
-pub struct Index {
-    cgroups: HashMap<CgroupId, Entry>,
-    by_path: BTreeMap<String, CgroupId>,
-    held: VecDeque<Event>,
+pub struct CgroupIndex {
+    groups: BTreeMap<CgroupId, Group>,
+    by_path: HashMap<String, CgroupId>,
 }
 
-#[derive(Clone, Debug)]
-pub struct Entry {
+#[derive(Debug)]
+pub struct Group {
     pub path: String,
-    /// The cgroup of its container; itself, or an ancestor. `None`: a group of containers.
-    pub owner: Option<CgroupId>,
+    pub owner: Owner,
+    /// The container of a pod that this group is.
+    pub pod: Option<PodGroup>,
+    pub removed: bool,
 }
 
-/// What is known of a cgroup id.
-pub enum Known {
+/// The container that a cgroup belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Itself, or an ancestor.
     Container(CgroupId),
-    /// Root, slices, pods: no container.
-    Group,
-    No,
+    /// Root, slices, pods: a group of containers.
+    None,
+    /// It lies inside a container whose own cgroup is not known yet.
+    Pending,
+    /// The cgroup itself is not known.
+    Unknown,
 }
 
-impl Index {
+impl CgroupIndex {
+    /// Cgroups that exist.
     pub fn count(&self) -> usize {
-        self.cgroups.len()
+        self.groups.values().filter(|group| !group.removed).count()
     }
 
-    /// Learns a cgroup. Returns whether it was new.
-    pub fn learn(&mut self, cgroup: CgroupId, path: &str) -> bool {
-        if self.cgroups.contains_key(&cgroup) {
-            return false;
+    /// Adds a cgroup. Returns the cgroups whose owner became known by it: itself, and groups inside it that were seen first.
+    pub fn add(&mut self, cgroup: CgroupId, path: &str) -> Vec<CgroupId> {
+        if self.groups.contains_key(&cgroup) {
+            return Vec::new();
         }
-        let owner = cgroup_path::owner(path).map(|owner| {
-            if owner.below == 0 { cgroup } else { self.by_path.get(owner.path).copied().unwrap_or(cgroup) }
-        });
-        // A path made again is a new cgroup; the old id stays known until its removal is told.
+        let place = cgroup_path::owner(path);
+        let owner = match &place {
+            None => Owner::None,
+            Some(owner) if owner.below == 0 => Owner::Container(cgroup),
+            Some(owner) => match self.by_path.get(owner.path) {
+                Some(container) => Owner::Container(*container),
+                None => Owner::Pending,
+            },
+        };
+        // A path made again is a new cgroup; the old id stays known until its removal is reported.
         self.by_path.insert(path.to_owned(), cgroup);
-        self.cgroups.insert(cgroup, Entry { path: path.to_owned(), owner });
-        true
+        self.groups.insert(cgroup, Group { path: path.to_owned(), owner, pod: None, removed: false });
+        let mut known = match owner {
+            Owner::Pending => Vec::new(),
+            _ => vec![cgroup],
+        };
+        if owner == Owner::Container(cgroup) {
+            let inside = |group: &Group| {
+                group.owner == Owner::Pending
+                    && group.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+            };
+            for (id, group) in self.groups.iter_mut().filter(|(_, group)| inside(group)) {
+                group.owner = owner;
+                known.push(*id);
+            }
+        }
+        known
     }
 
+    /// The cgroup is gone. What it was to a pod is kept until [`CgroupIndex::forget`].
+    pub fn remove(&mut self, cgroup: CgroupId) {
+        let Some(group) = self.groups.get_mut(&cgroup) else { return };
+        if self.by_path.get(&group.path) == Some(&cgroup) {
+            self.by_path.remove(&group.path);
+        }
+        group.removed = true;
+        if group.pod.is_none() {
+            self.groups.remove(&cgroup);
+        }
+    }
+
+    /// Its container is no longer reported.
     pub fn forget(&mut self, cgroup: CgroupId) {
-        if let Some(entry) = self.cgroups.remove(&cgroup)
-            && self.by_path.get(&entry.path) == Some(&cgroup)
-        {
-            self.by_path.remove(&entry.path);
+        if let Some(group) = self.groups.get_mut(&cgroup) {
+            group.pod = None;
+            if group.removed {
+                self.groups.remove(&cgroup);
+            }
         }
     }
 
-    pub fn get(&self, cgroup: CgroupId) -> Option<&Entry> {
-        self.cgroups.get(&cgroup)
+    pub fn get(&self, cgroup: CgroupId) -> Option<&Group> {
+        self.groups.get(&cgroup)
     }
 
-    pub fn known(&self, cgroup: CgroupId) -> Known {
-        match self.cgroups.get(&cgroup) {
-            Some(Entry { owner: Some(owner), .. }) => Known::Container(*owner),
-            Some(_) => Known::Group,
-            None => Known::No,
-        }
+    pub fn get_mut(&mut self, cgroup: CgroupId) -> Option<&mut Group> {
+        self.groups.get_mut(&cgroup)
     }
 
-    /// A container's own group and all inside it.
-    pub fn members(&self, container: CgroupId) -> Vec<CgroupId> {
-        let inside = self.cgroups.iter().filter(|(_, entry)| entry.owner == Some(container));
-        inside.map(|(cgroup, _)| *cgroup).collect()
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (CgroupId, &Group)> {
+        self.groups.iter().map(|(cgroup, group)| (*cgroup, group))
     }
 
+    pub fn owner(&self, cgroup: CgroupId) -> Owner {
+        self.groups.get(&cgroup).map_or(Owner::Unknown, |group| group.owner)
+    }
+
+    /// The container, where it is known.
     pub fn container(&self, cgroup: CgroupId) -> Option<CgroupId> {
-        self.cgroups.get(&cgroup).and_then(|entry| entry.owner)
+        match self.owner(cgroup) {
+            Owner::Container(container) => Some(container),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555";
+
+    #[test]
+    fn a_group_inside_a_container_waits_for_the_containers_own_group() {
+        let mut index = CgroupIndex::default();
+        let container = format!("{POD}/{}", "a".repeat(64));
+        assert!(index.add(3, &format!("{container}/init.scope")).is_empty());
+        assert_eq!(index.owner(3), Owner::Pending);
+        assert_eq!(index.add(2, &container), [2, 3], "both are the container's now");
+        assert_eq!(index.container(3), Some(2));
+        assert_eq!(index.owner(9), Owner::Unknown);
     }
 
-    /// Keeps an event until its cgroup is known. Returns the event that had to make room.
-    pub fn hold(&mut self, event: Event) -> Option<Event> {
-        let oldest = if self.held.len() >= HELD { self.held.pop_front() } else { None };
-        self.held.push_back(event);
-        oldest
-    }
-
-    /// The held events of a cgroup that has become known, in order.
-    pub fn release(&mut self, belongs: impl Fn(&Event) -> bool) -> Vec<Event> {
-        let (released, held) = self.held.drain(..).partition::<VecDeque<_>, _>(belongs);
-        self.held = held;
-        released.into()
-    }
-
-    /// The held events that waited too long.
-    pub fn expire(&mut self, now: Time) -> Vec<Event> {
-        self.release(|event| now.since(event.at) >= HOLD)
+    #[test]
+    fn a_path_made_again_is_another_cgroup() {
+        let mut index = CgroupIndex::default();
+        index.add(1, "/job");
+        index.add(2, "/job");
+        index.remove(1);
+        assert_eq!((index.owner(1), index.container(2)), (Owner::Unknown, Some(2)));
+        assert_eq!(index.count(), 1);
     }
 }

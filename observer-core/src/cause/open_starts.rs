@@ -49,8 +49,6 @@ type End = (Time, Cause);
 #[derive(Debug, Default)]
 pub struct Causes {
     open: BTreeMap<CgroupId, Start>,
-    /// Which container of which pod a group is.
-    members: HashMap<CgroupId, (Uid, String)>,
     /// When and how the last container of a name in a pod ended. One that no status names is told after those that came after it.
     ends: HashMap<(Uid, String), End>,
     /// Unix time of the host's boot.
@@ -118,9 +116,7 @@ impl Causes {
     /// A container of a pod started. `pod`: uid or config hash, as its cgroup has it.
     pub fn started(&mut self, at: Time, container: &Container, pod: &str, id: &str) {
         let name = container.labels.container.clone();
-        let key = (pod.to_owned(), name);
-        let before = self.ends.get(&key).copied().filter(|end| end.0 <= at);
-        self.members.insert(container.cgroup, key);
+        let before = self.ends.get(&(pod.to_owned(), name)).copied().filter(|end| end.0 <= at);
         let (pod, id) = (pod.to_owned(), id.to_owned());
         let container = container.clone();
         let start =
@@ -134,29 +130,26 @@ impl Causes {
         self.stale = true;
     }
 
-    pub fn ended(&mut self, at: Time, ended: &Ended) {
-        if let Some(member) = self.members.remove(&ended.container.cgroup) {
-            if self.ends.len() >= ENDS {
-                self.ends.clear();
-            }
-            let end = (at, Cause::after(ended.status, ended.oom_killed));
-            let later = |before: Option<End>| before.filter(|before| before.0 > at).unwrap_or(end);
-            for start in self.open.values_mut().filter(|start| start.follows(at, &member)) {
-                start.before = Some(later(start.before));
-            }
-            let last = later(self.ends.get(&member).copied());
-            self.ends.insert(member, last);
-            self.stale = true;
+    /// A container of a pod ended. `pod`: as for [`Causes::started`].
+    pub fn ended(&mut self, at: Time, ended: &Ended, pod: &str) {
+        let key = (pod.to_owned(), ended.container.labels.container.clone());
+        if self.ends.len() >= ENDS {
+            self.ends.clear();
         }
+        let end = (at, Cause::after(ended.status, ended.oom_killed));
+        let later = |before: Option<End>| before.filter(|before| before.0 > at).unwrap_or(end);
+        for start in self.open.values_mut().filter(|start| start.follows(at, &key)) {
+            start.before = Some(later(start.before));
+        }
+        let last = later(self.ends.get(&key).copied());
+        self.ends.insert(key, last);
+        self.stale = true;
     }
 
     /// Its labels changed.
     pub fn relabelled(&mut self, container: &Container) {
         if let Some(start) = self.open.get_mut(&container.cgroup) {
             start.container = container.clone();
-        }
-        if let Some((_, name)) = self.members.get_mut(&container.cgroup) {
-            name.clone_from(&container.labels.container);
         }
     }
 
@@ -263,7 +256,7 @@ mod tests {
         for (container, id, [from, to]) in [(&second, "second", [30, 40]), (&first, "first", [10, 20])] {
             let [from, to] = [from, to].map(|seconds| Time::from_nanos(seconds * 1_000_000_000));
             causes.started(from, container, "u1", id);
-            causes.ended(to, &ended(container));
+            causes.ended(to, &ended(container), "u1");
             let told = causes.review(Time::from_nanos(50_000_000_000), &pods);
             said.extend(told.into_iter().map(|caused| (caused.container.cgroup, caused.decision.cause)));
         }

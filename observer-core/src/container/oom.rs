@@ -11,10 +11,10 @@
 //! *Known wrong answer:* such an old group that happens to stand at its limit, full of page cache, while the node runs
 //! out.
 
-use std::{collections::HashMap, time::Duration};
+use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use crate::model::{
-    event::{CgroupId, ExceededLimit, OomKill},
+    event::{CgroupId, Event, EventKind, ExceededLimit, OomKill},
     finding::OomScope,
     time::Time,
 };
@@ -55,9 +55,6 @@ impl Baseline {
     }
 }
 
-/// Height of the level whose limit could not be kept, above the lowest level of the kill; `None`: the node's.
-pub type LevelIndex = Option<usize>;
-
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judged {
     pub scope: OomScope,
@@ -87,8 +84,8 @@ impl Baselines {
         }
     }
 
-    /// Which level it was, and remembers the counts for the next kill. To be asked when the kill comes, not later.
-    pub fn level_index(&mut self, at: Time, kill: &OomKill) -> LevelIndex {
+    /// Whose limit it was, and remembers the counts for the next kill. To be asked when the kill comes, once.
+    pub fn exceeded(&mut self, at: Time, kill: &OomKill) -> ExceededLimit {
         let mut rose = None;
         let mut guess = None;
         for (level_index, level) in kill.levels.iter().enumerate() {
@@ -119,20 +116,23 @@ impl Baselines {
             Some(ExceededLimit::Group(cgroup)) => kill.levels.iter().position(|level| level.cgroup == cgroup),
             None => rose.or_else(more_of_the_last).or(guess),
         };
-        self.last = level_index.map(|level_index| (at, kill.invoker_pid, kill.levels[level_index].cgroup));
-        level_index
+        let cgroup = level_index.and_then(|index| Some(kill.levels.get(index)?.cgroup));
+        self.last = cgroup.map(|cgroup| (at, kill.invoker_pid, cgroup));
+        cgroup.map_or(ExceededLimit::Node, ExceededLimit::Group)
     }
 }
 
 /// The scope, once the victim's container is known.
 pub fn judge(
     kill: &OomKill,
-    level_index: LevelIndex,
     owner: Option<CgroupId>,
     container: impl Fn(CgroupId) -> Option<CgroupId>,
 ) -> Judged {
-    let Some((level_index, level)) =
-        level_index.and_then(|level_index| Some((level_index, kill.levels.get(level_index)?)))
+    let level_index = match kill.judged {
+        Some(ExceededLimit::Group(cgroup)) => kill.levels.iter().position(|level| level.cgroup == cgroup),
+        _ => None,
+    };
+    let Some((level_index, level)) = level_index.and_then(|index| Some((index, kill.levels.get(index)?)))
     else {
         return Judged { scope: OomScope::Node, limit: None };
     };
@@ -149,10 +149,49 @@ pub fn judge(
     Judged { scope, limit: level.limit.bytes() }
 }
 
+/// OOM kills on their way in: each is judged when it comes, by the counts of that moment, and once.
+#[derive(Debug, Default)]
+pub struct Kills {
+    baselines: Baselines,
+    unnamed: Unnamed,
+}
+
+impl Kills {
+    /// The event itself, and kills that are complete because of it.
+    pub fn judge<'a>(&mut self, event: &'a Event) -> Vec<Cow<'a, Event>> {
+        let at = event.at;
+        let owned = |kill| Cow::Owned(Event { at, what: EventKind::OomKill(kill) });
+        match &event.what {
+            EventKind::OomKill(kill) => {
+                let kill = OomKill { judged: Some(self.baselines.exceeded(at, kill)), ..kill.clone() };
+                return self.unnamed.complete_or_keep(at, kill).map(owned).into_iter().collect();
+            }
+            // Who died names a victim that the kernel named by pid only.
+            EventKind::Exit { cgroup, pid, comm, .. } => {
+                let resolved = self.unnamed.resolve(*pid, *cgroup, comm).map(owned);
+                return resolved.into_iter().chain([Cow::Borrowed(event)]).collect();
+            }
+            EventKind::Tick => {
+                let expired = self.unnamed.expire(at).into_iter().map(owned);
+                return [Cow::Borrowed(event)].into_iter().chain(expired).collect();
+            }
+            EventKind::CgroupMade { cgroup, .. } => self.baselines.made(*cgroup),
+            EventKind::CgroupRemoved { cgroup } => self.baselines.removed(*cgroup),
+            EventKind::Memory { cgroup, reading } => {
+                if let Some(local) = reading.events.and_then(|events| events.oom_local) {
+                    self.baselines.read(at, *cgroup, local);
+                }
+            }
+            _ => {}
+        }
+        vec![Cow::Borrowed(event)]
+    }
+}
+
 /// Kills whose victim the kernel named by pid only (before 6.8): its exit says which cgroup it was in.
 #[derive(Debug, Default)]
-pub struct Unnamed {
-    waiting: Vec<(Time, OomKill, LevelIndex)>,
+struct Unnamed {
+    waiting: Vec<(Time, OomKill)>,
 }
 
 /// A victim with nothing to write back exits within milliseconds; one stuck on a lock may take the reaper's time.
@@ -160,33 +199,26 @@ const EXIT_WAIT: Duration = Duration::from_secs(5);
 
 impl Unnamed {
     /// Returns a complete kill at once; keeps an incomplete one.
-    pub fn complete_or_keep(&mut self, at: Time, kill: &OomKill, level_index: LevelIndex) -> Option<OomKill> {
+    fn complete_or_keep(&mut self, at: Time, kill: OomKill) -> Option<OomKill> {
         if kill.victim_cgroup.is_some() {
-            return Some(kill.clone());
+            return Some(kill);
         }
-        self.waiting.push((at, kill.clone(), level_index));
+        self.waiting.push((at, kill));
         None
     }
 
-    pub fn resolve(&mut self, pid: u32, cgroup: CgroupId, comm: &str) -> Option<(OomKill, LevelIndex)> {
-        let at = self.waiting.iter().position(|(_, kill, _)| kill.victim_pid == pid)?;
-        let (_, mut kill, level_index) = self.waiting.swap_remove(at);
+    fn resolve(&mut self, pid: u32, cgroup: CgroupId, comm: &str) -> Option<OomKill> {
+        let at = self.waiting.iter().position(|(_, kill)| kill.victim_pid == pid)?;
+        let (_, mut kill) = self.waiting.swap_remove(at);
         kill.victim_cgroup = Some(cgroup);
         kill.victim_comm = comm.to_owned();
-        Some((kill, level_index))
+        Some(kill)
     }
 
     /// Kills whose victim never showed: reported without its name.
-    pub fn expire(&mut self, now: Time) -> Vec<(OomKill, LevelIndex)> {
-        let mut over = Vec::new();
-        self.waiting.retain(|(since, kill, level_index)| {
-            let waits = now.since(*since) < EXIT_WAIT;
-            if !waits {
-                over.push((kill.clone(), *level_index));
-            }
-            waits
-        });
-        over
+    fn expire(&mut self, now: Time) -> Vec<OomKill> {
+        let over = |(since, _): &mut (Time, OomKill)| now.since(*since) >= EXIT_WAIT;
+        self.waiting.extract_if(.., over).map(|(_, kill)| kill).collect()
     }
 }
 
@@ -206,6 +238,7 @@ mod tests {
             invoker_comm: "spike".into(),
             invoker_cgroup: levels[0].0,
             exceeded: None,
+            judged: None,
             levels: levels
                 .iter()
                 .map(|&(cgroup, usage, limit, oom_events)| OomLevel {
@@ -226,8 +259,9 @@ mod tests {
         levels: &[(CgroupId, u64, Option<u64>, Option<u64>)],
     ) -> Judged {
         let kill = kill(levels);
-        let level_index = baselines.level_index(Time::from_nanos(seconds * 1_000_000_000), &kill);
-        judge(&kill, level_index, Some(10), |cgroup| (cgroup == 10 || cgroup == 11).then_some(10))
+        let at = Time::from_nanos(seconds * 1_000_000_000);
+        let kill = OomKill { judged: Some(baselines.exceeded(at, &kill)), ..kill };
+        judge(&kill, Some(10), |cgroup| (cgroup == 10 || cgroup == 11).then_some(10))
     }
 
     #[test]
@@ -298,12 +332,8 @@ mod tests {
             let mut baselines = Baselines::default();
             levels.iter().for_each(|level| baselines.made(level.0));
             let kill = OomKill { exceeded: Some(exceeded), ..kill(&levels) };
-            let level_index = baselines.level_index(Time::default(), &kill);
-            assert_eq!(
-                judge(&kill, level_index, Some(10), |c| (c == 10).then_some(10)).scope,
-                expected,
-                "{exceeded:?}"
-            );
+            let kill = OomKill { judged: Some(baselines.exceeded(Time::default(), &kill)), ..kill };
+            assert_eq!(judge(&kill, Some(10), |c| (c == 10).then_some(10)).scope, expected, "{exceeded:?}");
         }
     }
 

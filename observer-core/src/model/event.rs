@@ -333,6 +333,9 @@ pub struct OomKill {
     pub exceeded: Option<ExceededLimit>,
     /// From the victim's cgroup to the root.
     pub levels: Vec<OomLevel>,
+    /// Settled when the kill came: a kill that is held until its container is known is not judged again by later counts.
+    #[serde(skip)]
+    pub judged: Option<ExceededLimit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -126,6 +126,7 @@ fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
             0 => Some(ExceededLimit::Node),
             cgroup => Some(ExceededLimit::Group(cgroup)),
         },
+        judged: None,
         levels: levels.map(|level| oom_level(level, page_size)).collect(),
     }
 }

@@ -1,7 +1,7 @@
 //! The node as a whole: what starts on it, and whether there is room.
 
 use crate::{
-    container::lifecycle::Lifecycle,
+    container::{Containers, lifecycle::Lifecycle},
     model::{
         event::{CgroupId, NodeReading},
         finding::{
@@ -13,59 +13,71 @@ use crate::{
         forecast::{self, Forecast, Starting},
         stampede::{self, Member, Stampede},
     },
-    pipeline::Pipeline,
-    workload::history::Workload,
+    workload::history::{Histories, Workload},
 };
 
 /// The kubelet evicts pods when less than this is available (KubeletConfiguration, evictionHard memory.available).
-pub(super) const EVICTION_RESERVE: u64 = 100 << 20;
+pub const EVICTION_RESERVE: u64 = 100 << 20;
 
 #[derive(Debug, Default)]
-pub(super) struct Node {
-    /// What its pods may still take, once it was read.
-    pub(super) available: Option<u64>,
+pub struct NodeWatch {
+    /// What start-ups can take, once it was read.
+    available: Option<u64>,
     /// That is their common limit's: other containers do not draw on it.
     of_pods: bool,
-    /// Read and not told yet.
+    /// Read and not reported yet.
     reading: Option<NodeReading>,
-    pub(super) stampede: stampede::Watch,
-    /// A shortage ahead has been told and is not over.
+    stampede: stampede::Watch,
+    /// A forecast shortage was reported and is not over.
     short: bool,
 }
 
-impl Node {
-    /// Told with the tick that follows it.
+impl NodeWatch {
+    /// Reported with the tick that follows it.
     pub fn read(&mut self, reading: &NodeReading) {
         self.available = Some(reading.headroom());
         self.of_pods = reading.headroom() < reading.available;
         self.reading = Some(reading.clone());
     }
-}
 
-impl Pipeline {
-    pub(super) fn tick_node(&mut self, at: Time, out: &mut Vec<Finding>) {
-        let reading = self.node.reading.take();
-        let live = || self.lives.values().filter(|life| life.is_live());
+    pub fn available(&self) -> Option<u64> {
+        self.available
+    }
+
+    pub fn oom_killed(&mut self, kills: u64) {
+        self.stampede.oom_killed(kills);
+    }
+
+    pub fn tick(
+        &mut self,
+        at: Time,
+        containers: &Containers,
+        histories: &Histories,
+        cgroups: usize,
+        out: &mut Vec<Finding>,
+    ) {
+        let reading = self.reading.take();
+        let live = || containers.lives().filter(|life| life.is_live());
         let starting: Vec<&Lifecycle> = live().filter(|life| life.is_starting()).collect();
         let ahead = |life: &&Lifecycle| Starting {
             age: life.age(at).unwrap_or(0.0),
             usage: life.usage(),
             limit: life.limit().and_then(|limit| limit.bytes()),
-            past: self.histories.get(&Workload::of(&life.container().labels)),
+            past: histories.get(&Workload::of(&life.container().labels)),
         };
         let expected =
             |lives: &[&Lifecycle]| forecast::forecast(&lives.iter().map(ahead).collect::<Vec<_>>());
         let measured = NodeMeasured {
             reading,
-            cgroups: self.index.count() as u64,
+            cgroups: cgroups as u64,
             containers: live().count() as u64,
             starting: starting.len() as u64,
             starting_usage: starting.iter().map(|life| life.usage()).sum(),
             forecast: expected(&starting),
-            stampede: self.node.stampede.now().is_some(),
+            stampede: self.stampede.now().is_some(),
         };
-        if let Some(available) = self.node.available {
-            let draws = |life: &&Lifecycle| !self.node.of_pods || !life.container().labels.pod.is_empty();
+        if let Some(available) = self.available {
+            let draws = |life: &&Lifecycle| !self.of_pods || !life.container().labels.pod.is_empty();
             let drawing: Vec<&Lifecycle> = starting.into_iter().filter(draws).collect();
             let member = |life: &&Lifecycle| Member { cgroup: life.container().cgroup, usage: life.usage() };
             let members: Vec<Member> = drawing.iter().map(member).collect();
@@ -73,7 +85,7 @@ impl Pipeline {
                 true => measured.forecast,
                 false => expected(&drawing),
             };
-            self.headroom(at, forecast, available, &members, out);
+            self.headroom(at, forecast, available, &members, containers, out);
         }
         out.push(Finding { at, what: FindingKind::Node(measured) });
     }
@@ -85,13 +97,14 @@ impl Pipeline {
         forecast: Forecast,
         available: u64,
         starting: &[Member],
+        containers: &Containers,
         out: &mut Vec<Finding>,
     ) {
-        match self.node.stampede.look(at, starting, forecast.growth, available) {
+        match self.stampede.look(at, starting, forecast.growth, available) {
             stampede::Change::None => {}
             stampede::Change::Began => {
                 let began = StampedeBegan {
-                    members: self.containers(starting.iter().map(|member| member.cgroup)),
+                    members: named(containers, starting.iter().map(|member| member.cgroup)),
                     held: starting.iter().map(|member| member.usage).sum(),
                     growth: forecast.growth,
                     available,
@@ -99,35 +112,35 @@ impl Pipeline {
                 out.push(Finding { at, what: FindingKind::StampedeBegan(began) });
             }
             stampede::Change::Ended => {
-                if let Some(stampede) = self.node.stampede.take() {
+                if let Some(stampede) = self.stampede.take() {
                     out.push(Finding {
                         at,
-                        what: FindingKind::StampedeEnded(self.stampede_ended(at, &stampede)),
+                        what: FindingKind::StampedeEnded(ended(at, &stampede, containers)),
                     });
                 }
             }
         }
         let short = forecast.growth > available.saturating_sub(EVICTION_RESERVE);
-        if short && !self.node.short {
+        if short && !self.short {
             let ahead = ShortageForecast { forecast, available, starting: starting.len() as u64 };
             out.push(Finding { at, what: FindingKind::ShortageForecast(ahead) });
         }
-        self.node.short = short;
+        self.short = short;
     }
+}
 
-    fn stampede_ended(&self, at: Time, stampede: &Stampede) -> StampedeEnded {
-        let alive = |cgroup: &&CgroupId| self.lives.get(cgroup).is_some_and(Lifecycle::is_live);
-        StampedeEnded {
-            members: self.containers(stampede.members.keys().copied()),
-            seconds: at.seconds_since(stampede.began),
-            highest_sum: stampede.highest_sum,
-            held_now: stampede.members.keys().filter(alive).map(|cgroup| self.lives[cgroup].usage()).sum(),
-            lowest_available: stampede.lowest_available,
-            oom_kills: stampede.oom_kills,
-        }
+fn ended(at: Time, stampede: &Stampede, containers: &Containers) -> StampedeEnded {
+    let alive = |cgroup: &CgroupId| containers.life(*cgroup).filter(|life| life.is_live());
+    StampedeEnded {
+        members: named(containers, stampede.members.keys().copied()),
+        seconds: at.seconds_since(stampede.began),
+        highest_sum: stampede.highest_sum,
+        held_now: stampede.members.keys().filter_map(alive).map(Lifecycle::usage).sum(),
+        lowest_available: stampede.lowest_available,
+        oom_kills: stampede.oom_kills,
     }
+}
 
-    fn containers(&self, cgroups: impl Iterator<Item = CgroupId>) -> Vec<Container> {
-        cgroups.filter_map(|cgroup| Some(self.lives.get(&cgroup)?.container().clone())).collect()
-    }
+fn named(containers: &Containers, cgroups: impl Iterator<Item = CgroupId>) -> Vec<Container> {
+    cgroups.filter_map(|cgroup| Some(containers.life(cgroup)?.container().clone())).collect()
 }

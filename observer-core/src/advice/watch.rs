@@ -1,0 +1,333 @@
+//! Gathers what advice is made from, and reports what is advised when that changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    advice::{
+        Advice, Facts, Settings, concurrency,
+        facts::{Changes, Current, Kills, Node, Startups, Steady},
+        typical_curve::Typical,
+    },
+    attribution::Attribution,
+    cause::Cause,
+    container::Containers,
+    model::{
+        event::Limit,
+        finding::{Advised, Container, ContainerState, Finding, FindingKind, OomScope},
+        kubernetes::{Pod, PodContainer, Role},
+        time::Time,
+    },
+    node::watch::{EVICTION_RESERVE, NodeWatch},
+    workload::history::{Histories, WORKLOADS, Workload},
+};
+
+/// A container that is not looked at for longer was not seen at its level.
+const LONGEST_LOOK: f64 = 60.0;
+/// Advice changes slowly; a workload is judged again this often at the most. Seconds.
+const AGAIN: f64 = 5.0;
+
+#[derive(Debug, Default)]
+pub struct AdviceWatch {
+    workloads: BTreeMap<Workload, Noted>,
+    /// Something about them changed since they were judged.
+    dirty: BTreeSet<Workload>,
+    judged: Option<Time>,
+    shortages: u64,
+}
+
+/// Of a workload, since the observer started.
+#[derive(Debug, Default)]
+struct Noted {
+    kills: Kills,
+    changes: Changes,
+    ready_early: (u64, u64),
+    /// What is set today, as last seen.
+    current: Current,
+    reported: Option<Advice>,
+}
+
+/// What advice needs to know of a container alive.
+#[derive(Debug)]
+pub struct Running {
+    workload: Workload,
+    started: Option<Time>,
+    starting: bool,
+    looked: Option<Time>,
+    limit: Option<Limit>,
+    ready: Option<f64>,
+    stable: Option<f64>,
+}
+
+/// What the other stages know.
+pub struct Known<'a> {
+    pub attribution: &'a Attribution,
+    pub node: &'a NodeWatch,
+    pub wall_ns: i64,
+}
+
+impl AdviceWatch {
+    /// Takes note of what was found, and adds what is advised.
+    pub fn follow(
+        &mut self,
+        containers: &mut Containers,
+        histories: &mut Histories,
+        known: &Known,
+        out: &mut Vec<Finding>,
+    ) {
+        let mut judge = None;
+        for finding in out.iter() {
+            self.note(finding, containers, histories, known.wall_ns);
+            if let FindingKind::Node(_) = finding.what {
+                judge = Some(finding.at); // once a tick
+            }
+        }
+        let due = |at: &Time| self.judged.is_none_or(|judged| at.seconds_since(judged) >= AGAIN);
+        if let Some(at) = judge.filter(due) {
+            self.judged = Some(at);
+            for workload in std::mem::take(&mut self.dirty) {
+                self.judge(at, workload, containers, histories, known, out);
+            }
+        }
+    }
+
+    fn note(
+        &mut self,
+        finding: &Finding,
+        containers: &mut Containers,
+        histories: &mut Histories,
+        wall_ns: i64,
+    ) {
+        let at = finding.at;
+        match &finding.what {
+            FindingKind::Seen { container } => enter(containers, container, None),
+            FindingKind::Started(started) => {
+                enter(containers, &started.container, Some(at));
+                let workload = Workload::of(&started.container.labels);
+                let of_it = |running: &&Running| running.workload == workload && running.starting;
+                let starting = containers.running().filter(of_it).count();
+                let changes = &mut self.noted(&workload, histories).changes;
+                changes.starting_max = changes.starting_max.max(starting as u64);
+            }
+            FindingKind::Identified { container, .. } => {
+                if let Some(running) = containers.running_mut(container.cgroup) {
+                    running.workload = Workload::of(&container.labels);
+                }
+            }
+            FindingKind::Caused(caused) => {
+                let workload = Workload::of(&caused.container.labels);
+                let changes = &mut self.noted(&workload, histories).changes;
+                match caused.decision.cause {
+                    Cause::RestartAfterResize => changes.restarts_after_resize += 1,
+                    Cause::Reschedule => changes.rescheduled += 1,
+                    _ => {}
+                }
+            }
+            FindingKind::State { container, to, .. } => {
+                if let Some(running) = containers.running_mut(container.cgroup) {
+                    running.starting = *to == ContainerState::Starting;
+                    running.looked = None; // the time until now was of the state before
+                }
+            }
+            FindingKind::Ready { container, seconds } => {
+                let ready = |running: &mut Running| running.ready = running.ready.or(Some(*seconds));
+                self.settle(container, containers, histories, ready);
+            }
+            FindingKind::Stable(stable) => {
+                let settled =
+                    |running: &mut Running| running.stable = running.stable.or(Some(stable.seconds));
+                self.settle(&stable.container, containers, histories, settled);
+            }
+            FindingKind::Measured(measured) => {
+                let now = at.unix_seconds(wall_ns);
+                let Some(running) = containers.running_mut(measured.container.cgroup) else { return };
+                let seconds = running.looked.map_or(0.0, |looked| at.seconds_since(looked)).min(LONGEST_LOOK);
+                running.looked = Some(at);
+                let resized =
+                    measured.limit.is_some() && running.limit.is_some() && running.limit != measured.limit;
+                let first = running.limit.is_none() && measured.limit.is_some();
+                running.limit = measured.limit.or(running.limit);
+                if !running.starting {
+                    histories.was_at(&running.workload, measured.working_set, seconds, now);
+                }
+                if resized || first {
+                    let workload = running.workload.clone();
+                    let noted = self.noted(&workload, histories);
+                    noted.changes.resizes += u64::from(resized);
+                    noted.current.limit = measured.limit.map(Limit::bytes);
+                }
+            }
+            FindingKind::OomKilled(killed) => {
+                if let Some(container) = &killed.container {
+                    let noted = self.noted(&Workload::of(&container.labels), histories);
+                    // It may be over before its files were read.
+                    if let (OomScope::Container, Some(limit)) = (killed.scope, killed.limit) {
+                        noted.current.limit = Some(Some(limit));
+                    }
+                    let kills = &mut noted.kills;
+                    *(if killed.starting { &mut kills.startup } else { &mut kills.steady }) += killed.kills;
+                    if killed.scope == OomScope::Node {
+                        kills.by_node += killed.kills;
+                    }
+                }
+            }
+            FindingKind::Learned { workload, .. } => {
+                self.noted(workload, histories);
+            }
+            FindingKind::Ended(ended) => containers.set_running(ended.container.cgroup, None),
+            FindingKind::StampedeBegan(_) | FindingKind::ShortageForecast(_) => self.shortages += 1,
+            _ => {}
+        }
+    }
+
+    /// Its workload is judged again.
+    fn noted(&mut self, workload: &Workload, histories: &Histories) -> &mut Noted {
+        self.dirty.insert(workload.clone());
+        if self.workloads.len() >= WORKLOADS && !self.workloads.contains_key(workload) {
+            let gone = self.workloads.keys().find(|known| histories.get(known).is_empty()).cloned();
+            if let Some(gone) = gone.or_else(|| self.workloads.keys().next().cloned()) {
+                self.workloads.remove(&gone);
+            }
+        }
+        self.workloads.entry(workload.clone()).or_default()
+    }
+
+    fn settle(
+        &mut self,
+        container: &Container,
+        containers: &mut Containers,
+        histories: &Histories,
+        note: impl Fn(&mut Running),
+    ) {
+        let Some(running) = containers.running_mut(container.cgroup) else { return };
+        let counted = running.ready.is_some() && running.stable.is_some();
+        note(running);
+        let (Some(ready), Some(stable), false) = (running.ready, running.stable, counted) else { return };
+        let workload = running.workload.clone();
+        let (early, seen) = &mut self.noted(&workload, histories).ready_early;
+        *seen += 1;
+        *early += u64::from(ready < stable);
+    }
+
+    fn judge(
+        &mut self,
+        at: Time,
+        workload: Workload,
+        containers: &Containers,
+        histories: &Histories,
+        known: &Known,
+        out: &mut Vec<Finding>,
+    ) {
+        let facts = self.facts(&workload, containers, histories, known);
+        let advice = Advice::of(&facts, &Settings::default());
+        let Some(noted) = self.workloads.get_mut(&workload) else { return };
+        if noted.reported.as_ref() == Some(&advice) {
+            return;
+        }
+        let outcome = |advice: &Advice| {
+            let failed: Vec<_> = advice.complaints().into_iter().map(|v| (v.check, v.grade)).collect();
+            (failed, advice.numbers.request, advice.numbers.limit)
+        };
+        let news = noted.reported.as_ref().is_none_or(|before| outcome(before) != outcome(&advice));
+        noted.reported = Some(advice.clone());
+        noted.current = facts.current.clone();
+        out.push(Finding { at, what: FindingKind::Advised(Box::new(Advised { facts, advice, news })) });
+    }
+
+    fn facts(
+        &self,
+        workload: &Workload,
+        containers: &Containers,
+        histories: &Histories,
+        known: &Known,
+    ) -> Facts {
+        let past = histories.get(workload);
+        let startups = Startups::of(past);
+        let noted = self.workloads.get(workload);
+        let node = known.node.available().map(|available| Node {
+            headroom: available.saturating_sub(EVICTION_RESERVE),
+            shortages: self.shortages,
+        });
+        let of_it = |(_, running): &(u64, &Running)| running.workload == *workload;
+        let last = containers.running_by_cgroup().filter(of_it).last();
+        let pod = last.and_then(|(cgroup, _)| known.attribution.pod_of(cgroup));
+        let pods = known.attribution.pods();
+        let record = pod.and_then(|(pod, _)| pods.record_of(pod));
+        Facts {
+            steady: Steady::of(histories.levels(workload), &startups),
+            current: current(workload, pod, noted.map(|noted| &noted.current), containers, histories),
+            kills: noted.map(|noted| noted.kills).unwrap_or_default(),
+            autoscalers: record.map(|record| record.autoscalers.clone()),
+            surge: pod.and_then(|(pod, _)| pods.owner(pod)?.surge),
+            ready_early: noted.map(|noted| noted.ready_early),
+            together: node.and_then(|node| concurrency::together(past, node.headroom)),
+            node,
+            changes: noted.map(|noted| noted.changes).unwrap_or_default(),
+            typical: Typical::of(past),
+            startups,
+            workload: workload.clone(),
+        }
+    }
+}
+
+fn enter(containers: &mut Containers, container: &Container, started: Option<Time>) {
+    let running = Running {
+        workload: Workload::of(&container.labels),
+        started,
+        starting: started.is_some(),
+        looked: None,
+        limit: None,
+        ready: None,
+        stable: None,
+    };
+    containers.set_running(container.cgroup, Some(running));
+}
+
+/// Containers of this pod that became ready: reported once each, from the exec on.
+pub fn ready(
+    at: Time,
+    pod: &Pod,
+    containers: &Containers,
+    attribution: &Attribution,
+    out: &mut Vec<Finding>,
+) {
+    let readies = pod.containers.iter().filter(|container| container.ready);
+    for id in readies.filter_map(|container| container.id.as_deref()) {
+        let Some(tracked) = attribution.with_id(id).and_then(|cgroup| containers.get(cgroup)) else {
+            continue;
+        };
+        let Some(Running { started: Some(started), ready: None, .. }) = tracked.running else { continue };
+        let (container, seconds) = (tracked.life.container().clone(), at.seconds_since(started));
+        out.push(Finding { at, what: FindingKind::Ready { container, seconds } });
+    }
+}
+
+/// As it is set today, or was when the last of them lived.
+fn current(
+    workload: &Workload,
+    pod: Option<(&Pod, &PodContainer)>,
+    before: Option<&Current>,
+    containers: &Containers,
+    histories: &Histories,
+) -> Current {
+    let of_it = || containers.running().filter(|running| running.workload == *workload);
+    let limit = of_it().filter_map(|running| running.limit).last();
+    let before = before.cloned().unwrap_or_default();
+    let siblings = pod.and_then(|(pod, container)| {
+        let others =
+            pod.containers.iter().filter(|other| other.name != container.name && other.role == Role::Main);
+        let need = |other: &PodContainer| {
+            let sibling = Workload { container: other.name.clone(), ..workload.clone() };
+            histories.get(&sibling).iter().map(|past| past.need()).max()
+        };
+        others.map(need).sum::<Option<u64>>()
+    });
+    Current {
+        containers: of_it().count() as u64,
+        request: pod.map(|(_, container)| container.request).or(before.request),
+        limit: limit.map(Limit::bytes).or(before.limit),
+        pod_limit: pod.map(|(pod, _)| pod.memory_limit).or(before.pod_limit),
+        siblings_need: siblings.or(before.siblings_need),
+        startup_probe: pod.map(|(_, container)| container.startup_probe).or(before.startup_probe),
+        readiness_probe: pod.map(|(_, container)| container.readiness_probe).or(before.readiness_probe),
+    }
+}

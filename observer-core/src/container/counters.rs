@@ -1,0 +1,128 @@
+//! Deltas of cumulative counters: faults and stalls that probes count, and what the kernel's files count.
+
+use crate::{
+    container::lifecycle::Lifecycle,
+    model::{
+        event::{FaultLatency, MemoryEvents, MemoryReading, MemoryStat, Pressure, Totals},
+        finding::{Container, Finding, FindingKind, LimitEvent, StalledBy},
+        time::Time,
+    },
+};
+
+/// As they were at the last reading of one cgroup.
+#[derive(Debug, Default)]
+pub struct Counters {
+    totals: Totals,
+    latency_buckets: Vec<u64>,
+    files: FileCounters,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FileCounters {
+    stat: Option<MemoryStat>,
+    events: Option<MemoryEvents>,
+    pressure: Option<Pressure>,
+}
+
+impl Counters {
+    /// All that a new cgroup's files count happened while the observer ran.
+    pub fn of_a_new_cgroup() -> Self {
+        let files = FileCounters {
+            stat: Some(MemoryStat::default()),
+            events: Some(MemoryEvents::default()),
+            pressure: Some(Pressure::default()),
+        };
+        Self { files, ..Self::default() }
+    }
+
+    pub fn totals(&mut self, at: Time, container: &Container, now: Totals, out: &mut Vec<Finding>) {
+        let before = std::mem::replace(&mut self.totals, now);
+        let faults = now.faults.saturating_sub(before.faults);
+        if faults > 0 {
+            out.push(Finding { at, what: FindingKind::Faulted { container: container.clone(), faults } });
+        }
+        let stalls = [
+            (
+                StalledBy::Limit,
+                (now.memcg_stalls, before.memcg_stalls),
+                (now.memcg_stall_ns, before.memcg_stall_ns),
+            ),
+            (
+                StalledBy::Node,
+                (now.direct_stalls, before.direct_stalls),
+                (now.direct_stall_ns, before.direct_stall_ns),
+            ),
+        ];
+        for (by, count, ns) in stalls {
+            let stalls = count.0.saturating_sub(count.1);
+            let seconds = ns.0.saturating_sub(ns.1) as f64 / 1e9;
+            if stalls > 0 {
+                let container = container.clone();
+                out.push(Finding { at, what: FindingKind::Stalled { container, by, stalls, seconds } });
+            }
+        }
+    }
+
+    pub fn latency(
+        &mut self,
+        at: Time,
+        container: &Container,
+        latency: &FaultLatency,
+        out: &mut Vec<Finding>,
+    ) {
+        let before = std::mem::replace(&mut self.latency_buckets, latency.buckets.clone());
+        let grew = |(index, now): (usize, &u64)| now - before.get(index).unwrap_or(&0).min(now);
+        let buckets = latency.buckets.iter().enumerate().map(grew).collect();
+        out.push(Finding { at, what: FindingKind::FaultsTimed { container: container.clone(), buckets } });
+    }
+
+    /// What the files count and no probe does: major faults, limits met and pressure always, faults where the probe is
+    /// missing. Returns the OOM kills counted since the last reading.
+    pub fn files(
+        &mut self,
+        at: Time,
+        life: &Lifecycle,
+        reading: &MemoryReading,
+        fault_probe: bool,
+        out: &mut Vec<Finding>,
+    ) -> u64 {
+        let container = life.container();
+        let (stat, events) = (reading.stat, reading.events);
+        let before = self.files;
+        self.files.stat = stat.or(before.stat);
+        self.files.events = events.or(before.events);
+        self.files.pressure = reading.pressure.or(before.pressure);
+        if let (Some(now), Some(before)) = (reading.pressure, before.pressure) {
+            let seconds = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e9;
+            let (waiting_seconds, stalled_seconds) =
+                (seconds(now.some_ns, before.some_ns), seconds(now.full_ns, before.full_ns));
+            let container = container.clone();
+            out.push(Finding {
+                at,
+                what: FindingKind::Pressed { container, waiting_seconds, stalled_seconds },
+            });
+        }
+        if let (Some(now), Some(before)) = (stat, before.stat) {
+            let major = now.major_faults.saturating_sub(before.major_faults);
+            if major > 0 {
+                let container = container.clone();
+                out.push(Finding { at, what: FindingKind::MajorFaulted { container, faults: major } });
+            }
+            let faults = now.faults.saturating_sub(before.faults);
+            if faults > 0 && !fault_probe {
+                out.push(Finding { at, what: FindingKind::Faulted { container: container.clone(), faults } });
+            }
+        }
+        let (Some(now), Some(before)) = (events, before.events) else { return 0 };
+        for event in LimitEvent::ALL {
+            // A counter this kernel has, but an older reading did not, begins now.
+            let (Some(now), before) = (event.of(&now), event.of(&before)) else { continue };
+            let times = now.saturating_sub(before.unwrap_or(0));
+            if times > 0 {
+                let container = container.clone();
+                out.push(Finding { at, what: FindingKind::LimitMet { container, event, times } });
+            }
+        }
+        now.oom_kill.saturating_sub(before.oom_kill)
+    }
+}
