@@ -4,7 +4,7 @@
 //! replicas of the whole Deployment (kubernetes: pkg/controller/deployment/sync.go, isScalingEvent): it changes when somebody
 //! scales, and only then. A new revision makes a new ReplicaSet, or takes an old one up again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::model::kubernetes::{
     Autoscaler, By, ByKind, Change, ChangeRecord, Changed, Owner, Reference, Uid, who,
@@ -35,6 +35,10 @@ pub struct ChangeLog {
 #[derive(Debug)]
 struct Workload {
     record: ChangeRecord,
+    /// It was seen itself, not only named by its ReplicaSets.
+    confirmed: bool,
+    /// Uids of its ReplicaSets.
+    sets: BTreeSet<Uid>,
     desired: Option<u64>,
     writer: Option<crate::model::kubernetes::Writer>,
     /// StatefulSet: (current, update) revision.
@@ -91,6 +95,7 @@ impl ChangeLog {
     pub fn workload(&mut self, owner: &Owner, api_version: &str, now: f64) {
         let writer = owner.replicas_set_by.clone();
         let Some(workload) = self.open(owner, api_version, now) else { return };
+        workload.confirmed = true;
         workload.writer = writer;
         self.judge_again(&owner.uid.clone(), now);
     }
@@ -105,6 +110,7 @@ impl ChangeLog {
     ) -> News {
         let writer = owner.replicas_set_by.clone();
         let Some(workload) = self.open(owner, "apps/v1", now) else { return News::new() };
+        workload.confirmed = true;
         workload.writer = writer;
         // Seen at most a second after it was written, on this clock; the API's times are whole seconds.
         let at = (now - 1.0).floor();
@@ -142,6 +148,7 @@ impl ChangeLog {
         // The controller's write is the change, unless it was an older one.
         let wrote = set.controller_wrote.filter(|wrote| (now - wrote).abs() < TELLS_SECONDS);
         let at = wrote.unwrap_or((now - 1.0).floor());
+        workload.sets.insert(set.uid.clone());
         let mut changes = Vec::new();
         if known.is_none() && set.generation > 1 {
             // Its earlier changes were not seen: what is known of the workload begins now.
@@ -183,15 +190,26 @@ impl ChangeLog {
     }
 
     pub fn replica_set_gone(&mut self, uid: &str) {
-        self.sets.remove(uid);
+        let Some(set) = self.sets.remove(uid) else { return };
+        let Some(workload) = self.workloads.get_mut(&set.workload) else { return };
+        workload.sets.remove(uid);
+        // ReplicaSets are seen to change after their Deployment is gone, until the last of them is.
+        if !workload.confirmed && workload.sets.is_empty() {
+            self.workload_gone(&set.workload);
+        }
     }
 
     pub fn workload_gone(&mut self, uid: &str) {
-        if let Some(workload) = self.workloads.remove(uid) {
-            let ChangeRecord { namespace, workload, .. } = workload.record;
-            self.names.remove(&(namespace, workload.kind, workload.name));
+        let Some(workload) = self.workloads.remove(uid) else { return };
+        let ChangeRecord { namespace, workload: reference, .. } = workload.record;
+        let name = (namespace, reference.kind, reference.name);
+        // After a new list the end of one may be told after the beginning of the next of its name.
+        if self.names.get(&name).is_some_and(|named| named == uid) {
+            self.names.remove(&name);
         }
-        self.sets.retain(|_, set| set.workload != uid);
+        for set in &workload.sets {
+            self.sets.remove(set);
+        }
     }
 
     pub fn autoscaler(&mut self, uid: &str, scaler: Scaler, now: f64) {
@@ -263,8 +281,7 @@ impl ChangeLog {
             })
             .map(|scaler| scaler.autoscaler.clone())
             .collect();
-        record.sets =
-            self.sets.iter().filter(|(_, set)| set.workload == uid).map(|(uid, _)| uid.clone()).collect();
+        record.sets = workload.sets.iter().cloned().collect();
         Some(record)
     }
 
@@ -297,7 +314,14 @@ impl ChangeLog {
                 observed_since: now,
                 ..ChangeRecord::default()
             };
-            let workload = Workload { record, desired: None, writer: None, revisions: None };
+            let workload = Workload {
+                record,
+                confirmed: false,
+                sets: BTreeSet::new(),
+                desired: None,
+                writer: None,
+                revisions: None,
+            };
             self.workloads.insert(owner.uid.clone(), workload);
         }
         let workload = self.workloads.get_mut(&owner.uid)?;
@@ -565,5 +589,43 @@ mod tests {
         book.disrupted("shop", "other-1", "Evicted", 1400.0);
         assert_eq!(story(&book), ["1000 created", "1300 3->2 manual kubectl ", "1400 web-a-x1 Evicted"]);
         assert_eq!(book.record("a").map(|record| record.workload.uid), Some("d".into()));
+    }
+
+    #[test]
+    fn a_workload_made_again_under_its_name_keeps_the_name_though_its_predecessor_ends_later() {
+        let mut book = ChangeLog::default();
+        book.autoscaler("h", hpa(), 1000.0);
+        let again = |uid: &str, created| Owner {
+            uid: uid.into(),
+            created,
+            ..deployment("kube-controller-manager", true)
+        };
+        book.workload(&again("old", 1000.0), "apps/v1", 1000.0);
+        book.workload(&again("d", 1100.0), "apps/v1", 1100.0);
+        book.workload_gone("old");
+        book.replica_set(&set("a", 1, 1, 1100.0), 1100.0);
+        book.replica_set(&set("a", 1, 4, 1200.0), 1200.0);
+        let told = Told {
+            namespace: "shop".into(),
+            by: ("HorizontalPodAutoscaler".into(), "web".into()),
+            at: 1200.0,
+            to: Some(4),
+            reason: "queue_depth above target".into(),
+        };
+        book.told(told, 1202.0);
+        assert_eq!(story(&book), ["1100 created", "1200 1->4 hpa web queue_depth above target"]);
+    }
+
+    #[test]
+    fn what_only_its_replica_sets_name_ends_with_them() {
+        let mut book = ChangeLog::default();
+        book.workload(&deployment("kubectl", false), "apps/v1", 1000.0);
+        book.replica_set(&set("a", 1, 1, 1000.0), 1000.0);
+        book.replica_set(&set("b", 2, 1, 1000.0), 1000.0);
+        book.workload_gone("d");
+        assert_eq!(book.record("a"), None);
+        book.replica_set(&set("b", 2, 0, 1001.0), 1001.0); // the garbage collector is at work
+        book.replica_set_gone("b");
+        assert_eq!(book.sizes(), Sizes::default());
     }
 }

@@ -34,9 +34,13 @@ use crate::{
     },
     sinks::{api_state::ApiView, log, metrics::Metrics},
     sources::{
-        cgroup::sampler::{self, Sampler},
+        cgroup::{
+            sampler::{self, Sampler},
+            writable,
+        },
         kernel::{Kernel, support::Support},
-        kubernetes, ledger_client, node,
+        kubernetes::{self, ApiClock},
+        ledger_client, node,
     },
 };
 use observer_core::{
@@ -134,7 +138,9 @@ async fn protection(config: &Config) -> Result<Protection, CannotRun> {
         tokio::spawn(async move { pair.renew(tls).await });
     }
     if let Some(settings) = config.kubernetes.as_ref().filter(|_| config.authorize) {
-        let client = kubernetes::client(settings.kubeconfig.as_ref()).await.map_err(CannotRun::Reviewer)?;
+        let client = kubernetes::client(settings.kubeconfig.as_deref(), ApiClock::default())
+            .await
+            .map_err(CannotRun::Reviewer)?;
         protection.access = Some(Access::new(client, Admits::WhoMayGet("/metrics")));
     }
     Ok(protection)
@@ -142,24 +148,12 @@ async fn protection(config: &Config) -> Result<Protection, CannotRun> {
 
 /// The pods of this node and, as configured, what happened to their workloads. Without the API the rest goes on.
 async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>) {
-    let client = match kubernetes::client(settings.kubeconfig.as_ref()).await {
-        Ok(client) => client,
-        Err(error) => {
-            let away = EventKind::Api(ApiState::Away { why: error.to_string() });
-            let _ = events.send(Event { at: clock::now(), what: away }).await; // stopping already
-            return;
-        }
-    };
-    let source = match &settings.ledger {
+    let clock = ApiClock::default();
+    let client = kubernetes::connect(settings.kubeconfig.as_deref(), clock.clone(), &events).await;
+    let source = match settings.ledger {
         config::Ledger::Nobody => None,
-        config::Ledger::At(address) => match ledger_client::Source::remote(address) {
-            Ok(source) => Some(source),
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
-        },
-        config::Ledger::Embedded => Some(ledger_client::Source::Embedded(ledger::Shared::default())),
+        config::Ledger::At(address) => Some(ledger_client::Source::remote(address)),
+        config::Ledger::Embedded => Some(ledger_client::Source::Embedded(ledger::Shared::of(clock))),
     };
     let book = match &source {
         Some(ledger_client::Source::Embedded(shared)) => Some(shared.clone()),
@@ -243,6 +237,9 @@ impl HostTask {
             booted: node::booted(&config.roots.proc),
             retention_ns: config.retention.as_nanos() as u64,
         };
+        if let Some(root) = &config.roots.cgroup {
+            writable::warn(&config.roots.proc, root);
+        }
         if hierarchy.version == CgroupVersion::V1 {
             tracing::info!("cgroup v1: no memory.events and no pressure per container on this host");
         }

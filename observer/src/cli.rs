@@ -85,14 +85,13 @@ pub enum Command {
     Ledger(ledger::Options),
     /// Print a Secret with a certificate for the ledger, or for the agents, for clusters where nobody issues them
     LedgerSecret {
-        /// Namespace of the Secret
+        /// Namespace of the Secret, and of the ledger
         #[arg(long, default_value = "observer")]
         namespace: String,
         /// Name of the Secret
         #[arg(long, default_value = "observer-ledger-tls")]
         secret: String,
-        /// Names or addresses by which it is reached
-        #[arg(default_value = "observer-ledger.observer.svc")]
+        /// Names or addresses by which it is reached, instead of observer-ledger.NAMESPACE.svc
         names: Vec<String>,
     },
     /// Print a generated document: metrics or probes

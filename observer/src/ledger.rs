@@ -12,7 +12,7 @@ use std::{
 
 use kube::Client;
 
-use crate::sources::kubernetes;
+use crate::sources::kubernetes::{self, ApiClock};
 
 pub mod certificate;
 pub mod lease;
@@ -27,9 +27,15 @@ use observer_core::ledger::ChangeLog;
 pub struct Shared {
     book: Arc<Mutex<ChangeLog>>,
     pub metrics: metrics::Metrics,
+    /// The API server's, by which changes are dated as objects are.
+    pub clock: ApiClock,
 }
 
 impl Shared {
+    pub fn of(clock: ApiClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     pub fn book(&self) -> MutexGuard<'_, ChangeLog> {
         // A panic while it is held leaves a book that lacks a change: still the best there is.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,27 +96,40 @@ pub async fn run(options: Options) -> Result<(), CannotRun> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).map_err(CannotRun::Signals)?;
     let mut int = signal(SignalKind::interrupt()).map_err(CannotRun::Signals)?;
-    let client = kubernetes::client(options.kubeconfig.as_ref()).await?;
     let shared = Shared::default();
-    tokio::select! {
-        done = work(&options, client, shared) => done,
+    let client = kubernetes::client(options.kubeconfig.as_deref(), shared.clock.clone()).await?;
+    let mut lease = options
+        .lease_namespace
+        .as_deref()
+        .map(|namespace| lease::Holding::new(client.clone(), namespace, &options.identity));
+    let done = tokio::select! {
+        done = work(&options, client, shared, lease.as_mut()) => done,
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
+    };
+    if let Some(lease) = lease {
+        lease.release().await;
     }
+    done
 }
 
-async fn work(options: &Options, client: Client, shared: Shared) -> Result<(), CannotRun> {
+async fn work(
+    options: &Options,
+    client: Client,
+    shared: Shared,
+    mut lease: Option<&mut lease::Holding>,
+) -> Result<(), CannotRun> {
     let ready = serve::Ready::default();
     let server = serve::Server::new(options, client.clone(), shared.clone(), ready.clone());
     let watching = async {
-        if let Some(namespace) = &options.lease_namespace {
-            tracing::info!("waiting for the lease {namespace}/{}", lease::NAME);
-            lease::acquire(&client, namespace, &options.identity).await;
+        if let Some(lease) = lease.as_mut() {
+            tracing::info!("waiting for the lease {}", lease::NAME);
+            lease.acquire().await;
         }
         tracing::info!("watching the cluster's workloads");
         let renewed = async {
-            match &options.lease_namespace {
-                Some(namespace) => lease::keep(&client, namespace, &options.identity).await,
+            match lease {
+                Some(lease) => lease.keep().await,
                 None => std::future::pending().await,
             }
         };

@@ -36,7 +36,10 @@ fn main() -> ExitCode {
             .map_err(|error| (FAILED, error))
             .and_then(|text| print(&text)),
         Command::Ledger(options) => ledger(options),
-        Command::LedgerSecret { namespace, secret, names } => {
+        Command::LedgerSecret { namespace, secret, mut names } => {
+            if names.is_empty() {
+                names.push(format!("observer-ledger.{namespace}.svc"));
+            }
             observer::ledger::certificate::manifest(&namespace, &secret, &names)
                 .map_err(|error| (FAILED, format!("cannot make a certificate for {names:?}: {error}")))
                 .and_then(|secret| print(&secret))

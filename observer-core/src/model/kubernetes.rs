@@ -200,6 +200,9 @@ pub enum ApiState {
     Forbidden {
         what: String,
         lost: String,
+        /// Of the pods themselves nothing is known: as if it were away.
+        #[serde(default)]
+        blind: bool,
     },
 }
 

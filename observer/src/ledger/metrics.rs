@@ -32,6 +32,18 @@ static FAILURES: Declaration = Declaration {
     labels: &["kind"],
     help: "Times a watch failed and was begun again.",
 };
+static UP: Declaration = Declaration {
+    name: "observer_ledger_watch_up",
+    kind: Kind::Gauge,
+    labels: &["kind"],
+    help: "1 while the API server feeds this watch; 0 while it does not answer, or forbids it.",
+};
+static SKEW: Declaration = Declaration {
+    name: "observer_ledger_api_clock_ahead_seconds",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "How far the API server's clock is ahead of the ledger's, as far as its answers prove it: 0 where both may be the same. Changes are dated by the API server's.",
+};
 static ASKED: Declaration = Declaration {
     name: "observer_ledger_requests_total",
     kind: Kind::Counter,
@@ -58,7 +70,7 @@ static REFUSED: Declaration = Declaration {
 };
 
 pub static ALL: &[&Declaration] =
-    &[&SCALINGS, &ROLLOUTS, &OBJECTS, &FAILURES, &ASKED, &WORKLOADS, &CHANGES, &REFUSED];
+    &[&SCALINGS, &ROLLOUTS, &OBJECTS, &FAILURES, &UP, &SKEW, &ASKED, &WORKLOADS, &CHANGES, &REFUSED];
 
 #[derive(Clone)]
 pub struct Metrics {
@@ -67,6 +79,8 @@ pub struct Metrics {
     rollouts: CounterVec,
     objects: CounterVec,
     failures: CounterVec,
+    up: GaugeVec,
+    skew: GaugeVec,
     asked: CounterVec,
     workloads: GaugeVec,
     changes: GaugeVec,
@@ -81,6 +95,8 @@ impl Default for Metrics {
             rollouts: ROLLOUTS.counters(&registry),
             objects: OBJECTS.counters(&registry),
             failures: FAILURES.counters(&registry),
+            up: UP.gauges(&registry),
+            skew: SKEW.gauges(&registry),
             asked: ASKED.counters(&registry),
             workloads: WORKLOADS.gauges(&registry),
             changes: CHANGES.gauges(&registry),
@@ -97,6 +113,10 @@ impl Metrics {
 
     pub fn failed(&self, kind: &str) {
         self.failures.with_label_values(&[kind]).inc();
+    }
+
+    pub fn up(&self, kind: &str, up: bool) {
+        self.up.with_label_values(&[kind]).set(f64::from(up));
     }
 
     pub fn asked(&self, result: &str) {
@@ -121,8 +141,9 @@ impl Metrics {
         }
     }
 
-    pub fn render(&self, sizes: Sizes) -> String {
+    pub fn render(&self, sizes: Sizes, api_clock_ahead_seconds: f64) -> String {
         let none = &[] as &[&str];
+        self.skew.with_label_values(none).set(api_clock_ahead_seconds);
         self.workloads.with_label_values(none).set(sizes.workloads as f64);
         self.changes.with_label_values(none).set(sizes.changes as f64);
         let refused = self.refused.with_label_values(none);

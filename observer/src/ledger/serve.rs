@@ -118,7 +118,10 @@ impl Server {
 
 async fn metrics(State(state): State<Answering>) -> impl IntoResponse {
     let sizes = state.shared.book().sizes();
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], state.shared.metrics.render(sizes))
+    (
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
+        state.shared.metrics.render(sizes, state.shared.clock.ahead_seconds()),
+    )
 }
 
 async fn ready(State(state): State<Answering>) -> (StatusCode, &'static str) {

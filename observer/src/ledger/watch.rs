@@ -1,28 +1,23 @@
 //! The cluster as the ledger's source: watches -> book.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
-use k8s_openapi::{
-    api::{
-        apps::v1::StatefulSet,
-        autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec},
-        core::v1::Event as ApiEvent,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::{
+    autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec},
+    core::v1::Event as ApiEvent,
 };
 use kube::{
     Api, Client, Resource,
-    core::{ApiResource, DynamicObject},
+    core::{ApiResource, DynamicObject, Object, PartialObjectMeta},
     runtime::{WatchStreamExt, watcher},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use crate::{
-    clock,
     ledger::Shared,
-    sources::kubernetes::{metadata, owner},
+    sources::kubernetes::{metadata, owner, reach},
 };
 use observer_core::{
     ledger::{Scaler, Told},
@@ -31,6 +26,8 @@ use observer_core::{
 
 /// Custom resources that were not there are looked for again this often.
 const DISCOVER: Duration = Duration::from_secs(300);
+/// Objects of a list that are in memory at once. One with a long specification has tens of kilobytes.
+const PAGE: u32 = 50;
 const HPA: &str = "HorizontalPodAutoscaler";
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -86,52 +83,65 @@ struct Watch {
 }
 
 impl Watch {
-    /// Follows one watch for ever. `take`: an object, and whether it is there.
-    async fn follow<K>(self, api: Api<K>, config: watcher::Config, mut take: impl FnMut(&Shared, &K, bool))
-    where
-        K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-        K::DynamicType: Default + Clone,
-    {
-        let mut stream = watcher(api, config).default_backoff().boxed();
-        self.drive(&mut stream, &mut take).await;
-    }
-
-    async fn drive<K>(
+    /// Follows one watch for ever. Of an object nothing but its uid is kept here: `take` gets it, `gone` gets the uid.
+    async fn follow<K>(
         self,
-        stream: &mut (impl futures::TryStream<Ok = watcher::Event<K>, Error = watcher::Error> + Unpin),
-        take: &mut impl FnMut(&Shared, &K, bool),
+        client: Client,
+        api: impl FnOnce(Client) -> Api<K>,
+        selector: Option<&str>,
+        mut take: impl FnMut(&Shared, &K),
+        gone: impl Fn(&Shared, &str),
     ) where
-        K: Resource,
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
     {
-        let mut seen: std::collections::HashMap<String, (K, bool)> = std::collections::HashMap::new();
-        let mut away = false;
+        let mut config = watcher::Config::default().page_size(PAGE);
+        config.field_selector = selector.map(str::to_owned);
+        let (client, mut taken_up) = reach::counted(client);
+        let mut stream = watcher(api(client), config).default_backoff().boxed();
+        // By uid: whether it was in the last list.
+        let mut known: HashMap<Box<str>, bool> = HashMap::new();
+        let metrics = self.shared.metrics.clone();
+        let mut up = true; // so that the first failure is told
+        metrics.up(self.kind, false);
         loop {
-            match stream.try_next().await {
-                Ok(Some(watcher::Event::Init)) => seen.values_mut().for_each(|(_, there)| *there = false),
+            let next = tokio::select! {
+                next = stream.try_next() => next,
+                // It stands, perhaps again and from where it was: then nothing else tells.
+                Ok(()) = taken_up.changed() => {
+                    if !std::mem::replace(&mut up, true) {
+                        tracing::info!("{}: watching again", self.kind);
+                    }
+                    metrics.up(self.kind, true);
+                    continue;
+                }
+            };
+            match next {
+                Ok(Some(watcher::Event::Init)) => known.values_mut().for_each(|listed| *listed = false),
                 Ok(Some(watcher::Event::InitApply(object) | watcher::Event::Apply(object))) => {
-                    take(&self.shared, &object, true);
-                    self.shared.metrics.seen(self.kind);
-                    if let Some(uid) = object.meta().uid.clone() {
-                        seen.insert(uid, (slim(object), true));
+                    take(&self.shared, &object);
+                    metrics.seen(self.kind);
+                    if let Some(uid) = &object.meta().uid {
+                        known.insert(uid.as_str().into(), true);
                     }
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
-                    for (_, (object, _)) in seen.extract_if(|_, (_, there)| !*there) {
-                        take(&self.shared, &object, false);
+                    for (uid, _) in known.extract_if(|_, listed| !*listed) {
+                        gone(&self.shared, &uid);
                     }
-                    away = false;
                     let _ = self.listed.send(()).await; // nobody counts any more
                 }
                 Ok(Some(watcher::Event::Delete(object))) => {
                     if let Some(uid) = &object.meta().uid {
-                        seen.remove(uid);
+                        known.remove(uid.as_str());
+                        gone(&self.shared, uid);
                     }
-                    take(&self.shared, &object, false);
                 }
                 Ok(None) => return,
+                Err(watcher::Error::WatchError(status)) if status.code == 410 => {} // it answers: with a new list
                 Err(error) => {
-                    self.shared.metrics.failed(self.kind);
-                    if !std::mem::replace(&mut away, true) {
+                    metrics.failed(self.kind);
+                    metrics.up(self.kind, false);
+                    if std::mem::take(&mut up) {
                         let first = error.to_string();
                         let first = first.lines().next().unwrap_or_default().to_owned();
                         tracing::warn!(
@@ -147,86 +157,60 @@ impl Watch {
     async fn workloads(self, client: Client, of: ApiResource) {
         let kind = of.kind.clone();
         let api_version = of.api_version.clone();
-        let mut stream = watcher::watcher(metadata::all(client, &of), watcher::Config::default())
-            .default_backoff()
-            .boxed();
-        self.drive(&mut stream, &mut |shared, object, there| {
-            let found = owner::parse(&object.metadata, &kind, clock::unix_seconds());
-            match there {
-                true => shared.book().workload(&found, &api_version, clock::unix_seconds()),
-                false => shared.book().workload_gone(&found.uid),
-            }
-        })
-        .await;
+        let take = |shared: &Shared, object: &PartialObjectMeta<DynamicObject>| {
+            let now = shared.clock.unix_seconds();
+            let found = owner::parse(&object.metadata, &kind, now);
+            shared.book().workload(&found, &api_version, now);
+        };
+        let gone = |shared: &Shared, uid: &str| shared.book().workload_gone(uid);
+        self.follow(client, |client| metadata::all(client, &of), None, take, gone).await;
     }
 
     async fn replica_sets(self, client: Client, of: ApiResource) {
-        // All of them, ten old revisions a Deployment too: v1.36 knows no selector for those with pods.
-        let config = watcher::Config::default();
-        let mut stream = watcher::watcher(metadata::all(client, &of), config).default_backoff().boxed();
-        self.drive(&mut stream, &mut |shared, object, there| {
-            let now = clock::unix_seconds();
+        let take = |shared: &Shared, object: &PartialObjectMeta<DynamicObject>| {
+            let now = shared.clock.unix_seconds();
             let found = owner::parse(&object.metadata, "ReplicaSet", now);
-            match there {
-                true => {
-                    let news = shared.book().replica_set(&found, now);
-                    shared.metrics.news(&news);
-                }
-                false => shared.book().replica_set_gone(&found.uid),
-            }
-        })
-        .await;
+            let news = shared.book().replica_set(&found, now);
+            shared.metrics.news(&news);
+        };
+        let gone = |shared: &Shared, uid: &str| shared.book().replica_set_gone(uid);
+        // All of them, ten old revisions a Deployment too: v1.36 knows no selector for those with pods.
+        self.follow(client, |client| metadata::all(client, &of), None, take, gone).await;
     }
 
     async fn stateful_sets(self, client: Client) {
-        let api = Api::<StatefulSet>::all(client);
-        self.follow(api, watcher::Config::default(), |shared, set, there| {
-            let now = clock::unix_seconds();
+        let of = metadata::resource("apps/v1", "StatefulSet");
+        let take = |shared: &Shared, set: &Object<SetSpec, SetStatus>| {
+            let now = shared.clock.unix_seconds();
             let found = owner::parse(&set.metadata, "StatefulSet", now);
-            if !there {
-                return shared.book().workload_gone(&found.uid);
-            }
-            let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-            let status = set.status.as_ref();
-            let revision = |of: Option<&String>| of.cloned().unwrap_or_default();
-            let revisions = (
-                revision(status.and_then(|status| status.current_revision.as_ref())),
-                revision(status.and_then(|status| status.update_revision.as_ref())),
-            );
-            let replicas = u64::try_from(replicas).unwrap_or(0);
+            let replicas = u64::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+            let status = set.status.clone().unwrap_or_default();
+            let revisions =
+                (status.current_revision.unwrap_or_default(), status.update_revision.unwrap_or_default());
             let news = shared.book().stateful_set(&found, replicas, revisions, now);
             shared.metrics.news(&news);
-        })
-        .await;
+        };
+        let gone = |shared: &Shared, uid: &str| shared.book().workload_gone(uid);
+        self.follow(client, |client| Api::all_with(client, &of), None, take, gone).await;
     }
 
     async fn autoscalers(self, client: Client) {
-        let api = Api::<HorizontalPodAutoscaler>::all(client);
-        self.follow(api, watcher::Config::default(), |shared, hpa, there| {
+        let take = |shared: &Shared, hpa: &HorizontalPodAutoscaler| {
             let uid = hpa.metadata.uid.clone().unwrap_or_default();
-            match there {
-                true => shared.book().autoscaler(&uid, self::hpa(hpa), clock::unix_seconds()),
-                false => shared.book().autoscaler_gone(HPA, &uid),
-            }
-        })
-        .await;
+            shared.book().autoscaler(&uid, self::hpa(hpa), shared.clock.unix_seconds());
+        };
+        let gone = |shared: &Shared, uid: &str| shared.book().autoscaler_gone(HPA, uid);
+        self.follow(client, Api::all, None, take, gone).await;
     }
 
     async fn events(self, client: Client, selector: &'static str) {
-        let api = Api::<ApiEvent>::all(client);
-        let config = watcher::Config::default().fields(selector);
-        self.follow(api, config, |shared, event, there| {
-            if there {
-                take_event(shared, event);
-            }
-        })
-        .await;
+        self.follow(client, Api::all, Some(selector), take_event, |_, _| {}).await;
     }
 
     /// A custom resource, once it is installed.
     async fn custom(self, client: Client, api_version: &'static str) {
         let kind = self.kind;
-        let group = loop {
+        let of = loop {
             let found = client.list_api_group_resources(api_version).await;
             if found.is_ok_and(|list| list.resources.iter().any(|resource| resource.kind == kind)) {
                 break metadata::resource(api_version, kind);
@@ -235,31 +219,28 @@ impl Watch {
         };
         tracing::info!("{kind} is installed: watching it");
         if kind == "Rollout" {
-            return self.workloads(client, group).await;
+            return self.workloads(client, of).await;
         }
-        let api: Api<DynamicObject> = Api::all_with(client, &group);
-        let mut stream = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
-        self.drive(&mut stream, &mut |shared, object: &DynamicObject, there| {
+        let take = |shared: &Shared, object: &DynamicObject| {
             let uid = object.metadata.uid.clone().unwrap_or_default();
-            match there {
-                true => shared.book().autoscaler(&uid, custom_scaler(kind, object), clock::unix_seconds()),
-                false => shared.book().autoscaler_gone(kind, &uid),
-            }
-        })
-        .await;
+            shared.book().autoscaler(&uid, custom_scaler(kind, object), shared.clock.unix_seconds());
+        };
+        let gone = |shared: &Shared, uid: &str| shared.book().autoscaler_gone(kind, uid);
+        self.follow(client, |client| Api::all_with(client, &of), None, take, gone).await;
     }
 }
 
-/// Only who it was is kept for the next list.
-fn slim<K: Resource>(mut object: K) -> K {
-    let meta = object.meta_mut();
-    *meta = ObjectMeta {
-        uid: meta.uid.take(),
-        name: meta.name.take(),
-        namespace: meta.namespace.take(),
-        ..ObjectMeta::default()
-    };
-    object
+/// What is read of a StatefulSet: not its template, which is most of it.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct SetSpec {
+    replicas: Option<i32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SetStatus {
+    current_revision: Option<String>,
+    update_revision: Option<String>,
 }
 
 fn hpa(hpa: &HorizontalPodAutoscaler) -> Scaler {
@@ -393,13 +374,13 @@ fn take_event(shared: &Shared, event: &ApiEvent) {
             let (size, reason) = message.split_once("; reason: ").unwrap_or((&message, ""));
             let to = size.strip_prefix("New size: ").and_then(|size| size.trim().parse().ok());
             let told = Told { namespace, by: (kind, name), at, to, reason: reason.to_owned() };
-            shared.book().told(told, clock::unix_seconds());
+            shared.book().told(told, shared.clock.unix_seconds());
         }
         "KEDAScaleTargetActivated" => {
             let reason =
                 message.split_once("triggered by ").map_or(message.as_str(), |(_, by)| by).to_owned();
             let told = Told { namespace, by: (kind, name), at, to: None, reason };
-            shared.book().told(told, clock::unix_seconds());
+            shared.book().told(told, shared.clock.unix_seconds());
         }
         reason if kind == "Pod" => shared.book().disrupted(&namespace, &name, reason, at),
         _ => {}

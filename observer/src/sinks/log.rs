@@ -113,7 +113,7 @@ pub fn line(finding: &Finding) -> Option<String> {
             ApiState::Away { why } => format!(
                 "the Kubernetes API does not answer: {why}; containers are measured, who they are and why they started waits"
             ),
-            ApiState::Forbidden { what, lost } => format!("the Kubernetes API forbids {what}; {lost}"),
+            ApiState::Forbidden { what, lost, .. } => format!("the Kubernetes API forbids {what}; {lost}"),
         },
         FindingKind::ScaleEventBegan(event) => {
             format!("{}: pods of it come to this node", scale_event(event))

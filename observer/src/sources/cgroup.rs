@@ -12,6 +12,7 @@ use observer_core::model::event::CgroupVersion;
 pub mod memory;
 pub mod sampler;
 pub mod tree;
+pub mod writable;
 
 /// Where the memory controller's tree is mounted.
 #[derive(Clone, Debug, PartialEq)]

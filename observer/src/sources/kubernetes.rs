@@ -4,14 +4,12 @@
 //! index for, and at most [`BUDGET`] look-ups a second, spread by up to two seconds when many pods come at once, answered
 //! from the server's watch cache (`resourceVersion=0`). It never watches anything of the whole cluster, and writes nothing.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt, TryStreamExt};
-use http::header::{HeaderValue, USER_AGENT};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
-    config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::{
@@ -28,6 +26,9 @@ use observer_core::model::{
 pub mod metadata;
 pub mod owner;
 pub mod pod;
+pub mod reach;
+
+pub use reach::{ApiClock, CannotConnect, client, connect};
 
 /// Owner look-ups a second; a burst of 110 pods of 20 workloads is 40 of them.
 const BUDGET: u32 = 10;
@@ -35,35 +36,6 @@ const BUDGET: u32 = 10;
 const JITTER: Duration = Duration::from_secs(2);
 /// Looks at an owner that is not there yet, or cannot be had.
 const TRIES: u32 = 3;
-
-#[derive(Debug, thiserror::Error)]
-pub enum CannotConnect {
-    #[error("cannot use the kubeconfig {path}: {why}; no container can be told by its pod")]
-    Kubeconfig { path: PathBuf, why: String },
-    #[error(
-        "cannot find the Kubernetes API: {0}; no container can be told by its pod; run inside a pod with a service account, or give --kubeconfig"
-    )]
-    InCluster(String),
-}
-
-/// A client from a kubeconfig file, or from the pod's service account.
-pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, CannotConnect> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let bad = |why: String| CannotConnect::Kubeconfig { path: path.clone(), why };
-            let file = Kubeconfig::read_from(path).map_err(|error| bad(error.to_string()))?;
-            let options = KubeConfigOptions::default();
-            kube::Config::from_custom_kubeconfig(file, &options)
-                .await
-                .map_err(|error| bad(error.to_string()))?
-        }
-        None => kube::Config::incluster().map_err(|error| CannotConnect::InCluster(error.to_string()))?,
-    };
-    // So that an operator finds these requests in the audit log.
-    let agent = HeaderValue::from_static(concat!("memory-observer/", env!("CARGO_PKG_VERSION")));
-    config.headers.push((USER_AGENT, agent));
-    Client::try_from(config).map_err(|error| CannotConnect::InCluster(error.to_string()))
-}
 
 /// Watches until the receiver is gone. Failures are events, never the end. `came`: is told the owner of each new pod.
 pub async fn watch(client: Client, node: String, came: Option<mpsc::Sender<Uid>>, out: mpsc::Sender<Event>) {
@@ -90,12 +62,22 @@ async fn pods(
     came: Option<mpsc::Sender<Uid>>,
 ) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
+    let (client, mut taken_up) = reach::counted(client);
     let mut stream = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
     let mut known: HashMap<Uid, bool> = HashMap::new();
     let mut away = false;
     loop {
-        let next = stream.try_next().await;
         let mut events = Vec::new();
+        let next = tokio::select! {
+            next = stream.try_next() => next,
+            // It stands again, from where it was: what happened meanwhile comes as events.
+            Ok(()) = taken_up.changed() => {
+                if std::mem::take(&mut away) && out.send(event(EventKind::Api(ApiState::Synced))).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
         match next {
             Ok(Some(watcher::Event::Init)) => known.values_mut().for_each(|seen| *seen = false),
             Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
@@ -136,6 +118,7 @@ async fn pods(
                 }
             }
             Ok(None) => return,
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => {} // it answers: with a new list
             Err(error) if !std::mem::replace(&mut away, true) => events.push(EventKind::Api(refusal(&error))),
             Err(error) => tracing::debug!(%error, "still no watch of the pods"),
         }
@@ -158,6 +141,7 @@ fn refusal(error: &watcher::Error) -> ApiState {
                 what: "to list and watch pods".into(),
                 lost: "containers are reported by uid, causes are unknown; grant the agent's ClusterRole"
                     .into(),
+                blind: true,
             }
         }
         _ => ApiState::Away { why: text.lines().next().unwrap_or_default().to_owned() },
@@ -200,6 +184,7 @@ async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::
                         let state = ApiState::Forbidden {
                             what: format!("or fails to get {kind} {}: {error}", reference.name),
                             lost: "causes of its pods are less sure; grant the agent's ClusterRole".into(),
+                            blind: false,
                         };
                         if out.send(event(EventKind::Api(state))).await.is_err() {
                             return;

@@ -28,38 +28,28 @@ const TOGETHER: Duration = Duration::from_millis(200);
 
 /// Whom to ask.
 pub enum Source {
-    Remote(Box<Client>),
+    /// The ledger of the cluster. Its client is made when its certificate authority can be read.
+    Remote { address: LedgerAddress, client: Option<Client> },
     /// The ledger in this very process.
     Embedded(Shared),
 }
 
 impl Source {
-    /// The ledger of the cluster.
-    pub fn remote(address: &LedgerAddress) -> Result<Self, String> {
-        let bad = |what: &str, why: &dyn std::fmt::Display| {
-            format!("cannot ask the ledger: {what}: {why}; causes are less sure")
-        };
-        let uri: Uri = address.url.parse().map_err(|error| bad(&address.url, &error))?;
-        let pem =
-            std::fs::read(&address.ca).map_err(|error| bad(&address.ca.display().to_string(), &error))?;
-        let mut config = kube::Config::new(uri);
-        config.root_cert =
-            Some(tls::certificates(&pem).ok_or_else(|| bad("certificate authority", &"no PEM"))?);
-        config.auth_info.token_file = Some(address.token.display().to_string());
-        config.connect_timeout = Some(Duration::from_secs(5));
-        config.read_timeout = Some(Duration::from_secs(10));
-        Client::try_from(config)
-            .map(|client| Self::Remote(Box::new(client)))
-            .map_err(|error| bad("client", &error))
+    pub fn remote(address: LedgerAddress) -> Self {
+        Self::Remote { address, client: None }
     }
 
-    async fn records(&self, uids: &[Uid]) -> Result<Vec<ChangeRecord>, String> {
+    async fn records(&mut self, uids: &[Uid]) -> Result<Vec<ChangeRecord>, String> {
         match self {
             Source::Embedded(shared) => {
                 let book = shared.book();
                 Ok(uids.iter().filter_map(|uid| book.record(uid)).collect())
             }
-            Source::Remote(client) => {
+            Source::Remote { address, client } => {
+                let client = match client {
+                    Some(client) => client,
+                    None => client.insert(connect(address)?),
+                };
                 let request = Request::get(format!("/v1/records?uids={}", uids.join(",")))
                     .body(Vec::new())
                     .map_err(|error| error.to_string())?;
@@ -69,8 +59,23 @@ impl Source {
     }
 }
 
+/// Token and authority are read again as the kubelet renews them.
+fn connect(address: &LedgerAddress) -> Result<Client, String> {
+    let bad = |what: &str, why: &dyn std::fmt::Display| format!("{what}: {why}");
+    let uri: Uri = address.url.parse().map_err(|error| bad(&address.url, &error))?;
+    let authority = address.ca.display().to_string();
+    let pem = std::fs::read(&address.ca).map_err(|error| bad(&authority, &error))?;
+    let mut config = kube::Config::new(uri);
+    config.root_cert = Some(tls::certificates(&pem).ok_or_else(|| bad(&authority, &"no PEM certificate"))?);
+    config.root_cert_file = Some(address.ca.clone());
+    config.auth_info.token_file = Some(address.token.display().to_string());
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.read_timeout = Some(Duration::from_secs(10));
+    Client::try_from(config).map_err(|error| bad("client", &error))
+}
+
 /// Asks about the owners of pods as they come; ends when nobody tells of pods any more.
-pub async fn ask(source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::Sender<Event>) {
+pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::Sender<Event>) {
     // When to ask next about whom, and how often it was asked.
     let mut due: BTreeMap<Uid, (Instant, usize)> = BTreeMap::new();
     let mut told: BTreeMap<Uid, ChangeRecord> = BTreeMap::new();
@@ -120,7 +125,7 @@ pub async fn ask(source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::Sende
             Err(why) if !std::mem::replace(&mut away, true) => {
                 let what = format!("questions to the ledger, or the ledger does not answer: {why}");
                 let lost = "causes are told from one look at the owners, and are less sure".to_owned();
-                let state = EventKind::Api(ApiState::Forbidden { what, lost });
+                let state = EventKind::Api(ApiState::Forbidden { what, lost, blind: false });
                 if out.send(Event { at: clock::now(), what: state }).await.is_err() {
                     return;
                 }

@@ -105,9 +105,11 @@ impl Families {
             FindingKind::ScaleEventEnded(ended) => self.ended(ended),
             FindingKind::Api(state) => {
                 let up = match state {
-                    ApiState::Watching { .. } | ApiState::Away { .. } => 0.0,
+                    ApiState::Watching { .. }
+                    | ApiState::Away { .. }
+                    | ApiState::Forbidden { blind: true, .. } => 0.0,
                     ApiState::Synced => 1.0,
-                    ApiState::Forbidden { .. } => return,
+                    ApiState::Forbidden { blind: false, .. } => return,
                 };
                 self.api.with_label_values(&[] as &[&str]).set(up);
             }
