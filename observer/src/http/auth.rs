@@ -24,10 +24,16 @@ use tokio::{sync::Semaphore, time::Instant};
 /// just given is seen within ten seconds.
 const GOOD: Duration = Duration::from_secs(60);
 const BAD: Duration = Duration::from_secs(10);
-/// Answers remembered; a cluster has one per agent.
-const ANSWERS: usize = 10_000;
-/// Reviews under way at once: whoever tries tokens does so at the pace of the API server, and costs it no more.
+/// Good answers remembered; a cluster has one per agent. Bad ones have a room of their own, which is emptied when it is
+/// full: whoever tries tokens pushes out nobody who was let in.
+const GOOD_ANSWERS: usize = 10_000;
+const BAD_ANSWERS: usize = 1_000;
+/// Reviews of unknown tokens under way at once, and waiting: whoever tries tokens does so at the pace of the API server,
+/// and costs it no more; beyond that the answer is 503, at once.
 const AT_ONCE: usize = 4;
+const WAITING: usize = 64;
+/// Places beside them for tokens that were good before.
+const RENEWALS: usize = 2;
 
 #[derive(Clone, Debug)]
 pub enum Admits {
@@ -56,7 +62,45 @@ impl IntoResponse for Refused {
     }
 }
 
-type Answers = HashMap<u64, (Instant, Result<(), Refused>)>;
+#[derive(Default)]
+struct Answers {
+    /// When each was found good. Kept when it is to be asked for again: it was good before.
+    good: HashMap<u64, Instant>,
+    bad: HashMap<u64, (Instant, Refused)>,
+}
+
+impl Answers {
+    fn remembered(&self, key: u64, now: Instant) -> Option<Result<(), Refused>> {
+        if self.good.get(&key).is_some_and(|at| now - *at < GOOD) {
+            return Some(Ok(()));
+        }
+        let (at, refused) = self.bad.get(&key)?;
+        (now - *at < BAD).then(|| Err(refused.clone()))
+    }
+
+    fn remember(&mut self, key: u64, answer: &Result<(), Refused>, now: Instant) {
+        match answer {
+            Ok(()) => {
+                make_room(&mut self.good, GOOD_ANSWERS);
+                self.bad.remove(&key);
+                self.good.insert(key, now);
+            }
+            // Nobody knows now: asked again.
+            Err(refused) if refused.status == StatusCode::SERVICE_UNAVAILABLE => {}
+            Err(refused) => {
+                make_room(&mut self.bad, BAD_ANSWERS);
+                self.good.remove(&key);
+                self.bad.insert(key, (now, refused.clone()));
+            }
+        }
+    }
+}
+
+fn make_room<T>(answers: &mut HashMap<u64, T>, most: usize) {
+    if answers.len() >= most {
+        answers.clear();
+    }
+}
 
 #[derive(Clone)]
 pub struct Access {
@@ -66,6 +110,8 @@ pub struct Access {
     hasher: RandomState,
     answers: Arc<Mutex<Answers>>,
     reviews: Arc<Semaphore>,
+    renewals: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
 }
 
 impl Access {
@@ -76,47 +122,40 @@ impl Access {
             hasher: RandomState::new(),
             answers: Arc::default(),
             reviews: Arc::new(Semaphore::new(AT_ONCE)),
+            renewals: Arc::new(Semaphore::new(RENEWALS)),
+            waiting: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
         }
     }
 
     /// Whether these headers carry a token of somebody admitted.
     pub async fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = bearer.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        if token.is_empty() {
+        let Some(token) = bearer(headers) else {
             return Err(refused(StatusCode::UNAUTHORIZED, "a service-account token is needed as bearer"));
-        }
+        };
         let key = self.hasher.hash_one(token);
-        if let Some(answer) = self.remembered(key) {
+        if let Some(answer) = self.answers().remembered(key, Instant::now()) {
             return answer;
         }
+        let was_good = self.answers().good.contains_key(&key);
+        let _in_the_queue = match was_good {
+            true => None,
+            false => Some(self.waiting.try_acquire().map_err(|_| {
+                refused(StatusCode::SERVICE_UNAVAILABLE, "too many tokens are being reviewed; try again")
+            })?),
+        };
         // Closed by nobody.
-        let _one_of_few = self.reviews.acquire().await;
-        if let Some(answer) = self.remembered(key) {
+        let _one_of_few = if was_good { &self.renewals } else { &self.reviews }.acquire().await;
+        if let Some(answer) = self.answers().remembered(key, Instant::now()) {
             return answer; // the one before asked the same
         }
         let answer = self.review(token).await;
-        let unknown = matches!(&answer, Err(refused) if refused.status == StatusCode::SERVICE_UNAVAILABLE);
-        if !unknown {
-            let mut answers = self.answers();
-            if answers.len() >= ANSWERS {
-                answers.clear();
-            }
-            answers.insert(key, (Instant::now(), answer.clone()));
-        }
+        self.answers().remember(key, &answer, Instant::now());
         answer
     }
 
     fn answers(&self) -> MutexGuard<'_, Answers> {
         // A panic while it is held leaves a cache that lacks an answer.
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remembered(&self, key: u64) -> Option<Result<(), Refused>> {
-        let answers = self.answers();
-        let (at, answer) = answers.get(&key)?;
-        let kept = if answer.is_ok() { GOOD } else { BAD };
-        (at.elapsed() < kept).then(|| answer.clone())
     }
 
     async fn review(&self, token: &str) -> Result<(), Refused> {
@@ -138,6 +177,11 @@ impl Access {
         if status.authenticated != Some(true) {
             let meant = audience.map_or(String::new(), |audience| format!(" for the audience {audience}"));
             return Err(refused(StatusCode::UNAUTHORIZED, format!("the token is not valid{meant}")));
+        }
+        // An API server that knows no audiences finds a token good that was made for somebody else.
+        let meant = status.audiences.unwrap_or_default();
+        if audience.is_some_and(|audience| !meant.iter().any(|one| one == audience)) {
+            return Err(refused(StatusCode::UNAUTHORIZED, "the token was made for another audience"));
         }
         let name = user.username.clone().unwrap_or_default();
         let may = match &*self.admits {
@@ -174,6 +218,14 @@ impl Access {
     }
 }
 
+/// The token of `Authorization: Bearer TOKEN`. The scheme's case does not matter (RFC 9110, 11.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
 fn refused(status: StatusCode, why: impl Into<String>) -> Refused {
     Refused { status, why: why.into() }
 }
@@ -189,5 +241,134 @@ pub async fn guard(State(access): State<Access>, request: Request, next: Next) -
     match access.check(request.headers()).await {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
+    use super::*;
+
+    fn with(authorization: &str) -> HeaderMap {
+        HeaderMap::from_iter(HeaderValue::from_str(authorization).map(|value| (header::AUTHORIZATION, value)))
+    }
+
+    #[test]
+    fn a_token_is_found_whatever_the_case_of_its_scheme() {
+        for (header, token) in [
+            ("Bearer a.b.c", Some("a.b.c")),
+            ("bearer a.b.c", Some("a.b.c")),
+            ("BEARER  a.b.c ", Some("a.b.c")),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("Basic a.b.c", None),
+            ("Bearera.b.c", None),
+            ("", None),
+        ] {
+            assert_eq!(bearer(&with(header)), token, "{header:?}");
+        }
+    }
+
+    /// An API server that answers as told, and never where the token is "slow".
+    fn server(status: fn(&str) -> Value) -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let service = service_fn(move |request: Request<Body>| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let body = request.into_body().collect_bytes().await?;
+                let review: Value = serde_json::from_slice(&body).unwrap();
+                let token = review["spec"]["token"].as_str().unwrap().to_owned();
+                if token.starts_with("slow") {
+                    std::future::pending::<()>().await;
+                }
+                let mut answer = review;
+                answer["status"] = status(&token);
+                Ok::<_, kube::Error>(Response::new(Body::from(answer.to_string().into_bytes())))
+            }
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    fn good(token: &str) -> Value {
+        match token {
+            "wrong" => json!({"authenticated": false}),
+            "elsewhere" => {
+                json!({"authenticated": true, "audiences": ["other"], "user": {"username": "system:serviceaccount:observer:observer"}})
+            }
+            "unaware" => {
+                json!({"authenticated": true, "user": {"username": "system:serviceaccount:observer:observer"}})
+            }
+            "stranger" => {
+                json!({"authenticated": true, "audiences": ["observer-ledger"], "user": {"username": "system:serviceaccount:other:observer"}})
+            }
+            _ => {
+                json!({"authenticated": true, "audiences": ["observer-ledger"], "user": {"username": "system:serviceaccount:observer:observer"}})
+            }
+        }
+    }
+
+    fn access(client: Client) -> Access {
+        let allowed = vec!["observer:observer".to_owned()];
+        Access::new(client, Admits::Accounts { audience: "observer-ledger", allowed })
+    }
+
+    #[tokio::test]
+    async fn who_is_let_in_is_the_reviews_word_of_account_and_audience() {
+        let (client, asked) = server(good);
+        let access = access(client);
+        for (token, status) in
+            [("wrong", 401), ("elsewhere", 401), ("unaware", 401), ("stranger", 403), ("right", 200)]
+        {
+            for _again in 0..2 {
+                let answer = access.check(&with(&format!("Bearer {token}"))).await;
+                assert_eq!(answer.err().map_or(200, |refused| refused.status.as_u16()), status, "{token}");
+            }
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 5, "answers are remembered");
+    }
+
+    #[tokio::test]
+    async fn tokens_that_are_tried_do_not_keep_out_one_that_was_good() {
+        let (client, _) = server(good);
+        let access = access(client);
+        assert_eq!(access.check(&with("Bearer right")).await, Ok(()));
+        let mut trying = Vec::new();
+        for number in 0..400 {
+            let (access, header) = (access.clone(), with(&format!("Bearer slow{number}")));
+            trying.push(tokio::spawn(async move { access.check(&header).await }));
+        }
+        tokio::task::yield_now().await;
+        let turned_away = async {
+            let mut turned_away = 0;
+            for task in &mut trying[AT_ONCE + WAITING..] {
+                turned_away += usize::from(task.await.unwrap().is_err());
+            }
+            turned_away
+        };
+        assert_eq!(turned_away.await, 400 - AT_ONCE - WAITING, "the queue is bounded");
+        // Its answer is a minute old: it has to be reviewed again, and is.
+        let key = access.hasher.hash_one("right");
+        access.answers().good.insert(key, Instant::now() - GOOD);
+        assert_eq!(access.check(&with("Bearer right")).await, Ok(()));
+        trying.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[test]
+    fn wrong_tokens_push_out_no_good_answer() {
+        let mut answers = Answers::default();
+        let now = Instant::now();
+        answers.remember(0, &Ok(()), now);
+        for key in 1..20_000 {
+            answers.remember(key, &Err(refused(StatusCode::UNAUTHORIZED, "no")), now);
+        }
+        assert_eq!(answers.remembered(0, now), Some(Ok(())));
+        assert!(answers.bad.len() <= BAD_ANSWERS);
     }
 }
