@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use observer_ebpf::{
-    probe::{Intent, Probe},
+    probe::{Intent, Point, Probe},
     probes,
 };
 
@@ -35,7 +35,7 @@ pub fn report(support: &Support, choice: &ProbeChoice) -> Report {
     text.push_str("\nProbes\n");
     let mut can_run = true;
     for probe in probes::ALL {
-        can_run &= probe_lines(&mut text, probe, &plan::plan(probe, support, choice));
+        can_run &= probe_lines(&mut text, probe, &plan::plan(probe, support, choice), support.lockdown);
     }
     text.push_str(if can_run {
         "\nEvery required probe can run here.\n"
@@ -46,9 +46,20 @@ pub fn report(support: &Support, choice: &ProbeChoice) -> Report {
 }
 
 /// Returns whether the observer can be ready with this plan.
-fn probe_lines(text: &mut String, probe: &Probe, plan: &Plan) -> bool {
+fn probe_lines(text: &mut String, probe: &Probe, plan: &Plan, lockdown: Lockdown) -> bool {
     let required = probe.intent == Intent::Required;
+    let on_function = |hook: usize| {
+        let points = probe.hooks[hook].attachments.iter().map(|attachment| attachment.point);
+        points.into_iter().any(|point| !matches!(point, Point::TpBtf { .. }))
+    };
     let (mark, verdict) = match plan {
+        Plan::Attach { hook, .. } if lockdown == Lockdown::Unknown && on_function(*hook) => (
+            "??",
+            format!(
+                "{}, unless the kernel is locked down, which cannot be seen here",
+                plan::name(&probe.hooks[*hook])
+            ),
+        ),
         Plan::Attach { hook, passed_over: None } => ("ok", plan::name(&probe.hooks[*hook])),
         Plan::Attach { hook, passed_over: Some(why) } => {
             ("ok", format!("{} (this kernel lacks {why})", plan::name(&probe.hooks[*hook])))
@@ -109,7 +120,12 @@ fn facts(support: &Support) -> Vec<Fact> {
     });
     facts.push(match support.lockdown {
         Lockdown::Unknown => {
-            ("lockdown", "unknown (securityfs not mounted, or not in this kernel)".into(), None)
+            let remedy = "mount -t securityfs securityfs /sys/kernel/security";
+            (
+                "lockdown",
+                "unknown (securityfs not mounted, or not in this kernel)".into(),
+                Some(remedy.into()),
+            )
         }
         Lockdown::None => ("lockdown", "none".into(), None),
         Lockdown::Integrity => {

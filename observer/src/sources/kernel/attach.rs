@@ -202,8 +202,9 @@ fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result
     attach.map_err(|error| stage("attach", error))
 }
 
+/// EPERM. The verifier's own refusals are EACCES, and defects.
 fn is_refusal(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == std::io::ErrorKind::PermissionDenied)
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM))
 }
 
 /// An error with its causes on one line; of a verifier log only the end, which says what it refused.
