@@ -15,9 +15,17 @@ const PAIRS: &[(&[&str], &[&str])] = &[
     (&["ledger.enabled"], &["ledger"]),
     (&["embedLedger"], &["small"]),
     (&["oldKernels"], &["old-kernels"]),
+    (&["cgroupV1"], &["cgroup-v1"]),
     (&["secured.enabled"], &["secured"]),
     (&["podMonitor.enabled", "prometheusRule.enabled"], &["", "operator"]),
     (&["networkPolicy.enabled"], &["", "network-policy"]),
+];
+
+const OF_RELEASE: &[&str] = &[
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/managed-by",
+    "helm.sh/chart",
 ];
 
 pub fn cases() -> Vec<Case> {
@@ -77,6 +85,10 @@ fn objects(text: &str) -> Result<BTreeMap<String, Value>> {
             continue;
         }
         sort(&mut object);
+        // Whose release it is, the chart adds.
+        if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+            labels.retain(|label, _| !OF_RELEASE.contains(&label.as_str()));
+        }
         let name = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
         objects.insert(format!("{}/{}", object["kind"].as_str().unwrap_or_default(), name("name")), object);
     }
