@@ -21,7 +21,17 @@ pub fn build_ebpf() -> Result<PathBuf> {
     let chain = setup::tool_chain()?;
     let directory = shell::root().join("target/bpf");
     let mut build = shell::cargo();
-    build.args(["build", "--quiet", "--release", "--target", TARGET, "--package", "observer-ebpf", "--bins"]);
+    build.args([
+        "build",
+        "--locked",
+        "--quiet",
+        "--release",
+        "--target",
+        TARGET,
+        "--package",
+        "observer-ebpf",
+        "--bins",
+    ]);
     build.arg("--target-dir").arg(&directory);
     let linker = match &chain {
         Chain::Nightly { linker } => {

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod cluster;
 mod dashboards;
 mod demo;
+mod deny;
 mod docs;
 mod image;
 mod record;
@@ -47,6 +48,8 @@ enum Task {
     Image(image::Options),
     /// Make and check what is released: image, chart, manifests, bill of materials, checksums
     Release(release::Options),
+    /// Check what the product is built of: licences, sources, known holes (deny.toml)
+    Deny,
     /// Measure: what a page fault pays, how true a spike is seen
     Bench(bench::Options),
     /// Record the replay cases anew on this machine, into tests/cases/
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Release(options) => release::release(&options),
         Task::Image(options) => image::image(&options).map(|_| ()),
         Task::Docs => docs::docs(),
+        Task::Deny => deny::deny(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

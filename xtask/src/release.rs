@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use observer_tests::cluster::binaries;
 
 use crate::{
-    dashboards, image, oci, run, shell,
+    dashboards, deny, image, oci, run, shell,
     statics::{self, Arch},
 };
 
@@ -24,6 +24,7 @@ pub struct Options {
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+const CYCLONEDX: &str = "0.5.9";
 const WORKFLOW: &str = ".github/workflows/release.yml";
 /// More would be noticed by whoever pulls it on a thousand nodes.
 const LARGEST_IMAGE: u64 = 15 << 20;
@@ -42,6 +43,8 @@ pub fn release(options: &Options) -> Result<()> {
     let step = |what: &str| eprintln!("== {what}");
     step("versions agree");
     versions()?;
+    step("licences, sources, advisories");
+    deny::deny()?;
     step("the forge can read the workflow");
     shell::apt(&["shellcheck"])?;
     shell::output(Command::new(binaries::actionlint()?).arg(shell::root().join(WORKFLOW)))?;
@@ -124,8 +127,15 @@ fn materials(to: &Path) -> Result<()> {
             .or_else(|| Some(shell::cargo_bin()?.join("cargo-cyclonedx")).filter(|path| path.is_file()))
     };
     if tool().is_none() {
-        eprintln!("installing cargo-cyclonedx");
-        shell::run(shell::cargo().args(["install", "--locked", "--quiet", "cargo-cyclonedx"]))?;
+        eprintln!("installing cargo-cyclonedx {CYCLONEDX}");
+        shell::run(shell::cargo().args([
+            "install",
+            "--locked",
+            "--quiet",
+            "--version",
+            CYCLONEDX,
+            "cargo-cyclonedx",
+        ]))?;
     }
     let name = format!("memory-observer-{VERSION}.cdx");
     let mut cyclonedx = Command::new(tool().context("cargo-cyclonedx was installed and is not to be found")?);

@@ -111,7 +111,7 @@ const STATIC: &str = "-C target-feature=+crt-static";
 pub fn release(name: &str, arch: Arch) -> Result<PathBuf> {
     eprintln!("building {name} for {}, statically, optimised (minutes at the first time)", arch.name());
     let mut build = cargo(arch)?;
-    build.args(["build", "--release", "--package", name, "--bin", name]);
+    build.args(["build", "--locked", "--release", "--package", name, "--bin", name]);
     // For size: a thousand nodes pull it, and the daemon's work is in the kernel and in waiting.
     build.envs([
         ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
