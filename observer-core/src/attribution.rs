@@ -18,6 +18,7 @@ pub mod cgroup_index;
 pub mod cgroup_path;
 pub mod pending;
 pub mod pod_index;
+pub mod workload_name;
 
 use cgroup_index::{CgroupIndex, Owner};
 use cgroup_path::{Kind, Labels};

@@ -1,15 +1,15 @@
 //! One configuration from file, environment and flags, validated once, every problem reported at once.
 //!
-//! Later wins: defaults, the TOML file, `OBSERVER_*` variables, flags. A key nobody knows is a problem: a misspelt
-//! setting that is silently ignored is worse than a daemon that does not start.
+//! Later wins: defaults, the TOML file, `OBSERVER_*` variables, flags. Unknown keys are rejected: a misspelt setting
+//! that is silently ignored is worse than a daemon that does not start.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use figment::{
-    Figment,
-    providers::{Env, Format, Serialized, Toml},
-    value::Value,
+    Figment, Metadata, Profile, Provider,
+    providers::{Format, Serialized, Toml},
+    value::{Dict, Map, Value},
 };
 use serde::{Deserialize, Serialize};
 
@@ -210,36 +210,76 @@ impl fmt::Display for Problems {
         for problem in &self.0 {
             write!(f, "\n  - {problem}")?;
         }
-        write!(f, "\nnothing was started; mend the above, `observer run --help` lists every setting")
+        write!(f, "\nnot started; see `observer run --help` for all settings")
     }
 }
 
 impl std::error::Error for Problems {}
 
-const KEYS: [&str; 22] = [
-    "listen",
-    "tls_cert",
-    "tls_key",
-    "authorize",
-    "allowed_hosts",
-    "log_format",
-    "log_level",
-    "retention",
-    "disabled_probes",
-    "enabled_probes",
-    "record",
-    "metrics_at_exit",
-    "state",
-    "node_name",
-    "kubeconfig",
-    "ledger",
-    "ledger_ca",
-    "ledger_token",
-    "embed_ledger",
-    "proc_root",
-    "sys_root",
-    "cgroup_root",
-];
+/// What a setting takes, by its flag: the flags are the only list of settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Takes {
+    Text,
+    Switch,
+    List,
+}
+
+fn keys() -> Vec<(String, Takes)> {
+    let command = Flags::augment_args(clap::Command::new("run"));
+    let settings = command.get_arguments().filter(|argument| argument.get_id() != "config");
+    let takes = |argument: &clap::Arg| match argument.get_action() {
+        ArgAction::SetTrue => Takes::Switch,
+        ArgAction::Append => Takes::List,
+        _ => Takes::Text,
+    };
+    settings.map(|argument| (argument.get_id().to_string(), takes(argument))).collect()
+}
+
+/// `OBSERVER_*` variables. A value is text, whatever it looks like: a node may be called `007`, `true` or `12.5`. Lists are
+/// separated by commas.
+struct Variables(Vec<(String, String)>);
+
+impl Variables {
+    fn of_this_process() -> Self {
+        // Of a variable that is not UTF-8 the value is refused where it is read, not silently left out.
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let key = name.to_str()?.strip_prefix("OBSERVER_")?.to_lowercase();
+            Some((key, value.to_string_lossy().into_owned()))
+        });
+        Self(
+            variables
+                .filter(|(key, _)| key != "config" && key != "ebpf_object" && !is_service_link(key))
+                .collect(),
+        )
+    }
+}
+
+impl Provider for Variables {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("environment").interpolater(|_, keys| {
+            let names: Vec<String> =
+                keys.iter().map(|key| format!("OBSERVER_{}", key.to_uppercase())).collect();
+            names.join(", ")
+        })
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let keys = keys();
+        let value = |key: &str, text: &str| match keys.iter().find(|(known, _)| known == key) {
+            Some((_, Takes::Switch)) if text == "true" || text == "false" => Value::from(text == "true"),
+            Some((_, Takes::List)) => {
+                let items = text
+                    .trim_matches(['[', ']'])
+                    .split(',')
+                    .map(|item| item.trim().trim_matches(['"', '\'']));
+                Value::from(items.filter(|item| !item.is_empty()).map(str::to_owned).collect::<Vec<_>>())
+            }
+            _ => Value::from(text.to_owned()),
+        };
+        let dict = self.0.iter().map(|(key, text)| (key.clone(), value(key, text))).collect();
+        Ok(Profile::Default.collect(dict))
+    }
+}
 
 impl Config {
     pub fn load(flags: &Flags) -> Result<Self, Problems> {
@@ -252,13 +292,7 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(path));
         }
-        let figment = figment
-            .merge(
-                Env::prefixed("OBSERVER_")
-                    .ignore(&["config", "ebpf_object"])
-                    .filter(|key| !is_service_link(&key.as_str().to_lowercase())),
-            )
-            .merge(Serialized::defaults(flags));
+        let figment = figment.merge(Variables::of_this_process()).merge(Serialized::defaults(flags));
         Self::from(&figment, problems)
     }
 
@@ -288,7 +322,7 @@ impl Config {
             },
         };
         if config.authorize && (config.tls.is_none() || config.kubernetes.is_none()) {
-            let why = "it needs node_name (the Kubernetes API reviews the tokens), and tls_cert and tls_key (a token in the clear is anybody's)";
+            let why = "it needs node_name, tls_cert and tls_key; tokens are reviewed by the Kubernetes API and not accepted over plain HTTP";
             read.problems.push(format!("authorize: {why}"));
         }
         let names: Vec<&str> = observer_ebpf::probes::ALL.iter().map(|probe| probe.name).collect();
@@ -299,8 +333,10 @@ impl Config {
                 read.problems.push(format!("{key}: no probe {probe:?}; there are {}", names.join(", ")));
             }
         }
-        if config.log_level.parse::<tracing_subscriber::EnvFilter>().is_err() {
-            read.problems.push(format!("log_level: {:?} is not a level or filter", config.log_level));
+        if !is_log_filter(&config.log_level) {
+            let expected = "off, error, warn, info, debug, trace, or module=level, separated by commas";
+            read.problems
+                .push(format!("log_level: {:?} is not a level or filter: {expected}", config.log_level));
         }
         if read.problems.is_empty() { Ok(config) } else { Err(Problems(read.problems)) }
     }
@@ -309,8 +345,19 @@ impl Config {
 /// Kubernetes tells a pod of every Service of its namespace by variables such as `OBSERVER_LEDGER_SERVICE_HOST` and
 /// `OBSERVER_LEDGER_PORT_9845_TCP`: nobody's setting (kubernetes: pkg/kubelet/envvars).
 fn is_service_link(key: &str) -> bool {
+    // The Service's own name may be all of the prefix: OBSERVER_SERVICE_HOST of a Service called `observer`.
+    let key = format!("_{key}");
     ["_service_host", "_service_port", "_port_"].iter().any(|part| key.contains(part))
         || key.ends_with("_port")
+}
+
+/// Any word is a filter to `tracing`: of a module that is not there, so that nothing is logged at all.
+fn is_log_filter(text: &str) -> bool {
+    let level = |text: &str| text.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let directive = |part: &str| level(part.rsplit_once('=').map_or(part, |(_, level)| level).trim());
+    !text.trim().is_empty()
+        && text.split(',').all(directive)
+        && text.parse::<tracing_subscriber::EnvFilter>().is_ok()
 }
 
 struct Reader<'a> {
@@ -323,10 +370,11 @@ impl Reader<'_> {
     fn keys(&mut self) {
         match self.figment.extract::<figment::value::Dict>() {
             Ok(dict) => {
-                for key in dict.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+                let known: Vec<String> = keys().into_iter().map(|(key, _)| key).collect();
+                for key in dict.keys().filter(|key| !known.contains(key)) {
                     let origin = self.origin(key);
                     self.problems
-                        .push(format!("{key}{origin}: no such setting; there are {}", KEYS.join(", ")));
+                        .push(format!("{key}{origin}: no such setting; there are {}", known.join(", ")));
                 }
             }
             Err(error) => self.problems.extend(error.into_iter().map(|error| error.to_string())),
@@ -335,8 +383,10 @@ impl Reader<'_> {
 
     fn origin(&self, key: &str) -> String {
         let source = self.figment.find_metadata(key).map(|metadata| match &metadata.source {
-            Some(source) => format!(" ({source})"),
-            None => format!(" ({})", metadata.name),
+            Some(figment::Source::File(path)) => format!(" ({})", path.display()),
+            // What the flags were read into is a place in this file: of no use to whoever typed them.
+            Some(_) => " (command line)".to_owned(),
+            None => format!(" (OBSERVER_{})", key.to_uppercase()),
         });
         source.unwrap_or_default()
     }
@@ -367,7 +417,7 @@ impl Reader<'_> {
                 .push("node_name: is not set, and kubeconfig, ledger and embed_ledger need it".into());
         }
         if url.is_some() && embedded {
-            self.problems.push("embed_ledger: and ledger: one of the two".into());
+            self.problems.push("ledger and embed_ledger are mutually exclusive".into());
         }
         let ledger = match (url, ca, token) {
             (None, ..) if embedded => Ledger::Embedded,
@@ -401,7 +451,7 @@ impl Reader<'_> {
     fn text(&mut self, key: &str) -> Option<String> {
         match self.figment.find_value(key).ok()? {
             Value::String(_, text) => Some(text),
-            // An environment variable such as 300 arrives as a number.
+            // In a file, retention = 300 is a number.
             value => value.to_i128().map(|n| n.to_string()),
         }
     }
@@ -475,18 +525,25 @@ mod tests {
 
     #[test]
     fn variables_of_a_service_of_that_name_are_no_settings() {
-        for key in
-            ["ledger_service_host", "ledger_service_port_records", "ledger_port", "ledger_port_9845_tcp"]
-        {
+        for key in [
+            "ledger_service_host",
+            "ledger_service_port_records",
+            "ledger_port",
+            "ledger_port_9845_tcp",
+            "service_host",
+            "port",
+            "port_9843_tcp",
+            "service_port",
+        ] {
             assert!(is_service_link(key), "{key}");
         }
-        assert!(!KEYS.iter().any(|key| is_service_link(key)));
+        assert!(!keys().iter().any(|(key, _)| is_service_link(key)));
     }
 
     #[test]
     fn a_ledger_needs_its_certificate_and_a_node() {
         let error = load("ledger = 'http://x'\nembed_ledger = true").unwrap_err();
-        for part in ["node_name", "ledger_ca", "one of the two"] {
+        for part in ["node_name", "ledger_ca", "mutually exclusive"] {
             assert!(error.contains(part), "{part} not in:\n{error}");
         }
         let config = load("node_name = 'n1'\nembed_ledger = true").unwrap();
@@ -497,6 +554,43 @@ mod tests {
     fn a_file_that_is_not_toml_is_refused() {
         let error = load("listen = [").unwrap_err();
         assert!(error.contains("problem"), "{error}");
+    }
+
+    fn with(variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variables = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let figment = Figment::new().merge(Variables(variables.collect()));
+        Config::from(&figment, Vec::new()).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn a_variable_is_text_whatever_it_looks_like() {
+        for name in ["007", "1001", "12.5", "1e3", "true", "null", "[x]", "0x10", "{a=1}", "\"q\"", "n1"] {
+            let config = with(&[("node_name", name), ("retention", "90s")]).unwrap();
+            assert_eq!(config.kubernetes.unwrap().node, name);
+        }
+        let config =
+            with(&[("disabled_probes", "reclaim, page_cache"), ("embed_ledger", "true"), ("node_name", "n")]);
+        let config = config.unwrap();
+        assert_eq!(config.probes.disabled, ["reclaim", "page_cache"]);
+        assert_eq!(config.kubernetes.unwrap().ledger, Ledger::Embedded);
+        let error = with(&[("embed_ledger", "perhaps"), ("retention", "soon")]).unwrap_err();
+        for part in ["2 problems", "OBSERVER_EMBED_LEDGER", "OBSERVER_RETENTION"] {
+            assert!(error.contains(part), "{part} not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for (level, is_one) in [
+            ("loud", false),
+            ("info", true),
+            ("debug,kube=warn", true),
+            ("observer=loud", false),
+            ("", false),
+            ("off", true),
+        ] {
+            assert_eq!(is_log_filter(level), is_one, "{level}");
+        }
     }
 
     #[test]

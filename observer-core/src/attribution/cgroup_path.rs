@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::attribution::workload_name;
+
 /// The owner of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner<'a> {
@@ -26,6 +28,8 @@ pub enum Kind<'a> {
     },
     /// A container outside Kubernetes: `docker-<id>.scope`, `libpod-<id>.scope`, `/docker/<id>`.
     Container {
+        /// As the scope's name has it.
+        runtime: Option<&'a str>,
         id: &'a str,
     },
     Unit {
@@ -68,15 +72,13 @@ pub fn owner(path: &str) -> Option<Owner<'_>> {
     if parts.iter().any(|part| part.name.starts_with("kubepods")) {
         return None; // a QoS class, or something of the kubelet's between class and pod
     }
+    // Nothing but a container runtime names a group by 64 hex digits, below whatever `--cgroup-parent` it was given.
     for (at, part) in parts.iter().enumerate() {
         let Some((runtime, id)) = runtime_leaf(part.name) else { continue };
         if runtime.is_some_and(is_monitor) {
             return None;
         }
-        let of_runtime = ["docker", "libpod_parent", "containerd", "default", "k8s.io"];
-        if runtime.is_some() || at > 0 && of_runtime.contains(&parts[at - 1].name) {
-            return Some(own(path, &parts, at, Kind::Container { id }));
-        }
+        return Some(own(path, &parts, at, Kind::Container { runtime, id }));
     }
     if let Some(at) = parts.iter().rposition(|part| is_unit(part.name)) {
         return Some(own(path, &parts, at, Kind::Unit { name: parts[at].name }));
@@ -179,56 +181,46 @@ pub struct Labels {
     pub workload_type: String,
 }
 
-/// What can be said of an owner without asking anybody.
+/// What the path alone tells of an owner. Two owners never share a name; what is one workload: `workload_name.rs`.
 pub fn labels(owner: &Owner) -> Labels {
-    let of = |container: &str, workload: String, workload_type: &str| Labels {
-        container: container.to_owned(),
+    let of = |container: String, workload: String, workload_type: &str| Labels {
+        container,
         workload,
         workload_type: workload_type.to_owned(),
         ..Labels::default()
     };
+    let (place, name) = owner.path.rsplit_once('/').unwrap_or_default();
     match &owner.kind {
         Kind::Pod { uid, container_id, .. } => {
-            Labels { pod: uid.clone(), ..of(short(container_id), uid.clone(), "pod") }
+            Labels { pod: uid.clone(), ..of(short(container_id).to_owned(), uid.clone(), "pod") }
         }
-        Kind::Container { id } => of(short(id), short(id).to_owned(), "container"),
-        Kind::Unit { name } => of(name, unit_workload(name), "systemd_unit"),
-        Kind::Plain => of(owner.path, plain_workload(owner.path), "cgroup"),
+        Kind::Container { runtime, id } => {
+            let workload = workload_name::of_container(*runtime, place);
+            of(short(id).to_owned(), workload, "container")
+        }
+        Kind::Unit { .. } => {
+            let manager = manager(place);
+            let workload = join(&manager, &workload_name::of_unit(name));
+            of(join(&manager, name), workload, "systemd_unit")
+        }
+        Kind::Plain => of(owner.path.to_owned(), workload_name::of_group(owner.path), "cgroup"),
     }
+}
+
+/// The systemd manager that a unit belongs to, by where its cgroup is: empty for the host's own. A manager's units are
+/// unique by name, and lie in nothing but slices below it (systemd.slice(5)); so whatever is no slice names the manager:
+/// `user@1000.service`, `lxc.payload.alpha`, `systemd-nspawn@alpha.service/payload`.
+pub fn manager(place: &str) -> String {
+    let names = place.split('/').filter(|name| !name.is_empty() && !name.ends_with(".slice"));
+    names.collect::<Vec<_>>().join("/")
+}
+
+fn join(place: &str, name: &str) -> String {
+    if place.is_empty() { name.to_owned() } else { format!("{place}/{name}") }
 }
 
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
-}
-
-/// Instances of one template are one workload: `web@3.service` -> `web@.service`; transient units likewise.
-fn unit_workload(name: &str) -> String {
-    let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
-    if let Some((template, _)) = stem.split_once('@') {
-        return format!("{template}@.{suffix}");
-    }
-    for prefix in ["run-", "session-"] {
-        if let Some(rest) = stem.strip_prefix(prefix)
-            && is_instance(rest.trim_start_matches(['r', 'u', 'p', 'c', 'i', '-']))
-        {
-            return format!("{}.{suffix}", prefix.trim_end_matches('-'));
-        }
-    }
-    name.to_owned()
-}
-
-/// A last component that only numbers or identifies an instance is not part of the workload's name.
-fn plain_workload(path: &str) -> String {
-    match path.rsplit_once('/') {
-        Some((parent, last)) if !parent.is_empty() && is_instance(last) => parent.to_owned(),
-        _ => path.to_owned(),
-    }
-}
-
-fn is_instance(name: &str) -> bool {
-    let digits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    let id = name.len() >= 12 && name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-' || b == b'_');
-    digits || id
 }
 
 #[cfg(test)]
@@ -246,7 +238,7 @@ mod tests {
                     assert_eq!(container_id, ID, "{path}");
                     format!("pod {uid} {qos:?} +{}", owner.below)
                 }
-                Kind::Container { id } => {
+                Kind::Container { id, .. } => {
                     assert_eq!(id, ID, "{path}");
                     format!("container +{}", owner.below)
                 }
@@ -313,7 +305,7 @@ mod tests {
             Kind::Pod { uid, container_id, qos } => {
                 format!("{}/{}/{}", format!("{qos:?}").to_lowercase(), &uid[..8], &container_id[..8])
             }
-            Kind::Container { id } => format!("container/{}", &id[..8]),
+            Kind::Container { id, .. } => format!("container/{}", &id[..8]),
             Kind::Unit { name } => format!("unit/{name}"),
             Kind::Plain => "plain".into(),
         }
@@ -348,18 +340,22 @@ mod tests {
     }
 
     #[test]
-    fn instances_of_one_thing_share_a_workload() {
+    fn units_of_one_name_are_named_by_their_manager() {
         let table = [
-            ("/demo/web/3", "/demo/web"),
-            ("/demo/web", "/demo/web"),
-            ("/7", "/7"),
-            ("/system.slice/web@3.service", "web@.service"),
-            ("/system.slice/run-r0123456789abcdef.scope", "run.scope"),
-            ("/user.slice/user-0.slice/session-12.scope", "session.scope"),
-            ("/system.slice/runner.service", "runner.service"),
+            ("/system.slice/smbd.service", "smbd.service"),
+            ("/system.slice/system-web.slice/web@3.service", "web@3.service"),
+            ("/lxc.payload.alpha/system.slice/smbd.service", "lxc.payload.alpha/smbd.service"),
+            ("/lxc/beta/system.slice/smbd.service", "lxc/beta/smbd.service"),
+            (
+                "/machine.slice/systemd-nspawn@alpha.service/payload/system.slice/dbus.service",
+                "systemd-nspawn@alpha.service/payload/dbus.service",
+            ),
+            ("/user.slice/user-7.slice/user@7.service/app.slice/a.service", "user@7.service/a.service"),
+            ("/init.scope", "init.scope"),
+            ("/user.slice/user-0.slice/user@0.service/init.scope", "user@0.service/init.scope"),
         ];
         for (path, expected) in table {
-            assert_eq!(labels(&owner(path).unwrap()).workload, expected, "{path}");
+            assert_eq!(labels(&owner(path).unwrap()).container, expected, "{path}");
         }
     }
 
@@ -403,6 +399,22 @@ mod tests {
             proptest::prop_assert_eq!(owner.kind, Kind::Pod { uid, container_id: &id, qos });
             let (of_pod, _) = own.rsplit_once('/').unwrap();
             proptest::prop_assert!(super::owner(of_pod).is_none());
+        }
+
+        /// However groups are named: what is not one container is not one series.
+        #[test]
+        fn two_owners_never_share_a_name(
+            paths in proptest::collection::vec(
+                "(/(system|user|user-[0-9]|app)[.]slice|/user@[0-9][.]service|/lxc[.]payload[.][ab]|/[ab]){0,4}/([ab]|init)[.](service|scope)|(/[ab0-9]{1,3}){1,4}",
+                2,
+            ),
+        ) {
+            if let (Some(a), Some(b)) = (owner(&paths[0]), owner(&paths[1])) && a.path != b.path {
+                // A unit's slice may change, its manager and name do not: such a pair cannot be there at the same time.
+                let manager = |path: &str| path.split('/').filter(|name| !name.ends_with(".slice")).collect::<String>();
+                proptest::prop_assume!(manager(a.path) != manager(b.path));
+                proptest::prop_assert_ne!(labels(&a).container, labels(&b).container);
+            }
         }
 
         #[test]
