@@ -65,7 +65,7 @@ mod tests {
             outcome: StartupOutcome::Stable,
             peak,
             peak_seconds: 1.0,
-            working_set_peak: peak,
+            unreclaimable_peak: peak,
             growth: 0.0,
             time_to_stable: Some(4.0),
             steady: Some(10),

@@ -164,7 +164,7 @@ mod tests {
             outcome,
             peak: peak_mib * MIB,
             peak_seconds: 1.0,
-            working_set_peak: peak_mib * MIB,
+            unreclaimable_peak: peak_mib * MIB,
             growth: 0.0,
             time_to_stable: Some(2.0),
             steady: (outcome == StartupOutcome::Stable).then_some(40 * MIB),

@@ -147,7 +147,7 @@ impl AdviceWatch {
                 let first = running.limit.is_none() && measured.limit.is_some();
                 running.limit = measured.limit.or(running.limit);
                 if !running.starting {
-                    histories.was_at(&running.workload, measured.working_set, seconds, now);
+                    histories.was_at(&running.workload, measured.unreclaimable, seconds, now);
                 }
                 if resized || first {
                     let workload = running.workload.clone();

@@ -16,7 +16,7 @@ use crate::{
         startup::{Sample, Startup},
     },
     model::{
-        event::{ExitStatus, Limit, MemoryReading},
+        event::{ExitStatus, Limit, MemoryReading, MemoryStat},
         finding::{
             Container, ContainerState, Ended, Finding, FindingKind, Measured, Stable, Started, StartupPeak,
         },
@@ -43,8 +43,8 @@ pub struct Lifecycle {
     container: Container,
     phase: Phase,
     usage: u64,
-    inactive_file: u64,
-    anon: Option<u64>,
+    /// The kinds of memory, as last read.
+    stat: Option<MemoryStat>,
     limit: Option<Limit>,
     high: Option<Limit>,
     swap: Option<u64>,
@@ -93,8 +93,7 @@ impl Lifecycle {
             container,
             phase: Phase::Empty,
             usage: 0,
-            inactive_file: 0,
-            anon: None,
+            stat: None,
             limit: None,
             high: None,
             swap: None,
@@ -239,15 +238,26 @@ impl Lifecycle {
 
     /// A pushed point, or the usage file read in between.
     pub fn used(&mut self, at: Time, usage: u64, watermark: Option<u64>, out: &mut Vec<Finding>) {
+        self.used_with(at, usage, watermark, None, out);
+    }
+
+    /// `anon`: read together with the usage.
+    fn used_with(
+        &mut self,
+        at: Time,
+        usage: u64,
+        watermark: Option<u64>,
+        anon: Option<u64>,
+        out: &mut Vec<Finding>,
+    ) {
         if matches!(self.phase, Phase::Empty | Phase::Ended(_)) {
             return;
         }
         self.usage = usage;
         self.watermark = self.watermark.max(watermark.unwrap_or(0)).max(usage);
-        let working_set = usage.saturating_sub(self.inactive_file);
-        let anon = self.anon;
+        let unreclaimable = self.unreclaimable();
         if let Some(run) = &mut self.run {
-            run.sample(at, usage, working_set, anon);
+            run.sample(at, usage, unreclaimable, anon);
             run.watermark(at, watermark.unwrap_or(0));
         }
         self.say(at, out, FindingKind::Point { container: self.container.clone(), usage });
@@ -257,24 +267,33 @@ impl Lifecycle {
     /// The cgroup's files were read.
     pub fn read(&mut self, at: Time, reading: &MemoryReading, out: &mut Vec<Finding>) {
         if let Some(stat) = reading.stat {
-            self.inactive_file = stat.inactive_file;
-            self.anon = Some(stat.anon);
+            self.stat = Some(stat);
         }
         self.limit = reading.limit.or(self.limit);
         self.high = reading.high.or(self.high);
         self.swap = reading.swap.or(self.swap);
-        self.used(at, reading.usage, reading.watermark, out);
+        let anon = reading.stat.map(|stat| stat.anon);
+        self.used_with(at, reading.usage, reading.watermark, anon, out);
         if self.is_live() {
             self.measure(at, out);
         }
+    }
+
+    /// What the kernel cannot take back before it kills. Bytes.
+    fn unreclaimable(&self) -> u64 {
+        self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.reclaimable()))
     }
 
     fn measure(&self, at: Time, out: &mut Vec<Finding>) {
         let measured = Measured {
             container: self.container.clone(),
             usage: self.usage,
-            working_set: self.usage.saturating_sub(self.inactive_file),
-            anon: self.anon,
+            working_set: self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.inactive_file)),
+            unreclaimable: self.unreclaimable(),
+            anon: self.stat.map(|stat| stat.anon),
+            file: self.stat.and_then(|stat| stat.file),
+            shmem: self.stat.and_then(|stat| stat.shmem),
+            slab_reclaimable: self.stat.and_then(|stat| stat.slab_reclaimable),
             peak: self.watermark,
             limit: self.limit,
             high: self.high,
@@ -302,12 +321,12 @@ impl Lifecycle {
         {
             self.start(since, None, 0, wall_ns, out);
         }
-        let working_set = self.usage.saturating_sub(self.inactive_file);
+        let unreclaimable = self.unreclaimable();
         if let (Phase::Live(_), Some(run)) = (self.phase, &mut self.run)
             && run.startup.last().is_some()
             && now.since(run.last_sample) >= REPEAT
         {
-            run.sample(now, self.usage, working_set, self.anon);
+            run.sample(now, self.usage, unreclaimable, None);
             self.judge(now, out);
         }
     }
@@ -448,13 +467,13 @@ impl Lifecycle {
 }
 
 impl Run {
-    fn sample(&mut self, at: Time, usage: u64, working_set: u64, anon: Option<u64>) {
+    fn sample(&mut self, at: Time, usage: u64, unreclaimable: u64, anon: Option<u64>) {
         if at < self.zero {
             return; // a record of another CPU that was under way when the entry point started
         }
         self.last_sample = self.last_sample.max(at);
         let seconds = at.seconds_since(self.zero);
-        self.startup.sample(Sample { seconds, usage, working_set, anon });
+        self.startup.sample(Sample { seconds, usage, unreclaimable, anon });
     }
 
     fn watermark(&mut self, at: Time, watermark: u64) {

@@ -311,7 +311,7 @@ impl Stability {
         }
         let drift = self.octaves.drift(self.now);
         if self.swings.repeat(self.now) {
-            if drift.is_some_and(|growth| growth > 0.0) {
+            if drift.is_some() {
                 return Verdict::Drifting;
             }
             self.swing = self.octaves.envelope(self.now).map(|(low, high, since)| Swing {

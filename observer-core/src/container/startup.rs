@@ -1,7 +1,8 @@
 //! One start-up as it unfolds: samples in; peak, steady level, overshoot, time to stable and verdict out.
 //!
-//! The peak is raw usage, because that is what a limit is compared with. Verdict, level and overshoot are of the working
-//! set (usage - inactive_file): reading files is not a spike. Fixed size. Knows nothing of containers, findings or clocks;
+//! The peak is raw usage, because that is what a limit is compared with. Verdict, level and overshoot are of what the kernel
+//! cannot take back before it kills: usage without file cache and reclaimable slab. Reading files is neither a spike nor a
+//! leak, whether the cache is on the active list or not. Fixed size. Knows nothing of containers, findings or clocks;
 //! seconds count from the exec of the entry point.
 
 use crate::container::{
@@ -18,9 +19,9 @@ const GROWTH_SECONDS: f64 = 0.5;
 pub struct Sample {
     pub seconds: f64,
     pub usage: u64,
-    /// Usage without inactive file cache.
-    pub working_set: u64,
-    /// Anonymous memory, as last read.
+    /// Usage without file cache and reclaimable slab, as last read.
+    pub unreclaimable: u64,
+    /// Anonymous memory, if it was read together with the usage.
     pub anon: Option<u64>,
 }
 
@@ -28,7 +29,7 @@ pub struct Sample {
 pub struct Peak {
     pub bytes: u64,
     pub seconds: f64,
-    /// Anonymous memory at the peak: the rest is page cache and kernel memory.
+    /// Anonymous memory, read where usage was within 2 % of the peak; absent where nothing was read so near to it.
     pub anon: Option<u64>,
 }
 
@@ -42,7 +43,7 @@ pub struct Startup {
     later: Peaks,
     /// The time to stable the peaks belong to.
     dated: Option<f64>,
-    /// Inactive file cache, as last told.
+    /// Reclaimable memory, as last read.
     cache: u64,
     growth_from: Option<(f64, u64)>,
     fastest_growth: f64,
@@ -54,8 +55,11 @@ pub struct Startup {
 /// larger cache of the two counts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Peaks {
-    usage: Peak,
-    working_set: u64,
+    bytes: u64,
+    seconds: f64,
+    /// The reading of the kinds of memory at the highest usage: that usage, and the anonymous part.
+    read: Option<(u64, u64)>,
+    unreclaimable: u64,
     /// Highest usage since the cache was last told.
     pending: u64,
 }
@@ -63,44 +67,60 @@ struct Peaks {
 impl Peaks {
     fn raise(&mut self, sample: &Sample, cache_before: u64) {
         let Sample { seconds, usage, anon, .. } = *sample;
-        if usage > self.usage.bytes {
-            self.usage = Peak { bytes: usage, seconds, anon };
+        self.raise_to(seconds, usage);
+        if let Some(anon) = anon.filter(|_| self.read.is_none_or(|(highest, _)| usage > highest)) {
+            self.read = Some((usage, anon));
         }
         let cache = sample.cache();
         if cache != cache_before {
-            self.working_set = self.highest_working_set(cache.max(cache_before));
+            self.unreclaimable = self.highest_unreclaimable(cache.max(cache_before));
             self.pending = 0;
         }
         self.pending = self.pending.max(usage);
     }
 
-    fn highest_working_set(&self, cache: u64) -> u64 {
-        self.working_set.max(self.pending.saturating_sub(cache))
+    fn raise_to(&mut self, seconds: f64, bytes: u64) {
+        if bytes > self.bytes {
+            (self.bytes, self.seconds) = (bytes, seconds);
+        }
+    }
+
+    fn peak(&self) -> Peak {
+        // A composition read at another level is that of another moment.
+        let near = |(usage, _): &(u64, u64)| usage.saturating_add(usage / 50) >= self.bytes;
+        let anon = self.read.filter(near).map(|(_, anon)| anon.min(self.bytes));
+        Peak { bytes: self.bytes, seconds: self.seconds, anon }
+    }
+
+    fn highest_unreclaimable(&self, cache: u64) -> u64 {
+        self.unreclaimable.max(self.pending.saturating_sub(cache))
     }
 
     fn or(self, other: Self) -> Self {
+        let higher = if other.bytes > self.bytes { other } else { self };
         Self {
-            usage: if other.usage.bytes > self.usage.bytes { other.usage } else { self.usage },
-            working_set: self.working_set.max(other.working_set),
+            read: self.read.max(other.read),
+            unreclaimable: self.unreclaimable.max(other.unreclaimable),
             pending: self.pending.max(other.pending),
+            ..higher
         }
     }
 }
 
 impl Sample {
     fn cache(&self) -> u64 {
-        self.usage.saturating_sub(self.working_set)
+        self.usage.saturating_sub(self.unreclaimable)
     }
 }
 
 impl Startup {
     /// Samples that are not later than the last one count for the peak only.
     pub fn sample(&mut self, sample: Sample) {
-        let Sample { seconds, usage, working_set, .. } = sample;
+        let Sample { seconds, usage, unreclaimable, .. } = sample;
         let peaks = if self.dated.is_none() { &mut self.peaks } else { &mut self.later };
         peaks.raise(&sample, self.cache);
         self.cache = sample.cache();
-        if self.stability.sample(seconds, working_set as f64) {
+        if self.stability.sample(seconds, unreclaimable as f64) {
             self.last = Some(seconds);
             self.curve.push(seconds, usage as f64);
             self.grow(seconds, usage);
@@ -116,9 +136,7 @@ impl Startup {
     /// The kernel's watermark catches what lies between two samples.
     pub fn watermark(&mut self, seconds: f64, bytes: u64) {
         let peaks = if self.dated.is_none() { &mut self.peaks } else { &mut self.later };
-        if bytes > peaks.usage.bytes {
-            peaks.usage = Peak { bytes, seconds, anon: None };
-        }
+        peaks.raise_to(seconds, bytes);
     }
 
     /// Nobody looked between the last sample and `seconds`: no hold reaches across.
@@ -149,28 +167,28 @@ impl Startup {
 
     /// Highest usage on the way to stable; while it is not stable, so far.
     pub fn peak(&self) -> Peak {
-        self.told_peaks().usage
+        self.told_peaks().peak()
     }
 
     fn told_peaks(&self) -> Peaks {
         if self.verdict() == Verdict::Stable { self.peaks } else { self.peaks.or(self.later) }
     }
 
-    /// Where memory lives: the settled level, or the top of a swing. Bytes of working set.
+    /// Where memory lives: the settled level, or the top of a swing. Unreclaimable bytes.
     pub fn steady(&self) -> Option<f64> {
         let settled = self.settled().map(|settled| settled.level);
         self.swing().map(|swing| swing.high).or(settled)
     }
 
-    /// Highest working set on the way to stable; while it is not stable, so far. Bytes.
-    pub fn working_set_peak(&self) -> u64 {
-        self.told_peaks().highest_working_set(self.cache)
+    /// Highest unreclaimable memory on the way to stable; while it is not stable, so far. Bytes.
+    pub fn unreclaimable_peak(&self) -> u64 {
+        self.told_peaks().highest_unreclaimable(self.cache)
     }
 
-    /// Highest working set over the steady level, never below 1. A level below the band's 4 MiB counts as 4 MiB: ratios of
+    /// Highest unreclaimable memory over the steady level, never below 1. A level below the band's 4 MiB counts as 4 MiB: ratios of
     /// next to nothing say nothing.
     pub fn overshoot(&self) -> Option<f64> {
-        Some((self.working_set_peak() as f64 / self.steady()?.max(BAND_MIN_BYTES)).max(1.0))
+        Some((self.unreclaimable_peak() as f64 / self.steady()?.max(BAND_MIN_BYTES)).max(1.0))
     }
 
     /// Seconds; for a swing, until its envelope.
@@ -211,7 +229,7 @@ mod tests {
         let mut at = 0.0;
         while at < seconds {
             let usage = usage(at);
-            startup.sample(Sample { seconds: at, usage, working_set: usage, anon: None });
+            startup.sample(Sample { seconds: at, usage, unreclaimable: usage, anon: None });
             at += 0.1;
         }
         startup
@@ -226,6 +244,43 @@ mod tests {
         assert_eq!(startup.peak().bytes, 300 * MIB);
         assert!((startup.overshoot().unwrap() - 3.0).abs() < 0.01);
         assert!((startup.time_to_stable().unwrap() - 2.0).abs() < 0.3);
+    }
+
+    #[test]
+    fn neither_file_cache_that_grows_nor_memory_given_back_is_a_leak() {
+        let verdict = |usage: fn(f64) -> f64, cache: fn(f64) -> f64| {
+            let mut startup = Startup::default();
+            for tenth in 0..6000 {
+                let seconds = f64::from(tenth) / 10.0;
+                let usage = usage(seconds) as u64 * MIB;
+                let unreclaimable = usage - cache(seconds) as u64 * MIB;
+                startup.sample(Sample { seconds, usage, unreclaimable, anon: None });
+            }
+            startup.verdict()
+        };
+        assert_eq!(verdict(|t| 50.0 + t, |_| 0.0), Verdict::Drifting);
+        assert_eq!(verdict(|t| 50.0 + t, |t| t), Verdict::Stable, "all growth is file cache");
+        assert_ne!(verdict(|t| 800.0 - t, |_| 0.0), Verdict::Drifting, "it is given back");
+        assert_ne!(verdict(|t| 800.0 - t, |t| (500.0 - t).max(0.0)), Verdict::Drifting);
+    }
+
+    #[test]
+    fn the_anonymous_part_of_a_peak_is_of_its_own_moment_or_absent() {
+        let anon = |at_usage: u64, anon: u64| {
+            let mut startup = Startup::default();
+            let unreclaimable = at_usage * MIB;
+            startup.sample(Sample {
+                seconds: 0.1,
+                usage: unreclaimable,
+                unreclaimable,
+                anon: Some(anon * MIB),
+            });
+            startup.sample(Sample { seconds: 0.2, usage: 100 * MIB, unreclaimable: 100 * MIB, anon: None });
+            startup.watermark(0.2, 101 * MIB);
+            startup.peak().anon.map(|anon| anon / MIB)
+        };
+        assert_eq!(anon(100, 90), Some(90));
+        assert_eq!(anon(60, 55), None, "read before the spike");
     }
 
     #[test]
@@ -256,7 +311,7 @@ mod tests {
             startup.sample(Sample {
                 seconds: i as f64 / 10.0,
                 usage,
-                working_set: 100 * MIB,
+                unreclaimable: 100 * MIB,
                 anon: Some(90 * MIB),
             });
         }

@@ -264,6 +264,22 @@ pub struct MemoryStat {
     pub inactive_file: u64,
     pub faults: u64,
     pub major_faults: u64,
+    /// File cache, active and inactive; shared memory is not in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<u64>,
+    /// Shared memory and tmpfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shmem: Option<u64>,
+    /// Kernel memory that can be taken back: dentries, inodes (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slab_reclaimable: Option<u64>,
+}
+
+impl MemoryStat {
+    /// What the kernel takes back before it kills. Of a recording without the whole cache, its inactive part.
+    pub fn reclaimable(&self) -> u64 {
+        self.file.unwrap_or(self.inactive_file).saturating_add(self.slab_reclaimable.unwrap_or(0))
+    }
 }
 
 /// Counters of memory.events (v2) or memory.oom_control and memory.failcnt (v1).

@@ -324,7 +324,14 @@ pub struct Measured {
     pub usage: u64,
     /// Usage without reclaimable cache: usage - inactive_file, as kubelet and the HPA see it.
     pub working_set: u64,
+    /// What the kernel cannot take back before it kills: usage without file cache and reclaimable slab.
+    pub unreclaimable: u64,
     pub anon: Option<u64>,
+    /// File cache.
+    pub file: Option<u64>,
+    /// tmpfs and shared memory: it goes only when its files are removed, or to swap.
+    pub shmem: Option<u64>,
+    pub slab_reclaimable: Option<u64>,
     /// Highest usage since the cgroup was made, by the kernel's own watermark.
     pub peak: u64,
     pub limit: Option<Limit>,

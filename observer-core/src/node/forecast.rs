@@ -85,7 +85,7 @@ mod tests {
         PastStartup {
             started: 0.0,
             pod: String::new(),
-            working_set_peak: peak,
+            unreclaimable_peak: peak,
             growth: 0.0,
             outcome: StartupOutcome::Stable,
             peak,

@@ -60,9 +60,9 @@ pub struct PastStartup {
     pub outcome: StartupOutcome,
     pub peak: u64,
     pub peak_seconds: f64,
-    /// Highest working set; 0 from a state file that did not keep it.
-    #[serde(default)]
-    pub working_set_peak: u64,
+    /// Highest memory that the kernel could not take back; 0 from a state file that did not keep it.
+    #[serde(default, alias = "working_set_peak")]
+    pub unreclaimable_peak: u64,
     /// Bytes per second where it grew fastest.
     #[serde(default)]
     pub growth: f64,
@@ -112,7 +112,7 @@ impl PastStartup {
             outcome,
             peak: peak.bytes,
             peak_seconds: peak.seconds,
-            working_set_peak: startup.working_set_peak(),
+            unreclaimable_peak: startup.unreclaimable_peak(),
             growth: startup.fastest_growth(),
             time_to_stable: startup.time_to_stable(),
             steady: startup.steady().map(|bytes| bytes as u64),
@@ -123,10 +123,10 @@ impl PastStartup {
     }
 
     /// What a limit has to hold: the peak, unless more than a fifth of it was file cache, which the kernel takes back before
-    /// it kills anybody. Below that the exact peak is better than the sampled working set.
+    /// it kills anybody. Below that the exact peak is better than the sampled remainder.
     pub fn need(&self) -> u64 {
-        let mostly_cache = self.working_set_peak > 0 && self.working_set_peak < self.peak / 5 * 4;
-        if mostly_cache { self.working_set_peak } else { self.peak }
+        let mostly_cache = self.unreclaimable_peak > 0 && self.unreclaimable_peak < self.peak / 5 * 4;
+        if mostly_cache { self.unreclaimable_peak } else { self.peak }
     }
 
     /// Whether it was not killed before this age, in seconds.
@@ -166,7 +166,7 @@ pub const QUANTILES: [f64; 3] = [0.5, 0.95, 1.0];
 #[derive(Clone, Debug, Default)]
 pub struct Histories {
     by_workload: BTreeMap<Workload, Vec<PastStartup>>,
-    /// The working set after start-up; of workloads that have a history.
+    /// Unreclaimable memory after start-up; of workloads that have a history.
     levels: BTreeMap<Workload, Levels>,
 }
 
@@ -252,7 +252,7 @@ mod tests {
             outcome: StartupOutcome::Stable,
             peak,
             peak_seconds: 1.0,
-            working_set_peak: 0,
+            unreclaimable_peak: 0,
             growth: 0.0,
             time_to_stable: Some(2.0),
             steady: Some(peak / 2),

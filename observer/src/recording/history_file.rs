@@ -99,7 +99,7 @@ mod tests {
             outcome: StartupOutcome::Stable,
             peak: 7,
             peak_seconds: 0.5,
-            working_set_peak: 6,
+            unreclaimable_peak: 6,
             growth: 14.0,
             time_to_stable: Some(1.0),
             steady: None,

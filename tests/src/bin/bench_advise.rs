@@ -139,7 +139,7 @@ fn run(rows: &[Row], needs: &[u64], height: f64, day: usize) -> Run {
         if startup.verdict() == Verdict::Settling {
             highest = highest.max(higher(*need) as f64);
         }
-        startup.sample(Sample { seconds, usage, working_set, anon });
+        startup.sample(Sample { seconds, usage, unreclaimable: working_set, anon });
         // What others scrape and set limits by is the working set.
         let bytes = working_set as f64;
         if seconds >= next {

@@ -113,7 +113,7 @@ fn judge(trace: &Trace, seed: u64) -> Outcome {
     let mut ever_stable = false;
     for ((seconds, mib), cache) in trace.samples.iter().zip(&trace.cache) {
         let (working_set, usage) = ((mib * MIB) as u64, ((mib + cache) * MIB) as u64);
-        startup.sample(Sample { seconds: *seconds, usage, working_set, anon: None });
+        startup.sample(Sample { seconds: *seconds, usage, unreclaimable: working_set, anon: None });
         ever_stable |= startup.verdict() == Verdict::Stable;
     }
     let time = startup.time_to_stable();
@@ -435,7 +435,7 @@ fn past_of(course: &[f64]) -> PastStartup {
         startup.sample(Sample {
             seconds: i as f64 * SCENE_STEP,
             usage: bytes,
-            working_set: bytes,
+            unreclaimable: bytes,
             anon: None,
         });
     }

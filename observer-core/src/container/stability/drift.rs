@@ -76,7 +76,8 @@ impl Octaves {
         self.buckets.push(Bucket { from: held.from as f32, seconds, mean: bytes, low: bytes, high: bytes });
     }
 
-    /// Growth of the floor over half the time observed, in bytes, if it is a drift; negative if it falls.
+    /// Growth of the floor over half the time observed, in bytes, if it is a drift. A fall is none: memory that
+    /// is given back is no leak, however slowly.
     pub fn drift(&self, now: f64) -> Option<f64> {
         let recent = self.recent(now);
         if recent.len() < MIN_BUCKETS {
@@ -89,10 +90,7 @@ impl Octaves {
         let continues = if earlier != 0.0 { later / earlier } else { 1.0 };
         let growth = floor.rate * now / 2.0;
         let level = f64::from(recent.last()?.mean);
-        (floor.trend_z.abs() > TREND_Z
-            && floor.trend_z * mean.trend_z > 0.0
-            && growth.abs() > band(level)
-            && continues > DECELERATION)
+        (floor.trend_z > TREND_Z && mean.trend_z > 0.0 && growth > band(level) && continues > DECELERATION)
             .then_some(growth)
     }
 

@@ -178,7 +178,7 @@ impl Start {
             let growth = (usage as f64 - held.usage as f64) / (seconds - held.seconds);
             self.fastest_coarse_growth = self.fastest_coarse_growth.max(growth);
         }
-        let sample = Sample { seconds, usage, working_set, anon };
+        let sample = Sample { seconds, usage, unreclaimable: working_set, anon };
         self.startup.sample(sample);
         self.held = Some(sample);
     }
@@ -278,7 +278,7 @@ impl Start {
     fn time_to_stable(&self) -> Option<f64> {
         let at = self.startup.time_to_stable()?;
         let (peak, Some(steady)) = (self.startup.peak(), self.startup.steady()) else { return Some(at) };
-        let spike = self.startup.working_set_peak() as f64 > steady + band(steady);
+        let spike = self.startup.unreclaimable_peak() as f64 > steady + band(steady);
         let next = peak.seconds + self.spacing;
         Some(
             if spike && peak.seconds >= at && next <= at + 2.0 * self.spacing { next } else { at }

@@ -83,15 +83,29 @@ fn text(directory: &Path, name: &str) -> Option<String> {
 struct StatNames {
     anon: &'static str,
     inactive_file: &'static str,
+    active_file: &'static str,
+    shmem: &'static str,
+    slab_reclaimable: &'static str,
     faults: &'static str,
     major_faults: &'static str,
 }
 
-const V2: StatNames =
-    StatNames { anon: "anon", inactive_file: "inactive_file", faults: "pgfault", major_faults: "pgmajfault" };
+const V2: StatNames = StatNames {
+    anon: "anon",
+    inactive_file: "inactive_file",
+    active_file: "active_file",
+    shmem: "shmem",
+    slab_reclaimable: "slab_reclaimable",
+    faults: "pgfault",
+    major_faults: "pgmajfault",
+};
 const V1: StatNames = StatNames {
     anon: "total_rss",
     inactive_file: "total_inactive_file",
+    active_file: "total_active_file",
+    shmem: "total_shmem",
+    // v1 counts no slab in memory.stat.
+    slab_reclaimable: "total_slab_reclaimable",
     faults: "total_pgfault",
     major_faults: "total_pgmajfault",
 };
@@ -103,6 +117,9 @@ fn stat(text: &str, names: &StatNames) -> MemoryStat {
         inactive_file: value(names.inactive_file),
         faults: value(names.faults),
         major_faults: value(names.major_faults),
+        file: keyed(text, names.active_file).map(|active| active + value(names.inactive_file)),
+        shmem: keyed(text, names.shmem),
+        slab_reclaimable: keyed(text, names.slab_reclaimable),
     }
 }
 
