@@ -1,8 +1,8 @@
 //! Replay cases: a folder each, with recorded events and the findings they must lead to.
 //!
 //! `cases/<name>/events.jsonl` was recorded by `observer run --record` (a line in its `about.md` says where and how);
-//! `story.snap` is what `observer replay --story` tells of it. A changed story is a changed product: accept it with
-//! `INSTA_UPDATE=always` and say why in the commit.
+//! `story.snap` is what `observer replay --story` prints of it, `metrics.snap` what /metrics says after it. A change of either
+//! is a changed product: accept it with `INSTA_UPDATE=always` and say why in the commit.
 
 use std::{fs::File, io::BufReader};
 
@@ -10,7 +10,7 @@ use observer::{recording::replay, sinks::log};
 use serde_json::Value;
 
 #[test]
-fn every_recorded_case_tells_its_story() {
+fn every_recorded_case_has_its_story_and_its_metrics() {
     insta::glob!("../cases", "*/events.jsonl", |events| {
         let mut began = None;
         let mut story = String::new();
@@ -25,8 +25,32 @@ fn every_recorded_case_tells_its_story() {
         let case = events.parent().unwrap();
         insta::with_settings!({ snapshot_path => case, prepend_module_to_snapshot => false, snapshot_suffix => "", omit_expression => true }, {
             insta::assert_snapshot!("story", story);
+            insta::assert_snapshot!("metrics", reviewable(&replayed.metrics));
         });
     });
+}
+
+/// To six decimals: the order in which numbers were added is not part of the product.
+fn rounded(sample: &str) -> String {
+    match sample.rsplit_once(' ').map(|(series, value)| (series, value.parse::<f64>())) {
+        Some((series, Ok(value))) if value.is_finite() => format!("{series} {}", (value * 1e6).round() / 1e6),
+        _ => sample.to_owned(),
+    }
+}
+
+/// What depends on the machine and the version that recorded, not on what happened there.
+const OF_THE_OBSERVER: [&str; 4] = ["build_info", "probe_status", "resident_memory", "cpu_seconds"];
+
+/// The samples that say something: none at 0, none of the observer itself, of a histogram count and sum.
+fn reviewable(exposition: &str) -> String {
+    let says_something = |line: &&str| {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        let of_the_observer = OF_THE_OBSERVER.iter().any(|part| name.contains(part));
+        !line.starts_with('#') && !line.ends_with(" 0") && !name.ends_with("_bucket") && !of_the_observer
+    };
+    let mut samples: Vec<String> = exposition.lines().filter(says_something).map(rounded).collect();
+    samples.sort_unstable();
+    samples.join("\n")
 }
 
 /// What is said of a recording, without the times at which it was said; of causes without how sure they are: a clock that is
