@@ -1,4 +1,5 @@
-//! deploy/ with something taken away: the pod says in one line what is missing, and is ready only if the required probes run.
+//! deploy/ with something taken away: the pod says in one line what is missing, and is ready only if the required
+//! probes run.
 
 use std::{fs, path::Path, time::Duration};
 

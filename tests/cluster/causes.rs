@@ -1,4 +1,5 @@
-//! Why did it start? Every scene's truth is known; two observers, one with the ledger and one without, say what they think.
+//! Why did it start? Every scene's truth is known; two observers, one with the ledger and one without, say what they
+//! think.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! The Helm chart and the kustomize overlays say the same: each switch of the chart is compared with its overlay, object by object.
+//! The Helm chart and the kustomize overlays say the same: each switch of the chart is compared with its overlay,
+//! object by object.
 
 use std::{collections::BTreeMap, process::Command};
 

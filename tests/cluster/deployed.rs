@@ -1,5 +1,5 @@
-//! deploy/ applied as a user applies it: the DaemonSet becomes ready with the capabilities it asks for and no more, and asks
-//! the ledger beside it.
+//! deploy/ applied as a user applies it: the DaemonSet becomes ready with the capabilities it asks for and no more, and
+//! asks the ledger beside it.
 
 use std::{
     fs,

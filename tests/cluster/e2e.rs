@@ -1,6 +1,6 @@
 //! End to end: an HPA scales a workload on the depth of a queue, its start-ups spike, some are OOM-killed; the deployed
-//! observer tells it, a real Prometheus scrapes it, and every query that is shipped has something to show there. Beside it,
-//! what the kubelet's metrics, `kubectl top` and the pods' statuses tell of the same minutes.
+//! observer tells it, a real Prometheus scrapes it, and every query that is shipped has something to show there. Beside
+//! it, what the kubelet's metrics, `kubectl top` and the pods' statuses tell of the same minutes.
 
 use std::{
     fs,
@@ -16,39 +16,27 @@ use observer_tests::{
         Cluster, HOME,
         control::{GATEWAY, IMAGE},
     },
-    daemon::get,
     group::{Group, Tree},
     prometheus::Prometheus,
     shell,
 };
-use serde_json::Value;
 
-use crate::{Case, Deployed, Suite, case, deployed, grafana, links::KILLED, once, scrape};
+use crate::{Case, Deployed, Suite, case, deployed, links::KILLED, once, queries::queries, scrape};
 
 const NAMESPACE: &str = "e2e";
 const QUEUE_PORT: u16 = 18443;
 /// Of one replica, and of as many as the HPA may have.
 const DEPTH: [u32; 2] = [5, 60];
 const REPLICAS: usize = 12;
-/// What pods may take beyond what they hold. Eleven new ones hold 264 MiB when all of them have settled, so that with any two
-/// spikes on top it is half of this, a stampede, however slowly they come; only if nearly all peak at once is it not enough.
+/// What pods may take beyond what they hold. Eleven new ones hold 264 MiB when all of them have settled, so that with
+/// any two spikes on top it is half of this, a stampede, however slowly they come; only if nearly all peak at once is
+/// it not enough.
 const ROOM: u64 = 700 << 20;
-/// Peaks of 40 to 120 MiB below a limit of 88: two start-ups of five are killed, and none in 13 once in a thousand runs.
+/// Peaks of 40 to 120 MiB below a limit of 88: two start-ups of five are killed, and none in 13 once in a thousand
+/// runs.
 const COMMAND: &str = r#"["/workload","spike","--peak","80","--spread","0.5","--steady","24","--ramp","1.5","--hold","0.5","--seconds","900"]"#;
 /// Shares of a peak above which it counts as seen.
 const SEEN: f64 = 0.9;
-
-/// What of the shipped queries may have nothing to show here, and why.
-const MAY_BE_EMPTY: &[(&str, &str)] = &[
-    ("observer_container_state{state=\"drifting\"}", "nothing leaks here"),
-    ("check=\"scaling_signal\"", "the queue's depth is a right signal"),
-    ("check=\"hpa_vpa_conflict\"", "there is no VPA"),
-    (
-        "observer_node_startup_forecast_bytes >",
-        "twelve spikes take more than half of the room, not all of it",
-    ),
-    ("observer_probe_status{status=\"broken\"}) == 1", "nothing is broken"),
-];
 
 pub fn cases() -> Vec<Case> {
     let played = |what: fn(&Suite, &Prometheus) -> Result<()>| {
@@ -163,7 +151,8 @@ fn prometheus(cluster: &Cluster, home: &Path) -> Result<Prometheus> {
         &format!(
             "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\nrule_files: ['{}']\nscrape_configs:\n{scrape}{}{}",
             shell::root().join("deploy/prometheus/rules.yaml").display(),
-            // As often as is usual: kube-prometheus asks every 30 s, metrics-server, which kubectl top reads, every 15 s.
+            // As often as is usual: kube-prometheus asks every 30 s, metrics-server, which kubectl top reads, every 15
+            // s.
             kubelet("cadvisor", "/metrics/cadvisor", 30),
             kubelet("top", "/metrics/resource", 15),
         ),
@@ -309,63 +298,6 @@ fn restarts_after_a_kill(status: &str) -> Option<u32> {
     let code: Option<i64> = words.next().and_then(|code| code.parse().ok());
     let failed_to_start = code.is_some_and(|code| code != KILLED);
     Some(restarts.saturating_sub(failed_to_start.into()))
-}
-
-/// Dashboards, rules and documents: everything that is shipped with a query in it.
-fn queries(_: &Suite, prometheus: &Prometheus) -> Result<()> {
-    let mut all: Vec<(String, String)> = grafana::queries()?
-        .into_iter()
-        .map(|(panel, query)| {
-            let query = ["$namespace", "$workload", "$instance"]
-                .iter()
-                .fold(query, |query, name| query.replace(name, ".*"));
-            (panel, query)
-        })
-        .collect();
-    let rules: Value = serde_json::from_str(&get(&format!("{}/api/v1/rules", prometheus.url))?)?;
-    for rule in rules["data"]["groups"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .flat_map(|group| group["rules"].as_array())
-        .flatten()
-    {
-        ensure!(rule["health"] == "ok", "rule {}: {}", rule["name"], rule["lastError"]);
-        all.push((
-            format!("rule {}", rule["name"]),
-            rule["query"].as_str().context("a rule without a query")?.to_owned(),
-        ));
-    }
-    all.extend(documents()?);
-    let mut empty = Vec::new();
-    for (from, query) in &all {
-        let excused =
-            MAY_BE_EMPTY.iter().any(|(part, _)| query.replace(", ", ",").contains(&part.replace(", ", ",")));
-        if prometheus.ask(query)?.is_empty() && !excused {
-            empty.push(format!("{from}: {query}"));
-        }
-    }
-    ensure!(empty.is_empty(), "nothing to show for\n{}", empty.join("\n"));
-    eprintln!("   {} queries", all.len());
-    Ok(())
-}
-
-/// Every line of every promql block.
-fn documents() -> Result<Vec<(String, String)>> {
-    let root = shell::root();
-    let mut paths: Vec<PathBuf> = vec![root.join("README.md")];
-    paths.extend(fs::read_dir(root.join("docs"))?.flatten().map(|entry| entry.path()));
-    let mut found = Vec::new();
-    for path in paths {
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for block in text.split("```promql\n").skip(1) {
-            let block = block.split("```").next().unwrap_or_default();
-            let lines =
-                block.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-            found.extend(lines.map(|line| (path.display().to_string(), line.to_owned())));
-        }
-    }
-    Ok(found)
 }
 
 /// What the fleet is advised, and whether the API server would take it.

@@ -1,5 +1,5 @@
-//! Whether every OOM kill is told, and how soon it is tied to the scale-up that made its victim: after the kill, and after the
-//! status in which the pod's container is first named.
+//! Whether every OOM kill is told, and how soon it is tied to the scale-up that made its victim: after the kill, and
+//! after the status in which the pod's container is first named.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,8 +19,8 @@ const WITHIN_SECONDS: f64 = 2.0;
 
 #[derive(Default)]
 pub struct Links {
-    /// Of each linked kill: seconds from the kill, and from the first status that names a container of the pod (none: the link
-    /// came before).
+    /// Of each linked kill: seconds from the kill, and from the first status that names a container of the pod (none:
+    /// the link came before).
     seconds: Vec<(f64, Option<f64>)>,
     /// Pods of which fewer kills were told than they were restarted after.
     short: Vec<String>,

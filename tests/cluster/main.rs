@@ -1,6 +1,6 @@
-//! The observer on a real Kubernetes: why containers start, outages of the API, deploy/ as a user applies it, and a whole
-//! scale-up with Prometheus beside it. `cargo xtask cluster test` starts the cluster and runs these tests on it; without one
-//! each is reported as ignored, with the reason in its name.
+//! The observer on a real Kubernetes: why containers start, outages of the API, deploy/ as a user applies it, and a
+//! whole scale-up with Prometheus beside it. `cargo xtask cluster test` starts the cluster and runs these tests on it;
+//! without one each is reported as ignored, with the reason in its name.
 
 mod bad_input;
 mod causes;
@@ -10,6 +10,7 @@ mod e2e;
 mod grafana;
 mod links;
 mod outage;
+mod queries;
 mod scenes;
 mod scrape;
 mod secured;

@@ -126,7 +126,8 @@ fn away_at_start(suite: &Suite) -> Result<()> {
     Ok(())
 }
 
-/// 410 Gone: while the agent is stopped the API server starts anew, and what it remembers begins after what the agent knows.
+/// 410 Gone: while the agent is stopped the API server starts anew, and what it remembers begins after what the agent
+/// knows.
 fn gone(suite: &Suite) -> Result<()> {
     let cluster = &suite.cluster;
     let agent = Agent::start(suite, &cluster.kubeconfig())?;
@@ -152,8 +153,8 @@ fn gone(suite: &Suite) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the cluster's part: after an API server's absence each of its controllers asks again when it thinks fit, up to a
-/// minute later.
+/// Waits for the cluster's part: after an API server's absence each of its controllers asks again when it thinks fit,
+/// up to a minute later.
 fn ready(cluster: &Cluster, replicas: u32) -> Result<()> {
     let ready = ["get", "deployment/outage", "-o", "jsonpath={.status.readyReplicas}"];
     cluster.wait(&format!("{replicas} replicas are ready"), Duration::from_secs(180), || {
@@ -161,7 +162,8 @@ fn ready(cluster: &Cluster, replicas: u32) -> Result<()> {
     })
 }
 
-/// How often observers listed the pods: at first, and whenever the API server tells them, in the watch's stream, 410 Gone.
+/// How often observers listed the pods: at first, and whenever the API server tells them, in the watch's stream, 410
+/// Gone.
 fn lists() -> Result<usize> {
     let log = fs::read_to_string(Path::new(HOME).join("audit.log")).context("no audit log")?;
     let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -276,8 +276,8 @@ fn autoscaler(name: &str, owner: &str, target: &str) -> String {
     )
 }
 
-/// What the real operator does (see `keda_operator`), staged without it: a ScaledObject that owns an HPA, and the activation from
-/// nothing under its manager's name.
+/// What the real operator does (see `keda_operator`), staged without it: a ScaledObject that owns an HPA, and the
+/// activation from nothing under its manager's name.
 fn keda(stage: &mut Stage) -> Result<()> {
     stage.cluster.wait("the ScaledObject definition", Duration::from_secs(20), || {
         Ok(stage.kubectl(&["get", "scaledobjects.keda.sh"]).is_ok())

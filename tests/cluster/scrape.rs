@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use observer_tests::{cluster::Cluster, shell};
 use serde_json::{Value, json};
 
-/// The jobs of a file in deploy/prometheus. Debian's build has no Kubernetes discovery: the same labels come from a file.
+/// The jobs of a file in deploy/prometheus. Debian's build has no Kubernetes discovery: the same labels come from a
+/// file.
 pub fn job(cluster: &Cluster, home: &Path, name: &str) -> Result<String> {
     let shipped = shell::root().join("deploy/prometheus").join(name);
     let scrape =

@@ -1,5 +1,5 @@
-//! A queue's depth as an external metric: what a metrics adapter serves to the HorizontalPodAutoscaler. A stand-in for queue
-//! and adapter both: the depth is whatever a file holds.
+//! A queue's depth as an external metric: what a metrics adapter serves to the HorizontalPodAutoscaler. A stand-in for
+//! queue and adapter both: the depth is whatever a file holds.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 

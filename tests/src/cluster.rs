@@ -1,5 +1,5 @@
-//! A real Kubernetes on this machine: control plane, kubelet and containerd as plain processes, without a container engine
-//! and without a download site. Nothing leaves the machine: everything speaks over one bridge of its own.
+//! A real Kubernetes on this machine: control plane, kubelet and containerd as plain processes, without a container
+//! engine and without a download site. Nothing leaves the machine: everything speaks over one bridge of its own.
 //!
 //! `cargo xtask cluster` starts and stops it; the tests in `tests/cluster/` only use the one that runs.
 
@@ -22,8 +22,8 @@ pub mod control;
 pub const HOME: &str = "/run/observer-cluster";
 pub const NODE: &str = "node-1";
 pub const VERSION: &str = "1.36.3";
-/// The API server listens on the service address of `kubernetes`, which this host holds on the cluster's own bridge: pods
-/// reach it as they do anywhere, and no proxy is needed.
+/// The API server listens on the service address of `kubernetes`, which this host holds on the cluster's own bridge:
+/// pods reach it as they do anywhere, and no proxy is needed.
 const API: &str = "10.96.0.1";
 
 /// Why there can be no cluster on this machine, if so.

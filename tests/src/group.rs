@@ -81,8 +81,8 @@ impl Tree {
     }
 }
 
-/// What this process made and has not removed, and how many `Group`s each directory has. Groups share parents: the last one
-/// below a parent that has none of its own removes it, whichever made it.
+/// What this process made and has not removed, and how many `Group`s each directory has. Groups share parents: the last
+/// one below a parent that has none of its own removes it, whichever made it.
 fn made() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
     static MADE: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
     MADE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,5 +1,5 @@
-//! Synthetic start-ups with a known truth: 17 classes, made on a 10 ms grid from a noise-free course, then noise, then an
-//! adaptive sampler (10 ms while moving, up to 1 s when flat), as the observer sees a container.
+//! Synthetic start-ups with a known truth: 17 classes, made on a 10 ms grid from a noise-free course, then noise, then
+//! an adaptive sampler (10 ms while moving, up to 1 s when flat), as the observer sees a container.
 //!
 //! Amounts in MiB, times in seconds. A trace is a function of (class, seed, shifted) alone.
 

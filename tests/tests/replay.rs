@@ -1,8 +1,8 @@
 //! Replay cases: a folder each, with recorded events and the findings they must lead to.
 //!
 //! `cases/<name>/events.jsonl` was recorded by `observer run --record` (a line in its `about.md` says where and how);
-//! `story.snap` is what `observer replay --story` prints of it, `metrics.snap` what /metrics says after it. A change of either
-//! is a changed product: accept it with `INSTA_UPDATE=always` and say why in the commit.
+//! `story.snap` is what `observer replay --story` prints of it, `metrics.snap` what /metrics says after it. A change of
+//! either is a changed product: accept it with `INSTA_UPDATE=always` and say why in the commit.
 
 use std::{fs::File, io::BufReader};
 
@@ -53,8 +53,8 @@ fn reviewable(exposition: &str) -> String {
     samples.join("\n")
 }
 
-/// What is said of a recording, without the times at which it was said; of causes without how sure they are: a clock that is
-/// off takes evidence away.
+/// What is said of a recording, without the times at which it was said; of causes without how sure they are: a clock
+/// that is off takes evidence away.
 fn told(events: &str) -> Vec<String> {
     let mut lines = Vec::new();
     replay::replay(events.as_bytes(), |finding| lines.extend(log::line(finding)))
@@ -66,8 +66,8 @@ fn told(events: &str) -> Vec<String> {
     lines.into_iter().map(cause).collect()
 }
 
-/// Every pod told again and again, pods that went before anybody saw them, and an API server whose clock is 5 s off: the same
-/// causes, and nothing counted twice.
+/// Every pod told again and again, pods that went before anybody saw them, and an API server whose clock is 5 s off:
+/// the same causes, and nothing counted twice.
 #[test]
 fn relists_and_an_api_clock_5_s_off_change_nothing() {
     let case =

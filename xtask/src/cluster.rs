@@ -89,7 +89,7 @@ pub fn up() -> Result<Cluster> {
 /// statically.
 pub fn tests(selection: &Selection) -> Result<Command> {
     statics::program("observer")?;
-    let mut tests = statics::cargo(Arch::host())?;
+    let mut tests = statics::linting_cargo(Arch::host())?;
     tests.args(["test", "--workspace", "--test", "cluster", "--"]);
     tests.args(&selection.filter);
     tests.args(selection.full.then_some("--include-ignored"));

@@ -1,5 +1,5 @@
-//! Grafana dashboards from one table: deploy/grafana/*.json. Committed, and checked fresh by a test; the end-to-end test asks
-//! a real Prometheus every query.
+//! Grafana dashboards from one table: deploy/grafana/*.json. Committed, and checked fresh by a test; the end-to-end
+//! test asks a real Prometheus every query.
 
 use std::path::PathBuf;
 

@@ -31,7 +31,8 @@ pub fn deny() -> Result<()> {
     check(&["licenses", "bans", "sources"])?;
     match check(&["advisories"]) {
         Ok(()) => println!("licences, sources and advisories: as deny.toml wants them"),
-        // The list of advisories is a repository. Without it nothing is known of them, which a release does not do without.
+        // The list of advisories is a repository. Without it nothing is known of them, which a release does not do
+        // without.
         Err(error)
             if std::env::var_os("CI").is_none()
                 && format!("{error:#}").contains("failed to fetch advisory database") =>

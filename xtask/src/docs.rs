@@ -1,5 +1,5 @@
-//! Writes what is generated: documents from the observer's declarations, dashboards and the PrometheusRule from their sources.
-//! Tests compare: `generated_docs_are_fresh` the former, one here the latter.
+//! Writes what is generated: documents from the observer's declarations, dashboards and the PrometheusRule from their
+//! sources. Tests compare: `generated_docs_are_fresh` the former, one here the latter.
 
 use std::{fs, path::PathBuf, process::Command};
 

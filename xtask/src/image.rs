@@ -1,4 +1,5 @@
-//! The container image: the observer alone, statically linked, in an empty file system; a tar file, made without an engine.
+//! The container image: the observer alone, statically linked, in an empty file system; a tar file, made without an
+//! engine.
 
 use std::{fs, path::PathBuf};
 

@@ -1,5 +1,5 @@
-//! What is released: the image, the chart, one manifest, the dashboards, a bill of materials with licences, and checksums. The
-//! forge publishes them (.github/workflows/release.yml); everything before that is proved here.
+//! What is released: the image, the chart, one manifest, the dashboards, a bill of materials with licences, and
+//! checksums. The forge publishes them (.github/workflows/release.yml); everything before that is proved here.
 
 use std::{
     fs,

@@ -45,8 +45,8 @@ impl Arch {
         }
     }
 
-    /// What cargo needs to build for another machine: its standard library, a linker and a C compiler (ring has parts in
-    /// assembler and C).
+    /// What cargo needs to build for another machine: its standard library, a linker and a C compiler (ring has parts
+    /// in assembler and C).
     fn prepare(self) -> Result<Vec<(&'static str, &'static str)>> {
         if self == Arch::host() {
             return Ok(Vec::new());
@@ -81,14 +81,14 @@ pub fn program(name: &str) -> Result<PathBuf> {
 }
 
 pub fn program_for(arch: Arch, name: &str) -> Result<PathBuf> {
-    let mut build = cargo(arch)?;
+    let mut build = linting_cargo(arch)?;
     build.args(["build", "--workspace", "--bins", "--examples"]);
     shell::executable(build.arg("--quiet"), name)
 }
 
 /// The live tests as a program.
 pub fn live_tests(arch: Arch) -> Result<PathBuf> {
-    let mut build = cargo(arch)?;
+    let mut build = linting_cargo(arch)?;
     build.args(["test", "--no-run", "--workspace", "--test", "live"]);
     shell::executable(build.arg("--quiet"), "live")
 }
@@ -103,6 +103,23 @@ pub fn cargo(arch: Arch) -> Result<Command> {
     // Small enough to copy around. Not optimised: that would take longer than all tests gain by it.
     cargo.envs([("CARGO_PROFILE_DEV_DEBUG", "false"), ("CARGO_PROFILE_DEV_STRIP", "symbols")]);
     Ok(cargo)
+}
+
+/// Cargo for what is tested: the workspace's crates are compiled by clippy's driver, so that lints and programs come
+/// from one compilation; `cargo clippy` would check all dependencies once more, for two minutes.
+pub fn linting_cargo(arch: Arch) -> Result<Command> {
+    let mut cargo = cargo(arch)?;
+    if let Some(driver) = clippy() {
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", driver);
+        // As `cargo clippy -- --deny=warnings` passes it on.
+        cargo.env("CLIPPY_ARGS", "--deny=warnings__CLIPPY_HACKERY__");
+    }
+    Ok(cargo)
+}
+
+pub fn clippy() -> Option<PathBuf> {
+    let in_cargo = || shell::cargo_bin().map(|bin| bin.join("clippy-driver")).filter(|path| path.is_file());
+    shell::find("clippy-driver").or_else(in_cargo)
 }
 
 const STATIC: &str = "-C target-feature=+crt-static";

@@ -25,7 +25,7 @@ pub struct Options {
 
 /// What all tests are built by, whether they run here, in a virtual machine or on the cluster.
 fn cargo() -> Result<Command> {
-    statics::cargo(Arch::host())
+    statics::linting_cargo(Arch::host())
 }
 
 /// What the closing lines say.
@@ -47,19 +47,19 @@ pub fn test(options: &Options) -> Result<()> {
         // Elsewhere than on Linux, or without root to install it, the pure core still can be tested.
         Err(error) => tally.skipped.push(format!("eBPF programs and what needs them: {error:#}")),
     }
-    tally.step("lints", cargo()?.args(CLIPPY));
+    if statics::clippy().is_none() {
+        tally.skipped.push("lints: there is no clippy".to_owned());
+    }
     if live && let Err(error) = shell::apt(&["prometheus"]) {
         eprintln!("no Prometheus: {error:#}"); // its tests name themselves as skipped
     }
     // The live tests run the daemon itself: built with the rest.
-    tally.step("build", cargo()?.args(["build", "--quiet", "--workspace", "--all-targets"]));
-    tally.tests(
-        "unit",
-        cargo()?.args(["test", "--workspace", "--exclude", "observer-tests", "--no-fail-fast"]),
-    );
-    // What is live measures, and wants the machine for itself. An error comes again, with its own name, when the cluster is due.
+    tally.step("lints and build", cargo()?.args(["build", "--workspace", "--all-targets"]));
+    tally.tests("unit", cargo()?.args(["test", "--workspace", "--lib", "--bins", "--no-fail-fast"]));
+    // What is live measures, and wants the machine for itself. An error comes again, with its own name, when the
+    // cluster is due.
     let _ = kubernetes.map(JoinHandle::join);
-    for (name, minutes) in [("declarations", false), ("replay", false), ("live", true)] {
+    for (name, minutes) in [("tidy", false), ("declarations", false), ("replay", false), ("live", true)] {
         if minutes && options.quick {
             tally.skipped.push(format!("{name}: --quick"));
             continue;
@@ -67,15 +67,14 @@ pub fn test(options: &Options) -> Result<()> {
         tally.tests(name, cargo()?.args(["test", "--workspace", "--test", name]));
     }
     if options.quick {
-        tally.skipped.extend(["kernels in virtual machines: --quick", "cluster: --quick"].map(str::to_owned));
+        let minutes = ["kernels in virtual machines: --quick", "cluster: --quick"];
+        tally.skipped.extend(minutes.map(str::to_owned));
     } else {
         tally.machines();
         tally.cluster();
     }
     tally.close()
 }
-
-const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny=warnings"];
 
 impl Tally {
     fn begin(&self, name: &str) {

@@ -1,9 +1,10 @@
 //! Real kernels in virtual machines: boots each from its Debian package and runs the live tests in it, on cgroup v2.
 //!
-//! Software emulation: what is right shows, what is fast does not. Not KVM, which may be there and not work: inside of another
-//! virtual machine its guests can hang. Each machine's processors share one thread: QEMU before 8.1 (Debian 12 has 7.2) may run
-//! code that another of its threads has just rewritten, and a kernel whose functions are being hooked then dies of a breakpoint
-//! that is gone ("Oops: int3"). So there is room for as many machines as this one has processors.
+//! Software emulation: what is right shows, what is fast does not. Not KVM, which may be there and not work: inside of
+//! another virtual machine its guests can hang. Each machine's processors share one thread: QEMU before 8.1 (Debian 12
+//! has 7.2) may run code that another of its threads has just rewritten, and a kernel whose functions are being hooked
+//! then dies of a breakpoint that is gone ("Oops: int3"). So there is room for as many machines as this one has
+//! processors.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},

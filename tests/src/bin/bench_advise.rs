@@ -1,13 +1,13 @@
 //! What following advice does: `cargo xtask bench advise`.
 //!
-//! Synthetic workloads with a known truth, and recorded traces if given: eight start-ups are seen, forty more are replayed
-//! against what each rule would have set. Of a recorded trace there is one start-up, so that the others are it with
-//! another height, drawn as for the synthetic ones. Beside the observer's advice the published rules of others,
+//! Synthetic workloads with a known truth, and recorded traces if given: eight start-ups are seen, forty more are
+//! replayed against what each rule would have set. Of a recorded trace there is one start-up, so that the others are it
+//! with another height, drawn as for the synthetic ones. Beside the observer's advice the published rules of others,
 //! implemented here and nowhere else:
 //! - max + 20 %: request = limit = highest peak and a fifth, with exact peaks;
 //! - KRR (strategy `simple`): request = limit = highest of what is scraped every 30 s, and 15 %;
-//! - VPA recommender: request = 90th percentile of daily peaks (a start-up a day, exact) and 15 %; the limit follows in the
-//!   proportion that was set, here 1;
+//! - VPA recommender: request = 90th percentile of daily peaks (a start-up a day, exact) and 15 %; the limit follows in
+//!   the proportion that was set, here 1;
 //! - VPA at equal safety: the same, its margin raised until no more start-ups are killed than by the advice.
 
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};

@@ -191,8 +191,8 @@ impl Bench {
         ratios(pairs, measure)
     }
 
-    /// The same ratio with what makes it vary taken out: the programs attached and detached within one second, no daemon
-    /// started or stopped between, and many pairs, so that the machine's drift falls on both sides alike.
+    /// The same ratio with what makes it vary taken out: the programs attached and detached within one second, no
+    /// daemon started or stopped between, and many pairs, so that the machine's drift falls on both sides alike.
     fn programs_alone(&self, pairs: usize) -> Result<Quartiles> {
         let group = self.tree.group(&format!("observer-bench-{}/alone", std::process::id()))?;
         self.fault(Some(&group))?; // warm

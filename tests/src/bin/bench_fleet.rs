@@ -1,9 +1,9 @@
 //! How long `observer advise --prometheus` takes over a fleet: `cargo xtask bench fleet`.
 //!
-//! A real Prometheus (Debian's), a real `observer advise`. The series are generated: those of one workload in a recorded
-//! case, as a real observer exposes them, under other names and heights for every workload on every node it has a pod on.
-//! What is asked over the window has a sample every `--step`; what is asked of now has
-//! an hour of them from now on.
+//! A real Prometheus (Debian's), a real `observer advise`. The series are generated: those of one workload in a
+//! recorded case, as a real observer exposes them, under other names and heights for every workload on every node it
+//! has a pod on. What is asked over the window has a sample every `--step`; what is asked of now has an hour of them
+//! from now on.
 
 use std::{
     fs::{self, File},

@@ -1,7 +1,7 @@
 //! How true the time to stable is: `cargo xtask bench stability`.
 //!
-//! Synthetic classes with a known truth, the recorded traces given, and beside them what readiness, a fixed minute and a
-//! slope over a window would have said. Prints a table for people; `--json` one object.
+//! Synthetic classes with a known truth, the recorded traces given, and beside them what readiness, a fixed minute and
+//! a slope over a window would have said. Prints a table for people; `--json` one object.
 
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf, time::Instant};
 
@@ -316,8 +316,9 @@ fn live_cases(quiet: bool) -> Result<Value> {
     )
 }
 
-/// Staged scale-ups: four to twelve instances of a workload with six earlier start-ups, on a node whose available memory
-/// is between half and twice what they will need at worst. How often the node said it would run out, before it did.
+/// Staged scale-ups: four to twelve instances of a workload with six earlier start-ups, on a node whose available
+/// memory is between half and twice what they will need at worst. How often the node said it would run out, before it
+/// did.
 fn forecasts(from: u64, scale_ups: u64) -> Value {
     let (mut short, mut warned, mut leads) = (0, 0, Vec::new());
     let (mut enough, mut wrong) = (0, 0);

@@ -191,8 +191,8 @@ fn start_with(name: &str, program: &Path, args: &[String], env: &[(&str, &str)])
 
 fn bridge() -> Result<()> {
     let ip = |args: &str| shell::output(Command::new("ip").args(args.split(' ')));
-    // An address of its own: else it takes its ports' lowest, a new pod changes it, and the others talk to nobody for as long
-    // as their neighbour tables keep the old one.
+    // An address of its own: else it takes its ports' lowest, a new pod changes it, and the others talk to nobody for
+    // as long as their neighbour tables keep the old one.
     ip(&format!("link add {BRIDGE} address 02:6f:62:73:76:00 type bridge"))?;
     ip(&format!("addr add {GATEWAY}/16 dev {BRIDGE}"))?;
     ip(&format!("addr add {API}/32 dev {BRIDGE}"))?;

@@ -324,8 +324,8 @@ fn limit_met(stage: &Stage) -> Result<()> {
 fn throttled(stage: &Stage) -> Result<()> {
     let daemon = daemon(stage, &[])?;
     let group = group(stage, "slow")?;
-    // The sleep at each return to user space grows with the square of what is above memory.high (kernel: mm/memcontrol.c,
-    // calculate_high_delay): a short way from one to the other is gone in a moment, a long one never.
+    // The sleep at each return to user space grows with the square of what is above memory.high (kernel:
+    // mm/memcontrol.c, calculate_high_delay): a short way from one to the other is gone in a moment, a long one never.
     group.throttle(39 * MIB)?;
     group.limit(40 * MIB)?;
     oom(stage, &daemon, &group, "spike --peak 64 --steady 10 --ramp 0.1", "container")?;

@@ -1,0 +1,242 @@
+//! What stays true of the source and neither the compiler nor clippy checks.
+
+#![allow(clippy::unwrap_used)] // all of it is test; clippy takes only the marked functions for that
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+const COLUMNS: usize = 120;
+const LINES: usize = 400;
+
+/// Files above `LINES`, with the reason.
+const LONG: &[(&str, &str)] = &[
+    ("observer-core/src/advice/checks.rs", "one list of checks, each a few lines"),
+    ("observer-core/src/attribution.rs", "one stage and its tests"),
+    ("observer-core/src/attribution/cgroup_path.rs", "a table of runtimes and its tests"),
+    ("observer-core/src/cause/decide.rs", "the decision table and its tests"),
+    ("observer-core/src/container/lifecycle.rs", "half of it tests"),
+    ("observer-core/src/ledger.rs", "the changes of a workload, half of it tests"),
+    ("observer-core/src/model/event.rs", "one list of what sources say"),
+    ("observer-core/src/model/finding.rs", "one list of what the core concludes"),
+    ("observer/src/app.rs", "the only wiring of the live daemon"),
+    ("observer/src/commands/analyse/clock.rs", "a table of notations of time and its tests"),
+    ("observer/src/commands/analyse/format/csv.rs", "one format and its tests"),
+    ("observer/src/config.rs", "one list of settings and its tests"),
+    ("observer/src/sinks/metrics/container.rs", "one list of metrics"),
+    ("tests/cluster/causes.rs", "two observers, what they report and how it is judged"),
+    ("tests/cluster/scenes.rs", "one list of scenes"),
+    ("tests/src/bin/bench_faults.rs", "one run of all figures"),
+    ("tests/src/bin/bench_stability.rs", "one run of all figures"),
+    ("tests/src/synthetic.rs", "one list of classes of start-ups"),
+    ("tests/tests/live/kernel.rs", "one test per probe"),
+    ("xtask/src/dashboards.rs", "one list of panels"),
+];
+
+/// Where the observer reads a clock besides clock.rs, with the reason. Time of events never comes from there.
+const CLOCKS: &[(&str, &str)] = &[
+    ("observer/src/app.rs", "when the next reading is due"),
+    ("observer/src/http/auth.rs", "how old the answer to a token is"),
+    ("observer/src/http/rendered.rs", "how old a rendered answer is"),
+    ("observer/src/ledger/lease.rs", "when this process saw the lease change"),
+    ("observer/src/sources/kubernetes.rs", "when to ask again"),
+    ("observer/src/sources/ledger_client.rs", "when to ask again"),
+];
+
+/// Who names the prometheus crate besides the metrics, with the reason.
+const PROMETHEUS: &[(&str, &str)] = &[
+    ("observer/src/http/server.rs", "hands the registry from the metrics to the route"),
+    ("observer/src/ledger/metrics.rs", "the metrics of the other daemon"),
+];
+
+/// The model is the vocabulary: everything uses it. What of it names another module, with the reason.
+const MODEL: &[(&str, &str)] = &[
+    ("observer-core/src/model/event.rs", "a history that is restored is an event"),
+    ("observer-core/src/model/finding.rs", "a finding carries what a stage concluded"),
+];
+
+/// Comment lines beyond `COLUMNS` in the crates that are still being reworded; it only falls.
+const LONG_COMMENTS_LEFT: usize = 130;
+
+struct Source {
+    /// From the workspace's root.
+    path: String,
+    text: String,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// Everything that is text and not built.
+fn sources() -> Vec<Source> {
+    let root = root();
+    let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().flatten() {
+            let path = entry.path();
+            let name = entry.file_name().into_string().unwrap();
+            if path.is_dir() {
+                let built = ["target", ".git", "node_modules", "corpus", "artifacts", "coverage"];
+                if !built.contains(&name.as_str()) {
+                    folders.push(path);
+                }
+            } else if let Ok(text) = fs::read_to_string(&path)
+                && name != ".git"
+            {
+                let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    assert!(found.len() > 100, "these are not all sources: {}", found.len());
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+fn rust() -> impl Iterator<Item = Source> {
+    sources().into_iter().filter(|source| source.path.ends_with(".rs"))
+}
+
+/// The files found are exactly those that are listed.
+fn only(listed: &[(&str, &str)], found: BTreeSet<String>, what: &str) {
+    let listed: BTreeSet<String> = listed.iter().map(|(path, _)| (*path).to_owned()).collect();
+    let more: Vec<_> = found.difference(&listed).collect();
+    assert!(more.is_empty(), "{what}: {more:#?}");
+    let stale: Vec<_> = listed.difference(&found).collect();
+    assert!(stale.is_empty(), "listed, and no longer so ({what}): {stale:#?}");
+}
+
+#[test]
+fn only_metrics_name_the_prometheus_crate() {
+    let names = |source: &Source| source.text.lines().any(|line| line.trim().starts_with("use prometheus::"));
+    let found =
+        rust().filter(|source| !source.path.starts_with("observer/src/sinks/metrics") && names(source));
+    only(PROMETHEUS, found.map(|source| source.path).collect(), "names the prometheus crate");
+}
+
+#[test]
+fn clocks_are_read_where_it_says_why() {
+    let reads = ["Instant::now", "SystemTime::now", "Timestamp::now", "Zoned::now", "clock_gettime("];
+    let ours = |path: &str| path.starts_with("observer/") || path.starts_with("observer-core/");
+    let found = rust().filter(|source| {
+        let code = source.text.split("#[cfg(test)]").next().unwrap_or_default();
+        ours(&source.path)
+            && source.path != "observer/src/clock.rs"
+            && reads.iter().any(|read| code.contains(read))
+    });
+    only(CLOCKS, found.map(|source| source.path).collect(), "reads a clock");
+}
+
+#[test]
+fn the_core_touches_nothing() {
+    let edges = ["std::fs", "std::net", "std::env", "std::process", "std::thread", "std::os", "std::time::"];
+    for source in rust().filter(|source| source.path.starts_with("observer-core/src")) {
+        let code = source.text.split("#[cfg(test)]").next().unwrap_or_default();
+        for edge in edges {
+            let pure = edge == "std::time::" && !code.contains("Instant") && !code.contains("SystemTime");
+            assert!(pure || !code.contains(edge), "{} uses {edge}", source.path);
+        }
+    }
+}
+
+#[test]
+fn the_model_uses_nothing_but_itself() {
+    let uses = |source: &Source| {
+        let code = source.text.split("#[cfg(test)]").next().unwrap_or_default();
+        let others = |line: &str| line.starts_with("use crate::") && !line.starts_with("use crate::model");
+        code.lines().any(|line| others(line.trim()))
+    };
+    let found = rust().filter(|source| source.path.starts_with("observer-core/src/model/") && uses(source));
+    only(MODEL, found.map(|source| source.path).collect(), "uses what is not of the model");
+}
+
+/// Strings are for people and other programs to read, and rustfmt keeps them whole; comments it does not wrap.
+#[test]
+fn comments_fit_the_page() {
+    let mut long = Vec::new();
+    let mut left = 0;
+    for source in rust() {
+        for (number, line) in source.text.lines().enumerate() {
+            if line.trim().starts_with("//") && line.chars().count() > COLUMNS {
+                match source.path.starts_with("observer") {
+                    true => left += 1,
+                    false => long.push(format!("{}:{}", source.path, number + 1)),
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "above {COLUMNS} columns: {long:#?}");
+    assert!(left <= LONG_COMMENTS_LEFT, "{left} comment lines of the observer's crates are too long");
+}
+
+#[test]
+fn long_files_say_why() {
+    let found = rust().filter(|source| source.text.lines().count() > LINES);
+    only(LONG, found.map(|source| source.path).collect(), "has more lines than its reader's patience");
+}
+
+#[test]
+fn nothing_is_of_one_machine_or_left_for_later() {
+    let here = root().to_str().unwrap().to_owned() + "/";
+    let machine = [here.as_str(), concat!("/ho", "me/"), concat!("/Us", "ers/"), concat!("/ro", "ot/")];
+    let later = [concat!("TO", "DO"), concat!("FIX", "ME")];
+    for source in sources() {
+        for part in machine.iter().chain(&later) {
+            let line = source.text.lines().position(|line| line.contains(part));
+            assert!(line.is_none(), "{}:{}: {part}", source.path, line.unwrap_or(0) + 1);
+        }
+    }
+}
+
+#[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let mut followed = 0;
+    for source in sources().iter().filter(|source| source.path.ends_with(".md")) {
+        let folder = root().join(&source.path).parent().unwrap().to_owned();
+        for link in source.text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next()) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { root().join(&source.path) } else { folder.join(file) };
+            assert!(file.exists(), "{} leads to {link}, which is not there", source.path);
+            assert!(
+                heading.is_empty() || headings(&file).contains(heading),
+                "{}: no heading {link}",
+                source.path
+            );
+            followed += 1;
+        }
+    }
+    assert!(followed > 10, "only {followed} links were found");
+}
+
+/// As a forge names them: lower case, blanks as hyphens, no punctuation.
+fn headings(file: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let titles =
+        text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let name = |title: &str| {
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    titles.map(name).collect()
+}
+
+/// Texts of the program, rules and manifests name documents too.
+#[test]
+fn every_document_that_is_named_is_there() {
+    let word = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_'));
+    let mut named = 0;
+    for source in sources().iter().filter(|source| !source.path.starts_with("tests/cases/")) {
+        for name in source.text.split(word).filter(|name| name.starts_with("docs/") && name.contains(".md")) {
+            let name = &name[..name.rfind(".md").unwrap() + 3];
+            assert!(root().join(name).is_file(), "{} names {name}, which is not there", source.path);
+            named += 1;
+        }
+    }
+    assert!(named > 10, "only {named} names were found");
+}
