@@ -3,5 +3,6 @@
 pub mod event;
 pub mod finding;
 pub mod kubernetes;
+pub mod printable;
 pub mod time;
 pub mod units;

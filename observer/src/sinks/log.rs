@@ -9,6 +9,7 @@ use observer_core::{
             Advised, Caused, Container, Ended, Finding, FindingKind, OomKilled, OomRole, OomScope, ScaleEvent,
         },
         kubernetes::ApiState,
+        printable::printable,
         units::{Bytes, Seconds},
     },
 };
@@ -17,8 +18,8 @@ use observer_core::{
 pub fn log(finding: &Finding) {
     match &finding.what {
         FindingKind::Probe(status) => probe(status),
-        FindingKind::OomKilled(killed) => tracing::warn!("{}", oom_killed(killed)),
-        FindingKind::StampedeBegan(_)
+        FindingKind::OomKilled(_)
+        | FindingKind::StampedeBegan(_)
         | FindingKind::ShortageForecast(_)
         | FindingKind::OomLinked(_)
         | FindingKind::Api(ApiState::Away { .. } | ApiState::Forbidden { .. }) => {
@@ -76,6 +77,11 @@ fn advice(advised: &Advised) -> Option<String> {
 
 /// One line for a finding that is news; also what `observer replay --story` prints.
 pub fn line(finding: &Finding) -> Option<String> {
+    // One event is one line, whatever processes, groups and pods are called.
+    text(finding).map(|text| printable(&text).into_owned())
+}
+
+fn text(finding: &Finding) -> Option<String> {
     Some(match &finding.what {
         FindingKind::Started(started) => {
             let name = name(&started.container);
@@ -231,7 +237,8 @@ pub fn line(finding: &Finding) -> Option<String> {
 fn oom_killed(killed: &OomKilled) -> String {
     let who = killed.container.as_ref().map_or("a process in no container".to_owned(), name);
     let victim = match killed.victim_command.as_str() {
-        "" => format!("{} process(es), unnamed", killed.kills),
+        "" if killed.victim_pid == 0 => format!("{} process(es), unnamed", killed.kills),
+        "" => format!("a process without a name (pid {})", killed.victim_pid),
         command => format!("{command} (pid {})", killed.victim_pid),
     };
     let exceeded = match (killed.scope, killed.limit) {
