@@ -29,7 +29,7 @@ use crate::{
     },
     ledger,
     recording::{
-        history_file,
+        folder, history_file,
         writer::{CannotRecord, Recorder},
     },
     sinks::{api_state::ApiView, log, metrics::Metrics},
@@ -91,6 +91,9 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let signals = Signals::new().map_err(CannotRun::Signals)?;
     let listener = server::bind(config.listen).await?;
     let recorder = config.record.as_deref().map(Recorder::create).transpose()?;
+    if let Some(path) = &config.state {
+        folder::make_above(path);
+    }
     let metrics = Metrics::default();
     let shared = Shared { registry: metrics.registry(), board: Arc::new(Mutex::new(ApiView::default())) };
     let (stop, stopped) = watch::channel(false);
@@ -153,7 +156,7 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
     let source = match settings.ledger {
         config::Ledger::Nobody => None,
         config::Ledger::At(address) => Some(ledger_client::Source::remote(address)),
-        config::Ledger::Embedded => Some(ledger_client::Source::Embedded(ledger::Shared::of(clock))),
+        config::Ledger::Embedded => Some(ledger_client::Source::Embedded(ledger::Shared::of(clock.clone()))),
     };
     let book = match &source {
         Some(ledger_client::Source::Embedded(shared)) => Some(shared.clone()),
@@ -166,11 +169,15 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
         }
     };
     match source {
-        None => kubernetes::watch(client, settings.node, None, events).await,
+        None => kubernetes::watch(client, clock, settings.node, None, events).await,
         Some(source) => {
             let (came, coming) = mpsc::channel(1024);
             let asking = ledger_client::ask(source, coming, events.clone());
-            tokio::join!(kubernetes::watch(client, settings.node, Some(came), events), asking, embedded);
+            tokio::join!(
+                kubernetes::watch(client, clock, settings.node, Some(came), events),
+                asking,
+                embedded
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Events to a file and back; what is remembered of workloads over restarts.
 
+pub mod folder;
 pub mod history_file;
 pub mod replay;
 pub mod writer;

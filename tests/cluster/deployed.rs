@@ -30,8 +30,17 @@ fn overlay(name: &str) -> String {
     shell::root().join("deploy").join(name).display().to_string()
 }
 
+/// What agents of earlier tests learned, which would change what later ones say.
+pub fn forget() -> Result<()> {
+    match fs::remove_dir_all("/var/lib/memory-observer") {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("cannot forget"),
+        _ => Ok(()),
+    }
+}
+
 fn ready_soon(suite: &Suite) -> Result<()> {
     suite.import_image()?;
+    forget()?;
     let cluster = &suite.cluster;
     let began = Instant::now();
     cluster.kubectl(&["apply", "-k", &overlay("")])?;
@@ -47,11 +56,12 @@ fn ready_soon(suite: &Suite) -> Result<()> {
 /// The DaemonSet with the ledger. There is no service proxy on this node, so that the agents get the pod's own address.
 pub fn apply(suite: &Suite) -> Result<()> {
     suite.import_image()?;
+    forget()?;
     let cluster = &suite.cluster;
     cluster.kubectl(&["apply", "-k", &overlay("")])?;
     cluster.apply(&suite.secret(&[LEDGER])?)?;
     cluster.kubectl(&["apply", "-k", &overlay("ledger")])?;
-    cluster.wait("one ready ledger of two", Duration::from_secs(60), || ledger_ip(cluster).map(|_| true))?;
+    ledger_ready(cluster)?;
     let alias = format!(
         "{{\"spec\":{{\"template\":{{\"spec\":{{\"hostAliases\":[{{\"ip\":\"{}\",\"hostnames\":[\"{LEDGER}\"]}}]}}}}}}}}",
         ledger_ip(cluster)?
@@ -60,12 +70,18 @@ pub fn apply(suite: &Suite) -> Result<()> {
     ready(cluster)
 }
 
+/// Waits until the Deployment is complete: all of it is of the newest template, and ready.
+pub fn ledger_ready(cluster: &Cluster) -> Result<()> {
+    let status = ["rollout", "status", "deployment/observer-ledger", "-n", "observer", "--timeout=60s"];
+    cluster.kubectl(&status).map(|_| ())
+}
+
 fn ledger_ip(cluster: &Cluster) -> Result<String> {
     let path = "jsonpath={range .items[*]}{.status.containerStatuses[0].ready} {.status.podIP}{\"\\n\"}{end}";
     let name = "app.kubernetes.io/name=observer-ledger";
     let pods = cluster.kubectl(&["get", "pods", "-n", "observer", "-l", name, "-o", path])?;
     let ready: Vec<&str> = pods.lines().filter_map(|line| line.strip_prefix("true ")).collect();
-    ensure!(ready.len() == 1, "exactly one replica must be ready: {pods:?}");
+    ensure!(ready.len() == 1, "exactly one must be ready: {pods:?}");
     Ok(ready[0].to_owned())
 }
 
@@ -107,6 +123,7 @@ pub fn address(cluster: &Cluster) -> Result<String> {
 }
 
 pub fn remove(cluster: &Cluster) -> Result<()> {
+    forget()?;
     cluster.kubectl(&["delete", "deployment", "deployed", "--ignore-not-found"])?;
     cluster.kubectl(&["delete", "-k", &overlay("ledger"), "--ignore-not-found", "--timeout=60s"]).map(|_| ())
 }

@@ -9,11 +9,13 @@ mod deployed;
 mod e2e;
 mod grafana;
 mod links;
+mod mounts;
 mod outage;
 mod queries;
 mod scenes;
 mod scrape;
 mod secured;
+mod upgrade;
 
 use std::{
     fs,
@@ -163,8 +165,10 @@ fn run() -> Result<Conclusion> {
         grafana::cases(),
         chart::cases(),
         bad_input::cases(),
+        mounts::cases(),
         secured::cases(),
         deployed::cases(),
+        upgrade::cases(),
         e2e::cases(),
     ];
     let suite = Arc::new(Suite {

@@ -204,6 +204,10 @@ pub enum ApiState {
         #[serde(default)]
         blind: bool,
     },
+    /// Its clock and the node's are not the same.
+    Clock {
+        ahead_seconds: f64,
+    },
 }
 
 /// What happened to a workload, as the ledger saw it.

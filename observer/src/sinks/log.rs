@@ -22,7 +22,7 @@ pub fn log(finding: &Finding) {
         | FindingKind::StampedeBegan(_)
         | FindingKind::ShortageForecast(_)
         | FindingKind::OomLinked(_)
-        | FindingKind::Api(ApiState::Away { .. } | ApiState::Forbidden { .. }) => {
+        | FindingKind::Api(ApiState::Away { .. } | ApiState::Forbidden { .. } | ApiState::Clock { .. }) => {
             if let Some(line) = line(finding) {
                 tracing::warn!("{line}");
             }
@@ -120,6 +120,9 @@ fn text(finding: &Finding) -> Option<String> {
                 "the Kubernetes API does not answer: {why}; containers are measured, who they are and why they started waits"
             ),
             ApiState::Forbidden { what, lost, .. } => format!("the Kubernetes API forbids {what}; {lost}"),
+            ApiState::Clock { ahead_seconds } => format!(
+                "the API server's clock is {ahead_seconds:+.1} s ahead of this node's; causes compare the two, and are less sure beyond 2 s"
+            ),
         },
         FindingKind::ScaleEventBegan(event) => {
             format!("{}: pods of it come to this node", scale_event(event))

@@ -34,13 +34,37 @@ pub use reach::{ApiClock, CannotConnect, client, connect};
 const BUDGET: u32 = 10;
 /// Most jitter before a look-up, so that the agents of a cluster do not ask all at once.
 const JITTER: Duration = Duration::from_secs(2);
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 /// Looks at an owner that is not there yet, or cannot be had.
 const TRIES: u32 = 3;
 
 /// Watches until the receiver is gone. Failures are events, never the end. `came`: is told the owner of each new pod.
-pub async fn watch(client: Client, node: String, came: Option<mpsc::Sender<Uid>>, out: mpsc::Sender<Event>) {
+pub async fn watch(
+    client: Client,
+    clock: ApiClock,
+    node: String,
+    came: Option<mpsc::Sender<Uid>>,
+    out: mpsc::Sender<Event>,
+) {
     let (wanted, asked) = mpsc::channel(1024);
-    tokio::join!(pods(client.clone(), &node, &out, wanted, came), owners(client, asked, &out));
+    tokio::join!(
+        pods(client.clone(), &node, &out, wanted, came),
+        owners(client, asked, &out),
+        clocks(&clock, &out)
+    );
+}
+
+/// Reports how far the API server's clock is from this host's, whenever that changes.
+async fn clocks(clock: &ApiClock, out: &mpsc::Sender<Event>) {
+    let mut last = 0.0;
+    while !out.is_closed() {
+        sleep(LOOK_AT_CLOCK).await;
+        let ahead_seconds = clock.ahead_seconds();
+        if (ahead_seconds - last).abs() >= 0.5 {
+            last = ahead_seconds;
+            let _ = out.send(event(EventKind::Api(ApiState::Clock { ahead_seconds }))).await; // stopping already
+        }
+    }
 }
 
 fn event(what: EventKind) -> Event {

@@ -58,9 +58,15 @@ static API: Declaration = Declaration {
     labels: &[],
     help: "1 while the Kubernetes API answers; absent outside Kubernetes.",
 };
+static CLOCK: Declaration = Declaration {
+    name: "observer_api_clock_ahead_seconds",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "How far the API server's clock is ahead of this node's, as far as its answers prove it: 0 where both may be the same; absent outside Kubernetes.",
+};
 
 pub static ALL: &[&Declaration] =
-    &[&EVENTS, &OOM_KILLS, &PODS, &STARTING, &PEAKS, &OVERSHOOT, &STALLS, &SETTLED, &API];
+    &[&EVENTS, &OOM_KILLS, &PODS, &STARTING, &PEAKS, &OVERSHOOT, &STALLS, &SETTLED, &API, &CLOCK];
 
 pub struct Families {
     events: CounterVec,
@@ -72,6 +78,7 @@ pub struct Families {
     stalls: GaugeVec,
     settled: GaugeVec,
     api: GaugeVec,
+    clock: GaugeVec,
 }
 
 impl Families {
@@ -86,6 +93,7 @@ impl Families {
             stalls: STALLS.gauges(registry),
             settled: SETTLED.gauges(registry),
             api: API.gauges(registry),
+            clock: CLOCK.gauges(registry),
         }
     }
 
@@ -103,14 +111,20 @@ impl Families {
                 self.oom_kills.with_label_values(&with_role(&linked.scale_event, linked.role)).inc();
             }
             FindingKind::ScaleEventEnded(ended) => self.ended(ended),
+            FindingKind::Api(ApiState::Clock { ahead_seconds }) => {
+                self.clock.with_label_values(&[] as &[&str]).set(*ahead_seconds);
+            }
             FindingKind::Api(state) => {
                 let up = match state {
                     ApiState::Watching { .. }
                     | ApiState::Away { .. }
                     | ApiState::Forbidden { blind: true, .. } => 0.0,
                     ApiState::Synced => 1.0,
-                    ApiState::Forbidden { blind: false, .. } => return,
+                    ApiState::Forbidden { blind: false, .. } | ApiState::Clock { .. } => return,
                 };
+                if matches!(state, ApiState::Watching { .. }) {
+                    self.clock.with_label_values(&[] as &[&str]).set(0.0);
+                }
                 self.api.with_label_values(&[] as &[&str]).set(up);
             }
             _ => {}
