@@ -39,6 +39,7 @@ const UNKNOWN_CGROUP: Duration = Duration::from_secs(90);
 
 /// What goes on to the next stage.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are events")]
 pub enum Admitted<'a> {
     /// A container is reported from here on. `pod`: its pod's key and its id.
     Opened { container: Container, pod: Option<PodKey> },
