@@ -27,7 +27,7 @@ use crate::{
         server::{self, Protection, Shared},
         tls,
     },
-    ledger,
+    ledger, memory,
     recording::{
         folder, history_file,
         writer::{CannotRecord, Recorder},
@@ -105,7 +105,8 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     tracing::info!("serving {scheme}://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
     let host = HostTask::open(&config, began)?;
-    give_back();
+    // Loading the programs read all of the kernel's types, and nothing later needs as much.
+    memory::give_back();
     let (events, received) = mpsc::channel(CHANNEL);
     let cluster =
         config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events.clone())));
@@ -185,15 +186,6 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
 fn write(path: &Path, text: &str) -> Result<(), CannotRun> {
     std::fs::write(path, text)
         .map_err(|source| CannotRun::MetricsAtExit { path: path.display().to_string(), source })
-}
-
-/// Loading the programs read all of the kernel's types; the allocator keeps that memory, and nothing later needs as much.
-fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no preconditions (malloc_trim(3)).
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

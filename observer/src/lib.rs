@@ -21,6 +21,7 @@ pub mod config;
 pub mod descriptors;
 pub mod http;
 pub mod ledger;
+pub mod memory;
 pub mod recording;
 pub mod sinks;
 pub mod sources;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     ledger::Shared,
+    memory,
     sources::kubernetes::{metadata, owner, reach},
 };
 use observer_core::{
@@ -128,6 +129,7 @@ impl Watch {
                     for (uid, _) in known.extract_if(|_, listed| !*listed) {
                         gone(&self.shared, &uid);
                     }
+                    memory::give_back(); // a page was in memory as text and as objects
                     let _ = self.listed.send(()).await; // nobody counts any more
                 }
                 Ok(Some(watcher::Event::Delete(object))) => {
