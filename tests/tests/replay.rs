@@ -59,8 +59,8 @@ fn told(events: &str) -> Vec<String> {
     let mut lines = Vec::new();
     replay::replay(events.as_bytes(), |finding| lines.extend(log::line(finding)))
         .unwrap_or_else(|error| panic!("{error}"));
-    let cause = |line: String| match line.split_once(" (0.") {
-        Some((cause, _)) if cause.contains("it started because of") => cause.to_owned(),
+    let cause = |line: String| match line.split_once(" (confidence 0.") {
+        Some((cause, _)) if cause.contains("start cause") => cause.to_owned(),
         _ => line,
     };
     lines.into_iter().map(cause).collect()

@@ -100,10 +100,10 @@ fn text(finding: &Finding) -> Option<String> {
         }
         FindingKind::Caused(Caused { container, decision, before, .. }) if !decision.evidence.is_empty() => {
             let instead = before.as_ref().map_or(String::new(), |before| {
-                format!(" (had been taken for {}, {:.2})", before.cause.name(), before.confidence)
+                format!(" (previously {}, confidence {:.2})", before.cause.name(), before.confidence)
             });
             format!(
-                "{}: it started because of {} ({:.2}): {}{instead}",
+                "{}: start cause {} (confidence {:.2}): {}{instead}",
                 name(container),
                 decision.cause.name(),
                 decision.confidence,
@@ -111,24 +111,29 @@ fn text(finding: &Finding) -> Option<String> {
             )
         }
         FindingKind::Identified { container, before } => {
-            format!("{}: that is who {}/{} is", name(container), before.pod, before.container)
+            format!(
+                "{}: identified; previously reported as {}/{}",
+                name(container),
+                before.pod,
+                before.container
+            )
         }
         FindingKind::Api(state) => match state {
             ApiState::Watching { node, .. } => format!("watching the pods of node {node}"),
             ApiState::Synced => "every pod of this node is known".to_owned(),
             ApiState::Away { why } => format!(
-                "the Kubernetes API does not answer: {why}; containers are measured, who they are and why they started waits"
+                "the Kubernetes API does not answer: {why}; measurement continues, pod names and start causes are delayed"
             ),
-            ApiState::Forbidden { what, lost, .. } => format!("the Kubernetes API forbids {what}; {lost}"),
+            ApiState::Forbidden { what, lost, .. } => format!("{what}; {lost}"),
             ApiState::Clock { ahead_seconds } => format!(
                 "the API server's clock is {ahead_seconds:+.1} s ahead of this node's; causes compare the two, and are less sure beyond 2 s"
             ),
         },
         FindingKind::ScaleEventBegan(event) => {
-            format!("{}: pods of it come to this node", scale_event(event))
+            format!("{}: placing pods on this node", scale_event(event))
         }
         FindingKind::ScaleEventEnded(ended) => format!(
-            "{}: over on this node, {} container(s), up to {} starting at once, peaks {} together, {} of it overshoot, stalled {}, {} OOM kill(s) of its own and {} of others{}",
+            "{}: finished on this node: {} container(s) (at most {} starting concurrently), sum of peaks {}, of which overshoot {}, stalled {}, {} OOM kill(s) of its own and {} of others{}",
             scale_event(&ended.event),
             ended.pods,
             ended.starting_max,
@@ -144,11 +149,11 @@ fn text(finding: &Finding) -> Option<String> {
         ),
         FindingKind::Advised(advised) => return advice(advised),
         FindingKind::OomLinked(linked) => format!(
-            "{}: the OOM kill was {} {}",
+            "{}: OOM kill {} {}",
             name(&linked.container),
             match linked.role {
                 OomRole::Victim => "of a container made by",
-                OomRole::UnderWay => "while start-ups were under way of",
+                OomRole::UnderWay => "while containers were starting that were made by",
             },
             scale_event(&linked.scale_event),
         ),
@@ -172,7 +177,7 @@ fn text(finding: &Finding) -> Option<String> {
             )
         }
         FindingKind::Stable(stable) => format!(
-            "{}: stable after {} at {}, overshoot {:.2} (known {} after start)",
+            "{}: stable after {} at {}, overshoot {:.2} (confirmed at {})",
             name(&stable.container),
             Seconds(stable.seconds),
             Bytes(stable.level),
@@ -180,7 +185,7 @@ fn text(finding: &Finding) -> Option<String> {
             Seconds(stable.confirmed_seconds),
         ),
         FindingKind::LateStep { container, stable, before_seconds } => format!(
-            "{}: stepped to a new level, {} after {}; it had looked stable after {}",
+            "{}: new plateau {} at {}; was reported stable at {}",
             name(container),
             Bytes(stable.level),
             Seconds(stable.seconds),

@@ -162,7 +162,7 @@ fn refusal(error: &watcher::Error) -> ApiState {
             if status.code == 403 =>
         {
             ApiState::Forbidden {
-                what: "to list and watch pods".into(),
+                what: "the Kubernetes API forbids to list and watch pods".into(),
                 lost: "containers are reported by uid, causes are unknown; grant the agent's ClusterRole"
                     .into(),
                 blind: true,
@@ -206,8 +206,8 @@ async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::
                     let kind = reference.kind.clone();
                     if refused.insert(kind.clone(), ()).is_none() {
                         let state = ApiState::Forbidden {
-                            what: format!("or fails to get {kind} {}: {error}", reference.name),
-                            lost: "causes of its pods are less sure; grant the agent's ClusterRole".into(),
+                            what: format!("cannot get {kind} {}: {error}", reference.name),
+                            lost: "causes of its pods are less certain; grant the agent's ClusterRole if that is forbidden".into(),
                             blind: false,
                         };
                         if out.send(event(EventKind::Api(state))).await.is_err() {

@@ -123,8 +123,8 @@ pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::S
                 records.into_iter().filter(new).collect::<Vec<_>>()
             }
             Err(why) if !std::mem::replace(&mut away, true) => {
-                let what = format!("questions to the ledger, or the ledger does not answer: {why}");
-                let lost = "causes are told from one look at the owners, and are less sure".to_owned();
+                let what = format!("the ledger is unavailable: {why}");
+                let lost = "causes are inferred from metadata and less certain".to_owned();
                 let state = EventKind::Api(ApiState::Forbidden { what, lost, blind: false });
                 if out.send(Event { at: clock::now(), what: state }).await.is_err() {
                     return;

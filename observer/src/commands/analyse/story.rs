@@ -89,7 +89,7 @@ impl Analysis {
                 } else {
                     String::new()
                 };
-                format!("stable after {}{exact} (known after {}){end}", Seconds(at), Seconds(known))
+                format!("stable after {}{exact} (confirmed at {}){end}", Seconds(at), Seconds(known))
             }
             ("drifting", _) => {
                 let rate = self.drift_bytes_per_second;
