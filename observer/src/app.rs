@@ -32,7 +32,7 @@ use crate::{
         folder, history_file,
         writer::{CannotRecord, Recorder},
     },
-    sinks::{api_state::ApiView, log, metrics::Metrics},
+    sinks::{api_state::NodeState, log, metrics::Metrics},
     sources::{
         cgroup::{
             sampler::{self, Sampler},
@@ -95,7 +95,7 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         folder::make_above(path);
     }
     let metrics = Metrics::default();
-    let shared = Shared { registry: metrics.registry(), board: Arc::new(Mutex::new(ApiView::default())) };
+    let shared = Shared { registry: metrics.registry(), state: Arc::new(Mutex::new(NodeState::default())) };
     let (stop, stopped) = watch::channel(false);
 
     let protection = protection(&config).await?;
@@ -387,10 +387,10 @@ impl Core {
     fn take(&mut self, event: &Event) {
         self.record(event);
         let findings = self.pipeline.step(event);
-        let mut board = self.shared.board();
+        let mut shown = self.shared.state();
         for finding in &findings {
             self.metrics.apply(finding);
-            board.apply(finding);
+            shown.apply(finding);
             log::log(finding);
             if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
                 state.changed = true;
@@ -402,10 +402,10 @@ impl Core {
         {
             state.save(&self.pipeline);
         }
-        if matches!(event.what, EventKind::Tick) && !board.seeded {
-            board.seeded = true;
+        if matches!(event.what, EventKind::Tick) && !shown.seeded {
+            shown.seeded = true;
             let took = event.at.since(self.began);
-            match board.ready() {
+            match shown.ready() {
                 Ok(()) => tracing::info!("ready after {} ms", took.as_millis()),
                 Err(missing) => tracing::warn!("not ready: {missing}; `observer check` says how to mend it"),
             }

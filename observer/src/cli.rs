@@ -43,6 +43,12 @@ pub enum Command {
         /// Print the findings worth reading as text instead of the metrics
         #[arg(long, conflicts_with = "findings")]
         story: bool,
+        /// Show it in the page, as the daemon would: serve page, API and metrics at this address until Ctrl-C
+        #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["findings", "story"])]
+        serve: Option<std::net::SocketAddr>,
+        /// How fast it is played while it is served, times as it was [default: all at once]
+        #[arg(long, value_name = "TIMES", requires = "serve", value_parser = crate::recording::serve::parse_speed)]
+        speed: Option<f64>,
     },
     /// Tell the story of a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
     ///

@@ -1,6 +1,7 @@
 //! Serving over HTTP: what a client can hold, who may ask, certificates, routes.
 
 pub mod accept;
+pub mod api;
 pub mod auth;
 pub mod browser;
 pub mod rendered;

@@ -13,7 +13,7 @@ use observer::{
     cli::{Cli, Command, Document},
     commands::analyse,
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
-    recording::replay,
+    recording::{self, replay},
     sinks::log,
     sources::kernel::support::Support,
 };
@@ -27,7 +27,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(flags) => run(&flags),
         Command::Check { roots } => check(roots),
-        Command::Replay { recording, findings, story } => replay(&recording, findings, story),
+        Command::Replay { recording, serve: Some(address), speed, .. } => serve(&recording, address, speed),
+        Command::Replay { recording, findings, story, .. } => replay(&recording, findings, story),
         Command::Analyse { file, json, plot, limit, ended, series, interval } => {
             let reading = analyse::Reading { series, interval };
             analyse(&file, json, plot.as_deref(), &analyse::Options { limit, ended, reading })
@@ -133,6 +134,16 @@ fn replay(path: &Path, findings: bool, story: bool) -> Done {
     Ok(())
 }
 
+fn serve(path: &Path, address: std::net::SocketAddr, speed: Option<f64>) -> Done {
+    log_to_stderr(LogFormat::Text, "info");
+    let recording = open(path)?;
+    runtime()?.block_on(recording::serve::serve(recording, path, address, speed)).map_err(|error| {
+        let code =
+            if matches!(error, recording::serve::CannotServe::Recording { .. }) { BAD_INPUT } else { FAILED };
+        (code, error.to_string())
+    })
+}
+
 fn analyse(path: &Path, json: bool, plot: Option<&Path>, options: &analyse::Options) -> Done {
     let analysed = analyse::analyse(open(path)?, options)
         .map_err(|error| (BAD_INPUT, format!("{}: {error}", path.display())))?;
@@ -150,9 +161,9 @@ fn analyse(path: &Path, json: bool, plot: Option<&Path>, options: &analyse::Opti
 }
 
 /// A file, or standard input for `-`.
-fn open(path: &Path) -> Result<Box<dyn BufRead>, (u8, String)> {
+fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, (u8, String)> {
     if path.to_str() == Some("-") {
-        return Ok(Box::new(io::stdin().lock()));
+        return Ok(Box::new(BufReader::new(io::stdin())));
     }
     match File::open(path) {
         Ok(file) => Ok(Box::new(BufReader::new(file))),

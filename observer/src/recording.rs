@@ -3,4 +3,5 @@
 pub mod folder;
 pub mod history_file;
 pub mod replay;
+pub mod serve;
 pub mod writer;

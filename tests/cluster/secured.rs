@@ -77,9 +77,9 @@ fn those_who_may(suite: &Suite) -> Result<()> {
         ("/metrics", "no token", None, "401"),
         ("/metrics", "a made-up token", Some("made.up.token"), "401"),
         ("/metrics", "a stranger's token", Some(&stranger), "403"),
-        ("/api/state", "a stranger's token", Some(&stranger), "403"),
+        ("/api/v1/state", "a stranger's token", Some(&stranger), "403"),
         ("/metrics", "a reader's token", Some(&reader), "200"),
-        ("/api/advice", "a reader's token", Some(&reader), "200"),
+        ("/api/v1/advice", "a reader's token", Some(&reader), "200"),
         ("/", "a reader's token", Some(&reader), "200"),
     ] {
         let (status, body) = get(cluster, path, token)?;

@@ -17,6 +17,32 @@ fn generated_docs_are_fresh() {
     }
 }
 
+/// The digest of the page's sources is in the built page: as `web/build.mjs` makes it.
+#[test]
+fn the_built_page_is_of_these_sources() {
+    use sha2::{Digest, Sha256};
+    let mut names: Vec<String> = ["build.mjs", "package.json", "package-lock.json"].map(str::to_owned).into();
+    for entry in fs::read_dir(workspace("web/src")).unwrap() {
+        names.push(format!("src/{}", entry.unwrap().file_name().into_string().unwrap()));
+    }
+    names.sort();
+    let mut hash = Sha256::new();
+    for name in &names {
+        hash.update(format!("{name}\n"));
+        hash.update(fs::read(workspace("web").join(name)).unwrap());
+    }
+    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let page = fs::read_to_string(workspace("observer/src/http/web/page.html")).unwrap();
+    assert!(
+        page.contains(&digest),
+        "observer/src/http/web/ is not what web/src says: in web/, npm ci && npm run build"
+    );
+    let files =
+        ["page.html", "page.js", "page.css"].map(|name| workspace("observer/src/http/web").join(name));
+    let bytes: u64 = files.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    assert!(bytes < 300 << 10, "{bytes} bytes");
+}
+
 #[test]
 fn every_declared_program_is_in_the_object_and_the_reverse() {
     let Some(bytes) = observer::sources::kernel::object::embedded() else {

@@ -25,6 +25,7 @@ const LONG: &[(&str, &str)] = &[
     ("observer/src/commands/analyse/clock.rs", "a table of notations of time and its tests"),
     ("observer/src/commands/analyse/format/csv.rs", "one format and its tests"),
     ("observer/src/config.rs", "one list of settings and its tests"),
+    ("observer/src/sinks/api_state.rs", "one fold of all findings and its tests"),
     ("observer/src/sinks/metrics/container.rs", "one list of metrics"),
     ("tests/cluster/causes.rs", "two observers, what they report and how it is judged"),
     ("tests/cluster/scenes.rs", "one list of scenes"),
@@ -38,9 +39,11 @@ const LONG: &[(&str, &str)] = &[
 /// Where the observer reads a clock besides clock.rs, with the reason. Time of events never comes from there.
 const CLOCKS: &[(&str, &str)] = &[
     ("observer/src/app.rs", "when the next reading is due"),
+    ("observer/src/http/api.rs", "when a stream has to end"),
     ("observer/src/http/auth.rs", "how old the answer to a token is"),
     ("observer/src/http/rendered.rs", "how old a rendered answer is"),
     ("observer/src/ledger/lease.rs", "when this process saw the lease change"),
+    ("observer/src/recording/serve.rs", "how fast a recording is played"),
     ("observer/src/sources/kubernetes.rs", "when to ask again"),
     ("observer/src/sources/ledger_client.rs", "when to ask again"),
 ];

@@ -15,6 +15,7 @@ mod setup;
 mod stage;
 mod statics;
 mod test;
+mod test_web;
 mod vm;
 
 use std::process::ExitCode;

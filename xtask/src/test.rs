@@ -13,14 +13,22 @@ use observer_tests::cluster::{control, missing, prepare};
 use crate::{
     build_ebpf, cluster, shell,
     statics::{self, Arch},
-    vm,
+    test_web, vm,
 };
 
 #[derive(clap::Args)]
 pub struct Options {
+    /// Only these: `web` is the page in Chromium
+    #[arg(value_enum)]
+    only: Option<Only>,
     /// Leave out what needs minutes: the live tests, on this machine's kernel and on others in virtual machines
     #[arg(long)]
     quick: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Only {
+    Web,
 }
 
 /// What all tests are built by, whether they run here, in a virtual machine or on the cluster.
@@ -38,6 +46,10 @@ struct Tally {
 
 pub fn test(options: &Options) -> Result<()> {
     let mut tally = Tally { began: Instant::now(), passed: 0, failed: Vec::new(), skipped: Vec::new() };
+    if let Some(Only::Web) = options.only {
+        tally.web();
+        return tally.close();
+    }
     let live = !options.quick;
     // Go's compiler beside Rust's: either waits for its last link alone.
     let kubernetes = (live && missing().is_none()).then(|| thread::spawn(prepare));
@@ -59,7 +71,9 @@ pub fn test(options: &Options) -> Result<()> {
     // What is live measures, and wants the machine for itself. An error comes again, with its own name, when the
     // cluster is due.
     let _ = kubernetes.map(JoinHandle::join);
-    for (name, minutes) in [("tidy", false), ("declarations", false), ("replay", false), ("live", true)] {
+    let suites =
+        [("tidy", false), ("declarations", false), ("replay", false), ("api", false), ("live", true)];
+    for (name, minutes) in suites {
         if minutes && options.quick {
             tally.skipped.push(format!("{name}: --quick"));
             continue;
@@ -67,9 +81,10 @@ pub fn test(options: &Options) -> Result<()> {
         tally.tests(name, cargo()?.args(["test", "--workspace", "--test", name]));
     }
     if options.quick {
-        let minutes = ["kernels in virtual machines: --quick", "cluster: --quick"];
+        let minutes = ["page: --quick", "kernels in virtual machines: --quick", "cluster: --quick"];
         tally.skipped.extend(minutes.map(str::to_owned));
     } else {
+        tally.web();
         tally.machines();
         tally.cluster();
     }
@@ -102,6 +117,19 @@ impl Tally {
             }
             Ok(false) => {}
             Err(error) => self.fail(name, &format!("{error:#}")),
+        }
+    }
+
+    /// The page in a browser. Where none can be had, skipped with the reason.
+    fn web(&mut self) {
+        self.begin("page");
+        match statics::program("observer").and_then(|observer| test_web::test(&observer)) {
+            Ok(test_web::Outcome::Skipped(why)) => self.skipped.push(format!("page: {why}")),
+            Ok(test_web::Outcome::Ran { passed, failed }) => {
+                self.passed += passed;
+                self.failed.extend(failed.into_iter().map(|name| format!("page: {name}")));
+            }
+            Err(error) => self.fail("page", &format!("{error:#}")),
         }
     }
 

@@ -172,7 +172,7 @@ fn long_name(kind: &str) -> String {
 }
 
 fn node(http: &http::Http, settings: &Settings) -> Result<Vec<Told>, String> {
-    let advised: Vec<Advised> = serde_json::from_value(http.get("/api/advice", &[])?)
+    let advised: Vec<Advised> = serde_json::from_value(http.get("/api/v1/advice", &[])?)
         .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))?;
     let told = |Advised { facts, .. }: Advised| {
         let advice = Advice::of(&facts, settings);

@@ -55,7 +55,7 @@ pub fn metrics_md() -> String {
 pub fn probes_md() -> String {
     let mut md = String::from(
         "# Probes\n\nGenerated from the declarations by `cargo xtask docs`; a test keeps it fresh. `observer check` says \
-         which of these hooks this host offers, `/api/probes` and `observer_probe_status` what was attached; \
+         which of these hooks this host offers, `/api/v1/probes` and `observer_probe_status` what was attached; \
          [kernels.md](kernels.md) what real kernels from 5.10 to the newest said.\n",
     );
     for probe in probes::ALL {

@@ -41,7 +41,7 @@ pub enum Admits {
     Accounts { audience: &'static str, allowed: Vec<String> },
     /// Whoever RBAC lets `get` this path (`nonResourceURLs`), as it is with the metrics of Kubernetes' own parts. One path
     /// stands for all that is served: `/api/*` of the cluster's own discovery is everybody's (ClusterRole
-    /// system:discovery), so a path such as /api/state would be, too.
+    /// system:discovery), so a path such as /api/v1/state would be, too.
     WhoMayGet(&'static str),
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     middleware::from_fn_with_state,
@@ -14,30 +14,30 @@ use axum::{
     routing::get,
 };
 use prometheus::Registry;
-use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::{
     http::{
         accept::{self, Limits},
+        api,
         auth::{self, Access},
         browser::{self, Hosts},
         rendered::Rendered,
         tls::Certificate,
     },
-    sinks::{api_state::ApiView, metrics},
+    sinks::{api_state::NodeState, metrics},
 };
 
 #[derive(Clone)]
 pub struct Shared {
     pub registry: Registry,
-    pub board: Arc<Mutex<ApiView>>,
+    pub state: Arc<Mutex<NodeState>>,
 }
 
 impl Shared {
-    /// A panic while holding the board cannot leave it half changed in a way that matters: it is a view.
-    pub fn board(&self) -> MutexGuard<'_, ApiView> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A panic while holding the state cannot leave it half changed in a way that matters: it is a view.
+    pub fn state(&self) -> MutexGuard<'_, NodeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,9 +68,6 @@ pub struct Protection {
 struct Serving {
     shared: Shared,
     metrics: Rendered,
-    state: Rendered,
-    scale_events: Rendered,
-    advice: Rendered,
 }
 
 /// Serves until `stop` resolves; requests under way are finished.
@@ -81,22 +78,14 @@ pub async fn serve(
     protection: Protection,
     stop: impl Future<Output = ()>,
 ) {
-    let serving = Serving {
-        shared,
-        metrics: Rendered::default(),
-        state: Rendered::default(),
-        scale_events: Rendered::default(),
-        advice: Rendered::default(),
-    };
+    let hub = shared.state().hub().clone();
+    let serving = Serving { shared: shared.clone(), metrics: Rendered::default() };
     let mut told = Router::new()
         .route("/", get(async || Html(include_str!("web/page.html"))))
         .route("/page.js", get(async || (SCRIPT, include_str!("web/page.js"))))
         .route("/page.css", get(async || (STYLE, include_str!("web/page.css"))))
         .route("/metrics", get(exposition))
-        .route("/api/probes", get(async |State(at): State<Serving>| Json(at.shared.board().probes.clone())))
-        .route("/api/state", get(state))
-        .route("/api/scale-events", get(scale_events))
-        .route("/api/advice", get(advice));
+        .merge(api::routes().with_state(shared));
     if let Some(access) = protection.access {
         told = told.layer(from_fn_with_state(access, auth::guard));
     }
@@ -105,6 +94,10 @@ pub async fn serve(
     if protection.tls.is_none() {
         router = protection.hosts.guard(router);
     }
+    let stop = async {
+        stop.await;
+        hub.close();
+    };
     accept::serve(listener, limits, protection.tls, browser::headers(router), stop).await;
 }
 
@@ -117,32 +110,8 @@ async fn exposition(State(at): State<Serving>, request: HeaderMap) -> Response {
 }
 
 async fn ready(State(at): State<Serving>) -> (StatusCode, String) {
-    match at.shared.board().ready() {
+    match at.shared.state().ready() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
     }
-}
-
-async fn state(State(at): State<Serving>, request: HeaderMap) -> Response {
-    json(&at.state, &request, &*at.shared.board())
-}
-
-async fn advice(State(at): State<Serving>, request: HeaderMap) -> Response {
-    json(&at.advice, &request, &at.shared.board().advice.values().collect::<Vec<_>>())
-}
-
-async fn scale_events(State(at): State<Serving>, request: HeaderMap) -> Response {
-    json(&at.scale_events, &request, &at.shared.board().scale_events)
-}
-
-/// Written while the board is locked, and straight to text: what is shown is of one moment, and copied once.
-fn json(text: &Rendered, request: &HeaderMap, what: &impl Serialize) -> Response {
-    text.answer(request, "application/json", || match serde_json::to_vec(what) {
-        Ok(json) => json,
-        // No key of ours is anything but text.
-        Err(error) => {
-            tracing::error!("cannot write JSON: {error}");
-            Vec::new()
-        }
-    })
 }

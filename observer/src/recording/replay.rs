@@ -7,6 +7,7 @@ use observer_core::{
     model::{
         event::{Event, EventKind},
         finding::Finding,
+        time::Time,
     },
     pipeline::Pipeline,
 };
@@ -35,9 +36,18 @@ pub struct Replayed {
 }
 
 /// Feeds every event to the pipeline; `each` is called with every finding.
-pub fn replay(mut recording: impl BufRead, mut each: impl FnMut(&Finding)) -> Result<Replayed, BadRecording> {
+pub fn replay(recording: impl BufRead, each: impl FnMut(&Finding)) -> Result<Replayed, BadRecording> {
+    replay_into(&mut Metrics::default(), recording, |_| {}, each)
+}
+
+/// The same into these metrics; `before` is called with the time of each event, before it.
+pub fn replay_into(
+    metrics: &mut Metrics,
+    mut recording: impl BufRead,
+    mut before: impl FnMut(Time),
+    mut each: impl FnMut(&Finding),
+) -> Result<Replayed, BadRecording> {
     let mut pipeline = Pipeline::default();
-    let mut metrics = Metrics::default();
     let mut replayed = Replayed { events: 0, findings: 0, metrics: String::new(), cut: false };
     let mut text = String::new();
     loop {
@@ -58,6 +68,7 @@ pub fn replay(mut recording: impl BufRead, mut each: impl FnMut(&Finding)) -> Re
             return Err(BadRecording::NoHost);
         }
         replayed.events += 1;
+        before(event.at);
         for finding in pipeline.step(&event) {
             replayed.findings += 1;
             metrics.apply(&finding);

@@ -1,222 +1,527 @@
-//! Findings -> what /api and the page show: every container's card, the probes, the last findings worth reading.
+//! Findings -> what /api/v1 and the page show. Everything is bounded: what does not fit is dropped and counted.
+//!
+//! Pure: no clock, no IO. Every second of the node ([`FindingKind::Node`]) is a *moment*; what changed since the last one
+//! is a delta, made only while somebody reads ([`stream`]).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
-use crate::sinks::log;
 use observer_core::{
-    cause::Decision,
     container::{curve::Curve, stability::HORIZON_SECONDS},
     model::{
-        event::{AttachOutcome, CgroupId, ProbeStatus},
+        event::{AttachOutcome, CgroupId, Host, Limit, Pressure, ProbeStatus},
         finding::{
-            Advised, Container, ContainerState, Finding, FindingKind, NodeMeasured, OomLinked, ScaleEvent,
-            ScaleEventEnded,
+            Advised, Container, ContainerState, Finding, FindingKind, NodeMeasured, OomKilled, OomLinked,
+            ScaleEvent,
         },
+        kubernetes::ApiState,
         time::Time,
     },
     workload::history::Workload,
 };
 
-/// Spans of a drawn curve.
-const SPANS: usize = 240;
-/// Findings kept for the page.
-const NEWS: usize = 100;
-const SCALE_EVENTS: usize = 50;
+use super::log;
 
-#[derive(Debug, Default, Serialize)]
-pub struct ApiView {
-    pub probes: Vec<ProbeStatus>,
-    pub node: Option<NodeMeasured>,
-    pub containers: BTreeMap<CgroupId, ContainerView>,
-    pub news: VecDeque<News>,
-    /// The last scale events whose pods came here, and what they did.
-    pub scale_events: VecDeque<Scaling>,
-    /// What is advised for each workload.
-    #[serde(skip)]
-    pub advice: BTreeMap<Workload, Advised>,
+pub mod answers;
+mod deltas;
+pub mod history;
+pub mod stream;
+pub mod view;
+mod workloads;
+
+use deltas::Changes;
+use history::{NodeHistory, Sample, UsageHistory, kib};
+use stream::Hub;
+use view::{
+    AlsoStarting, ContainerRef, ContainerView, CurveView, FindingView, KillView, KubernetesView, NodeView,
+    ProbeView, ScaleEventView, StartupView,
+};
+
+/// Spans of a curve while it is drawn, and of one that is kept.
+const SPANS: usize = 240;
+const KEPT_SPANS: usize = 60;
+const CONTAINERS: usize = 4096;
+/// Containers whose usage after start-up is kept for a day: the largest part of the memory here (4 KiB each).
+const WITH_HISTORY: usize = 1024;
+const WORKLOADS: usize = 2048;
+const STARTUPS: usize = 1024;
+const KILLS: usize = 200;
+const SCALE_EVENTS: usize = 100;
+const KILLS_OF_AN_EVENT: usize = 50;
+const FINDINGS: usize = 200;
+const PROBES: usize = 64;
+/// Others starting when somebody was killed, by name; the rest is a number.
+const ALSO_STARTING: usize = 12;
+/// A change of usage worth a row: what the curve's own error bound leaves open.
+const MOVED_BYTES: u64 = 256 << 10;
+
+#[derive(Debug, Default)]
+pub struct NodeState {
+    /// The file, if this is a recording.
+    recording: Option<String>,
+    host: Option<Host>,
     /// The tree has been walked: everything that was there is known.
     pub seeded: bool,
+    kubernetes: Option<KubernetesView>,
+    probes: Vec<ProbeView>,
+    missing: Vec<String>,
+    now: f64,
+    node: NodeView,
+    pressure: Option<(Time, Pressure)>,
+    node_kills: u32,
+    containers: BTreeMap<CgroupId, Card>,
+    startups: VecDeque<StartupView>,
+    next_startup: u64,
+    kills: VecDeque<KillView>,
+    next_kill: u64,
+    scale_events: VecDeque<ScaleEventView>,
+    findings: VecDeque<FindingView>,
+    advice: BTreeMap<Workload, Advised>,
+    history: NodeHistory,
+    dropped: Dropped,
+    changes: Changes,
+    hub: Hub,
 }
 
-/// A finding worth reading, and how it reads.
-#[derive(Debug, Serialize)]
-pub struct News {
-    pub text: String,
-    /// Somebody should look.
-    pub alarm: bool,
-    #[serde(flatten)]
-    pub finding: Finding,
+/// What did not fit, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Dropped {
+    pub containers: u64,
+    pub startups: u64,
+    pub kills: u64,
+    pub scale_events: u64,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Scaling {
-    pub event: ScaleEvent,
-    /// Absent while it is under way.
-    pub ended: Option<ScaleEventEnded>,
-    /// OOM kills it had a part in.
-    pub oom_kills: Vec<OomLinked>,
+#[derive(Debug)]
+struct Card {
+    view: ContainerView,
+    began: Option<Time>,
+    /// The start-up it is in, or was in last.
+    startup: Option<u64>,
+    curve: Curve<SPANS>,
+    history: Option<Box<UsageHistory>>,
+    changed: bool,
+    /// Usage in the last delta.
+    sent: u64,
 }
 
-#[derive(Debug, Serialize)]
-pub struct ContainerView {
-    #[serde(flatten)]
-    pub container: Container,
-    pub state: ContainerState,
-    pub started: Option<Time>,
-    /// Why it started, once that is known.
-    pub decision: Option<Decision>,
-    pub usage: u64,
-    pub working_set: u64,
-    pub limit: Option<u64>,
-    pub peak: u64,
-    pub startup_peak: Option<u64>,
-    pub startup_peak_seconds: Option<f64>,
-    pub time_to_stable_seconds: Option<f64>,
-    pub steady: Option<u64>,
-    pub overshoot: Option<f64>,
-    pub drift_bytes_per_second: Option<f64>,
-    pub oom_kills: u64,
-    /// The start-up, seconds and bytes: up to the horizon after which nothing is start-up any more.
-    pub curve: Curve<SPANS>,
-}
+impl NodeState {
+    /// Of a recording.
+    pub fn of_recording(name: String) -> Self {
+        Self { recording: Some(name), seeded: true, ..Self::default() }
+    }
 
-impl ApiView {
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    fn unix(&self, at: Time) -> f64 {
+        at.unix_seconds(self.host.as_ref().map_or(0, |host| host.wall_offset_ns))
+    }
+
     pub fn apply(&mut self, finding: &Finding) {
-        let at = finding.at;
+        let at = self.unix(finding.at);
         match &finding.what {
-            FindingKind::Probe(status) => self.probes.push(status.clone()),
+            FindingKind::Host(host) => {
+                self.node.memory_total_bytes = host.memory_total;
+                self.host = Some(host.clone());
+            }
+            FindingKind::Probe(status) => self.probe(status),
+            FindingKind::Api(state) => self.kubernetes(state),
             FindingKind::Seen { container } => self.open(container, ContainerState::Running, None),
             FindingKind::Started(started) => {
-                self.open(&started.container, ContainerState::Starting, Some(at))
+                self.open(&started.container, ContainerState::Starting, Some(finding.at))
             }
-            FindingKind::Caused(caused) => self.with(&caused.container, |card| {
-                card.decision = Some(caused.decision.clone());
-            }),
-            FindingKind::Identified { container, .. } => {
-                self.with(container, |card| card.container = container.clone())
+            FindingKind::Caused(caused) => {
+                let cause = (&caused.decision).into();
+                self.change(&caused.container, |view| view.cause = Some(cause));
             }
+            FindingKind::Identified { container, .. } => self.identify(container),
             FindingKind::ScaleEventBegan(event) => {
-                if self.scale_events.len() == SCALE_EVENTS {
-                    self.scale_events.pop_front();
-                }
-                let scaling = Scaling { event: event.clone(), ended: None, oom_kills: Vec::new() };
-                self.scale_events.push_back(scaling);
+                push(&mut self.scale_events, event.into(), SCALE_EVENTS, &mut self.dropped.scale_events);
+                self.changes.scale_events = true;
             }
-            FindingKind::OomLinked(linked) => {
-                if let Some(scaling) = self.scaling(&linked.scale_event) {
-                    scaling.oom_kills.push(linked.clone());
-                }
-            }
+            FindingKind::OomLinked(linked) => self.link(linked),
             FindingKind::ScaleEventEnded(ended) => {
-                if let Some(scaling) = self.scaling(&ended.event) {
-                    scaling.event = ended.event.clone();
-                    scaling.ended = Some(ended.clone());
+                if let Some(event) = self.scale_event(&ended.event) {
+                    let kills = std::mem::take(&mut event.kills);
+                    let outcome = Some(ended.into());
+                    *event = ScaleEventView { outcome, kills, ..(&ended.event).into() };
+                    self.changes.scale_events = true;
                 }
             }
-            FindingKind::Point { container, usage } => self.with(container, |card| {
-                card.usage = *usage;
-                let seconds = card.started.map(|started| at.seconds_since(started));
-                if let Some(seconds) = seconds.filter(|seconds| (0.0..HORIZON_SECONDS).contains(seconds)) {
-                    card.curve.push(seconds, *usage as f64);
+            FindingKind::Point { container, usage } => self.point(container.cgroup, finding.at, *usage),
+            FindingKind::Measured(measured) => {
+                let limit = measured.limit.and_then(Limit::bytes);
+                if let Some(card) = self.containers.get_mut(&measured.container.cgroup) {
+                    card.view.working_set_bytes = measured.working_set;
+                    card.view.peak_bytes = measured.peak;
+                    card.changed |= card.view.limit_bytes != limit;
+                    card.view.limit_bytes = limit;
                 }
-            }),
-            FindingKind::Measured(measured) => self.with(&measured.container, |card| {
-                card.working_set = measured.working_set;
-                card.peak = measured.peak;
-                card.limit = measured.limit.and_then(|limit| limit.bytes());
-            }),
-            FindingKind::State { container, to, .. } => self.with(container, |card| card.state = *to),
-            FindingKind::StartupPeak(peak) => self.with(&peak.container, |card| {
-                (card.startup_peak, card.startup_peak_seconds) = (Some(peak.bytes), Some(peak.seconds));
-            }),
+            }
+            FindingKind::State { container, to, .. } => self.turn(container, *to, at),
+            FindingKind::Ended(ended) => {
+                self.turn(&ended.container, ContainerState::Ended, at);
+                self.change(&ended.container, |view| view.exit = ended.status.map(view::exit));
+                if ended.oom_killed {
+                    self.cut_off(&ended.container);
+                }
+            }
+            FindingKind::StartupPeak(peak) => {
+                self.change(&peak.container, |view| {
+                    view.startup_peak_bytes = Some(peak.bytes);
+                    view.startup_peak_seconds = Some(peak.seconds);
+                });
+                self.startup(&peak.container, |startup| startup.peak_bytes = peak.bytes);
+            }
             FindingKind::Stable(stable) | FindingKind::LateStep { stable, .. } => {
-                self.with(&stable.container, |card| {
-                    card.time_to_stable_seconds = Some(stable.seconds);
-                    card.steady = Some(stable.level);
-                    card.overshoot = Some(stable.overshoot);
-                })
+                self.change(&stable.container, |view| {
+                    view.time_to_stable_seconds = Some(stable.seconds);
+                    view.steady_bytes = Some(stable.level);
+                    view.overshoot = Some(stable.overshoot).filter(|overshoot| overshoot.is_finite());
+                });
+                self.startup(&stable.container, |startup| {
+                    startup.time_to_stable_seconds = Some(stable.seconds);
+                    startup.steady_bytes = Some(stable.level);
+                });
             }
             FindingKind::Drifting { container, bytes_per_second } => {
-                self.with(container, |card| card.drift_bytes_per_second = Some(*bytes_per_second));
+                self.change(container, |view| view.drift_bytes_per_second = Some(*bytes_per_second));
             }
             FindingKind::OomKilled(killed) => {
+                let kill = self.killed(at, killed);
                 if let Some(container) = &killed.container {
-                    self.with(container, |card| card.oom_kills += killed.kills);
+                    self.change(container, |view| view.oom_kills += killed.kills);
                 }
+                self.node_kills += killed.kills as u32;
+                self.changes.kills.push(kill.kill);
+                push(&mut self.kills, kill, KILLS, &mut self.dropped.kills);
             }
             FindingKind::Advised(advised) => {
-                self.advice.insert(advised.facts.workload.clone(), (**advised).clone());
+                let workload = &advised.facts.workload;
+                if self.advice.contains_key(workload) || self.advice.len() < WORKLOADS {
+                    self.advice.insert(workload.clone(), (**advised).clone());
+                }
             }
             FindingKind::Forgotten { container } => {
                 self.containers.remove(&container.cgroup);
+                self.changes.gone.push(container.cgroup);
             }
-            FindingKind::Node(node) => {
-                let reading = node.reading.clone().or(self.node.take().and_then(|node| node.reading));
-                self.node = Some(NodeMeasured { reading, ..node.clone() });
-            }
+            FindingKind::Node(node) => self.node(finding.at, node),
             _ => {}
         }
         if let Some(text) = log::line(finding) {
-            if self.news.len() == NEWS {
-                self.news.pop_front();
+            let finding = FindingView { at, text, alarm: finding.is_alarm() };
+            push(&mut self.findings, finding, FINDINGS, &mut 0);
+            self.changes.findings = (self.changes.findings + 1).min(FINDINGS);
+        }
+        if let FindingKind::Node(_) = &finding.what {
+            self.moment();
+        }
+    }
+
+    fn probe(&mut self, status: &ProbeStatus) {
+        if self.probes.len() == PROBES {
+            return;
+        }
+        self.probes.push(status.into());
+        if status.required && !matches!(status.outcome, AttachOutcome::Attached { .. }) {
+            let why = status.outcome.why().map_or(String::new(), |why| format!(" ({why})"));
+            self.missing.push(format!("required probe {} is {}{why}", status.probe, status.outcome.name()));
+        }
+    }
+
+    fn kubernetes(&mut self, state: &ApiState) {
+        // The finding says it; how the API answers is as it was.
+        if let ApiState::Clock { .. } = state {
+            return;
+        }
+        let node = self.kubernetes.take().map(|view| view.node).unwrap_or_default();
+        self.kubernetes = Some(match state {
+            ApiState::Watching { node, .. } => {
+                KubernetesView { state: "watching", node: node.clone(), why: String::new() }
             }
-            self.news.push_back(News { text, alarm: finding.is_alarm(), finding: finding.clone() });
+            ApiState::Synced | ApiState::Clock { .. } => {
+                KubernetesView { state: "synced", node, why: String::new() }
+            }
+            ApiState::Away { why } => KubernetesView { state: "away", node, why: why.clone() },
+            ApiState::Forbidden { what, lost, .. } => {
+                KubernetesView { state: "forbidden", node, why: format!("{what}: {lost}") }
+            }
+        });
+    }
+
+    fn open(&mut self, container: &Container, state: ContainerState, began: Option<Time>) {
+        let known = self.containers.remove(&container.cgroup);
+        if known.is_none() && self.containers.len() >= CONTAINERS {
+            self.dropped.containers += 1;
+            return;
         }
-    }
-
-    /// Ready: the tree is known and every required probe is attached. `Err` says what is missing.
-    pub fn ready(&self) -> Result<(), String> {
-        if !self.seeded {
-            return Err("the cgroup tree has not been walked yet".into());
-        }
-        let missing: Vec<String> = self
-            .probes
-            .iter()
-            .filter(|status| status.required && !matches!(status.outcome, AttachOutcome::Attached { .. }))
-            .map(|status| {
-                let why = status.outcome.why().map_or(String::new(), |why| format!(" ({why})"));
-                format!("required probe {} is {}{why}", status.probe, status.outcome.name())
-            })
-            .collect();
-        if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
-    }
-
-    fn scaling(&mut self, event: &ScaleEvent) -> Option<&mut Scaling> {
-        let same = |of: &ScaleEvent| {
-            of.unix_seconds == event.unix_seconds
-                && of.workload == event.workload
-                && of.namespace == event.namespace
-        };
-        self.scale_events.iter_mut().rev().find(|scaling| same(&scaling.event))
-    }
-
-    fn open(&mut self, container: &Container, state: ContainerState, started: Option<Time>) {
-        let card = ContainerView {
+        let started = began.map(|began| self.unix(began));
+        let container: ContainerRef = container.into();
+        let startup = started.map(|started| {
+            self.next_startup += 1;
+            let startup = StartupView {
+                startup: self.next_startup,
+                container: container.clone(),
+                started,
+                seconds: None,
+                outcome: state.name(),
+                peak_bytes: 0,
+                time_to_stable_seconds: None,
+                steady_bytes: None,
+                curve: CurveView::default(),
+            };
+            push(&mut self.startups, startup, STARTUPS, &mut self.dropped.startups);
+            self.changes.startups.push(self.next_startup);
+            self.next_startup
+        });
+        let view = ContainerView {
             container: container.clone(),
-            state,
+            state: state.name(),
             started,
-            decision: None,
-            usage: 0,
-            working_set: 0,
-            limit: None,
-            peak: 0,
-            startup_peak: None,
+            ended: None,
+            exit: None,
+            cause: None,
+            usage_bytes: 0,
+            working_set_bytes: 0,
+            peak_bytes: 0,
+            limit_bytes: None,
+            startup_peak_bytes: None,
             startup_peak_seconds: None,
             time_to_stable_seconds: None,
-            steady: None,
+            steady_bytes: None,
             overshoot: None,
             drift_bytes_per_second: None,
             oom_kills: 0,
-            curve: Curve::default(),
         };
-        self.containers.insert(container.cgroup, card);
+        let history = (self.containers.len() < WITH_HISTORY).then(Default::default);
+        let card = Card { view, began, startup, curve: Curve::default(), history, changed: true, sent: 0 };
+        self.containers.insert(container.id, card);
     }
 
-    fn with(&mut self, container: &Container, change: impl FnOnce(&mut ContainerView)) {
+    fn change(&mut self, container: &Container, change: impl FnOnce(&mut ContainerView)) {
         if let Some(card) = self.containers.get_mut(&container.cgroup) {
-            change(card);
+            change(&mut card.view);
+            card.changed = true;
         }
+    }
+
+    /// The start-up a container is in, or was in last.
+    fn startup(&mut self, container: &Container, change: impl FnOnce(&mut StartupView)) {
+        let number = self.containers.get(&container.cgroup).and_then(|card| card.startup);
+        if let Some(number) = number
+            && let Some(startup) = self.startups.iter_mut().rev().find(|startup| startup.startup == number)
+        {
+            change(startup);
+            self.changes.startups.push(number);
+        }
+    }
+
+    fn point(&mut self, cgroup: CgroupId, at: Time, usage: u64) {
+        let unix = self.unix(at);
+        let Some(card) = self.containers.get_mut(&cgroup) else { return };
+        card.view.usage_bytes = usage;
+        card.view.peak_bytes = card.view.peak_bytes.max(usage);
+        if let Some(history) = &mut card.history {
+            history.push(unix, usage);
+        }
+        let seconds = card.began.map(|began| at.seconds_since(began));
+        if let Some(seconds) = seconds.filter(|seconds| (0.0..HORIZON_SECONDS).contains(seconds)) {
+            card.curve.push(seconds, usage as f64);
+        }
+    }
+
+    fn turn(&mut self, container: &Container, to: ContainerState, at: f64) {
+        let Some(card) = self.containers.get_mut(&container.cgroup) else { return };
+        if card.view.state == to.name() {
+            return;
+        }
+        card.view.state = to.name();
+        card.changed = true;
+        if to == ContainerState::Ended {
+            card.view.ended = Some(at);
+        }
+        let curve = curve(&card.curve);
+        let peak = curve.kib.iter().max().map_or(0, |kib| u64::from(*kib) << 10);
+        self.startup(container, |startup| {
+            if startup.seconds.is_none() && to != ContainerState::Starting {
+                startup.seconds = Some((at - startup.started).max(0.0));
+                startup.peak_bytes = startup.peak_bytes.max(peak);
+                startup.curve = shortened(curve);
+                startup.outcome = to.name();
+            } else if to != ContainerState::Ended {
+                startup.outcome = to.name();
+            }
+        });
+    }
+
+    /// Its end was the kernel's: a start-up that had no verdict was cut off.
+    fn cut_off(&mut self, container: &Container) {
+        self.startup(container, |startup| {
+            if startup.outcome == ContainerState::Ended.name() {
+                startup.outcome = "oom_killed";
+            }
+        });
+    }
+
+    /// Its names are known now: they are put right wherever they were given.
+    fn identify(&mut self, container: &Container) {
+        let named: ContainerRef = container.into();
+        self.change(container, |view| view.container = named.clone());
+        for startup in self.startups.iter_mut().filter(|startup| startup.container.id == named.id) {
+            startup.container = named.clone();
+            self.changes.startups.push(startup.startup);
+        }
+        for kill in &mut self.kills {
+            let here = |of: &Option<ContainerRef>| of.as_ref().is_some_and(|of| of.id == named.id);
+            if here(&kill.container) {
+                kill.container = Some(named.clone());
+                self.changes.kills.push(kill.kill);
+            }
+            if here(&kill.invoker) {
+                kill.invoker = Some(named.clone());
+                self.changes.kills.push(kill.kill);
+            }
+        }
+    }
+
+    fn killed(&mut self, at: f64, killed: &OomKilled) -> KillView {
+        self.next_kill += 1;
+        let victim = killed.container.as_ref().map(|container| container.cgroup);
+        let mut starting: Vec<&Card> = self
+            .containers
+            .values()
+            .filter(|card| {
+                card.view.state == ContainerState::Starting.name() && Some(card.view.container.id) != victim
+            })
+            .collect();
+        starting.sort_by_key(|card| std::cmp::Reverse(card.view.usage_bytes));
+        let also = |card: &&Card| AlsoStarting {
+            container: card.view.container.clone(),
+            usage_bytes: card.view.usage_bytes,
+        };
+        KillView {
+            also_starting_count: starting.len() as u64,
+            also_starting: starting.iter().take(ALSO_STARTING).map(also).collect(),
+            ..KillView::of(self.next_kill, at, killed)
+        }
+    }
+
+    fn link(&mut self, linked: &OomLinked) {
+        let at = self.unix(linked.killed);
+        let victim = |kill: &&KillView| {
+            kill.container.as_ref().is_some_and(|container| container.id == linked.container.cgroup)
+                && (kill.at - at).abs() < 1e-3
+        };
+        let Some(kill) = self.kills.iter().rev().find(victim).map(|kill| kill.kill) else { return };
+        if let Some(event) = self.scale_event(&linked.scale_event)
+            && event.kills.len() < KILLS_OF_AN_EVENT
+            && !event.kills.contains(&kill)
+        {
+            event.kills.push(kill);
+            self.changes.scale_events = true;
+        }
+    }
+
+    fn scale_event(&mut self, event: &ScaleEvent) -> Option<&mut ScaleEventView> {
+        self.scale_events.iter_mut().rev().find(|known| {
+            known.at == event.unix_seconds
+                && known.workload == event.workload
+                && known.namespace == event.namespace
+        })
+    }
+
+    fn node(&mut self, at: Time, measured: &NodeMeasured) {
+        self.now = self.unix(at);
+        let node = &mut self.node;
+        let (mut waiting, mut stalled) = (0.0, 0.0);
+        if let Some(reading) = &measured.reading {
+            node.available_bytes = Some(reading.available);
+            node.pods_available_bytes = reading.pods_available;
+            if let (Some(now), Some((then, before))) = (reading.pressure, self.pressure) {
+                let seconds = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e9;
+                waiting = seconds(now.some_ns, before.some_ns);
+                stalled = seconds(now.full_ns, before.full_ns);
+                let span = at.seconds_since(then).max(1e-3);
+                node.waiting_ratio = Some((waiting / span).clamp(0.0, 1.0));
+                node.stalled_ratio = Some((stalled / span).clamp(0.0, 1.0));
+            }
+            self.pressure = reading.pressure.map(|pressure| (at, pressure));
+        }
+        node.containers = measured.containers;
+        node.cgroups = measured.cgroups;
+        node.starting = measured.starting;
+        node.starting_bytes = measured.starting_usage;
+        node.forecast_bytes = measured.forecast.growth;
+        node.forecast_in_seconds = measured.forecast.in_seconds;
+        node.forecast_unknown = measured.forecast.unknown;
+        node.stampede = measured.stampede;
+        let sample = Sample {
+            available: node.available_bytes,
+            pods_available: node.pods_available_bytes,
+            starting: node.starting as u32,
+            starting_bytes: node.starting_bytes,
+            forecast_bytes: node.forecast_bytes,
+            stampede: node.stampede,
+            waiting_seconds: waiting as f32,
+            stalled_seconds: stalled as f32,
+            oom_kills: std::mem::take(&mut self.node_kills),
+        };
+        self.history.push(self.now, sample);
+    }
+}
+
+/// To the end of a list that keeps so many.
+fn push<T>(list: &mut VecDeque<T>, new: T, keep: usize, dropped: &mut u64) {
+    if list.len() >= keep {
+        list.pop_front();
+        *dropped += 1;
+    }
+    list.push_back(new);
+}
+
+fn curve<const N: usize>(curve: &Curve<N>) -> CurveView {
+    let kib = curve.highest().iter().map(|bytes| kib(*bytes as u64)).collect();
+    CurveView { width_seconds: curve.width(), kib }
+}
+
+/// In fewer spans, each as high as its highest.
+fn shortened(mut curve: CurveView) -> CurveView {
+    while curve.kib.len() > KEPT_SPANS {
+        curve.kib = curve.kib.chunks(2).filter_map(|pair| pair.iter().max().copied()).collect();
+        curve.width_seconds *= 2.0;
+    }
+    curve
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A day of 250 containers: the daemon's memory budget has a few MiB for it.
+    #[test]
+    fn a_day_of_250_containers_fits_in_3_mib() {
+        let mut history = UsageHistory::default();
+        let began = 1_700_000_000.0;
+        for second in 0..90_000 {
+            history.push(began + f64::from(second), 1 << 30);
+        }
+        let containers = 250 * (size_of::<Card>() + size_of::<UsageHistory>() + history.heap_bytes());
+        let startups = STARTUPS * (size_of::<StartupView>() + 4 * 2 * KEPT_SPANS);
+        assert!(containers + startups < 3 << 20, "{containers} and {startups}");
+    }
+
+    #[test]
+    fn a_shortened_curve_keeps_its_peak_and_its_length() {
+        let mut kib = vec![3; 239];
+        kib[101] = 900;
+        let short = shortened(CurveView { width_seconds: 0.05, kib });
+        assert!(short.kib.len() <= KEPT_SPANS && short.kib.contains(&900));
+        assert!(
+            (short.width_seconds * short.kib.len() as f64 - 239.0 * 0.05).abs() < 2.0 * short.width_seconds
+        );
     }
 }

@@ -56,15 +56,15 @@ fn degraded(daemon: &Daemon, probe: &str, status: &str, said: &str) -> Result<()
     let with: Vec<&str> = with.iter().map(String::as_str).collect();
     let began = Instant::now();
     // The server answers before the probes are attached.
-    while daemon.get("/api/probes").map_or(true, |answer| answer == "[]") {
+    while daemon.get("/api/v1/probes").map_or(true, |answer| answer == "[]") {
         ensure!(began.elapsed() < SOON, "no probes are told: {}", daemon.log_text());
     }
     daemon.wait_metric("observer_probe_status", &with, SOON, |value| value == 1.0)?;
-    let probes: serde_json::Value = serde_json::from_str(&daemon.get("/api/probes")?)?;
+    let probes: serde_json::Value = serde_json::from_str(&daemon.get("/api/v1/probes")?)?;
     let told = probes
         .as_array()
         .and_then(|all| all.iter().find(|told| told["probe"] == probe))
-        .context("not in /api/probes")?
+        .context("not in /api/v1/probes")?
         .to_string();
     ensure!(told.contains(said), "{said:?} not in {told}");
     Ok(())

@@ -18,7 +18,7 @@ static PROBE: Declaration = Declaration {
     name: "observer_probe_status",
     kind: Kind::Gauge,
     labels: &["probe", "status"],
-    help: "1 for the outcome of attaching each probe: attached, fallback, unsupported, broken, disabled. Details: /api/probes.",
+    help: "1 for the outcome of attaching each probe: attached, fallback, unsupported, broken, disabled. Details: /api/v1/probes.",
 };
 static LOST: Declaration = Declaration {
     name: "observer_lost_total",

@@ -1,0 +1,124 @@
+//! `observer replay FILE --serve ADDRESS`: a recording behind the same page and API as the daemon's.
+
+use std::{
+    io::BufRead,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{net::TcpListener, sync::oneshot};
+
+use super::replay::{BadRecording, Replayed, replay_into};
+use crate::{
+    http::{
+        accept::Limits,
+        server::{self, Protection, Shared},
+    },
+    sinks::{api_state::NodeState, metrics::Metrics},
+};
+use observer_core::model::time::Time;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CannotServe {
+    #[error("{path}: {source}")]
+    Recording { path: String, source: BadRecording },
+    #[error(transparent)]
+    Listen(#[from] server::CannotListen),
+}
+
+/// Of the command line: how fast a recording is played.
+pub fn parse_speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(speed) if (0.01..=10_000.0).contains(&speed) => Ok(speed),
+        _ => Err("a number from 0.01 to 10000: 1 is as it was, 10 is ten times as fast".into()),
+    }
+}
+
+/// Until Ctrl-C. Without a speed the whole recording is read before anything is answered.
+pub async fn serve(
+    recording: impl BufRead + Send + 'static,
+    path: &Path,
+    address: SocketAddr,
+    speed: Option<f64>,
+) -> Result<(), CannotServe> {
+    let listener = server::bind(address).await?;
+    // The folder tells one `events.jsonl` from another.
+    let parts: Vec<_> = path.iter().rev().take(2).collect();
+    let name = parts.iter().rev().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
+    let mut metrics = Metrics::default();
+    let state = Arc::new(Mutex::new(NodeState::of_recording(name)));
+    let shared = Shared { registry: metrics.registry(), state };
+    let address = listener.local_addr().unwrap_or(address);
+
+    let (done, mut played) = oneshot::channel();
+    let player = shared.clone();
+    // A thread of its own: reading and waiting must not hold up what is served.
+    thread::spawn(move || {
+        let mut pace = Pace { speed, first: None };
+        let replayed =
+            replay_into(&mut metrics, recording, |at| pace.wait(at), |finding| player.state().apply(finding));
+        let _ = done.send(replayed); // whoever waited for it has stopped
+    });
+    let bad = |source| CannotServe::Recording { path: path.display().to_string(), source };
+    if speed.is_none() {
+        report(path, (&mut played).await, bad)?;
+        tracing::info!("serving {} at http://{address}/ ; stop with Ctrl-C", path.display());
+        serving(listener, shared).await;
+        return Ok(());
+    }
+    tracing::info!("playing {} at http://{address}/ ; stop with Ctrl-C", path.display());
+    let mut serving = std::pin::pin!(serving(listener, shared));
+    tokio::select! {
+        () = &mut serving => Ok(()),
+        replayed = &mut played => {
+            report(path, replayed, bad)?;
+            serving.await;
+            Ok(())
+        }
+    }
+}
+
+fn report(
+    path: &Path,
+    replayed: Result<Result<Replayed, BadRecording>, oneshot::error::RecvError>,
+    bad: impl FnOnce(BadRecording) -> CannotServe,
+) -> Result<(), CannotServe> {
+    let Ok(replayed) = replayed else { return Ok(()) }; // its thread panicked and said so
+    let replayed = replayed.map_err(bad)?;
+    if replayed.cut {
+        tracing::warn!(
+            "{}: the last line is cut, the recorder was killed; {} events before it are shown",
+            path.display(),
+            replayed.events
+        );
+    }
+    Ok(())
+}
+
+async fn serving(listener: TcpListener, shared: Shared) {
+    server::serve(listener, Limits::AGENT, shared, Protection::default(), interrupted()).await;
+}
+
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await; // it cannot be waited for: serve until killed
+    }
+}
+
+/// Holds each event back until it is due.
+struct Pace {
+    speed: Option<f64>,
+    first: Option<(Instant, Time)>,
+}
+
+impl Pace {
+    fn wait(&mut self, at: Time) {
+        let Some(speed) = self.speed else { return };
+        let (began, first) = *self.first.get_or_insert((Instant::now(), at));
+        let due = Duration::from_secs_f64(at.seconds_since(first).clamp(0.0, 1e9) / speed);
+        thread::sleep(due.saturating_sub(began.elapsed()));
+    }
+}
