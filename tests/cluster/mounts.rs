@@ -18,7 +18,8 @@ pub fn cases() -> Vec<Case> {
 fn cgroups(suite: &Suite) -> Result<()> {
     suite.import_image()?;
     let cluster = &suite.cluster;
-    // The runtime here may be older than recursively read-only mounts: the overlay for such nodes is what is tried then.
+    // The runtime here may be older than recursively read-only mounts: the overlay for such nodes is what is tried
+    // then.
     let v1 = Path::new("/sys/fs/cgroup/memory/memory.usage_in_bytes").exists();
     let overlay = shell::root().join("deploy").join(if v1 { "cgroup-v1" } else { "base" });
     let overlay = overlay.display().to_string();

@@ -8,13 +8,15 @@
 //! | 12 or more hex digits with a digit among them | container ids (64), ECS tasks (32), invocation ids, short ids (12) | everywhere |
 //! | uuid, with `-` or `_` | Nomad allocations, Snap and VTE scopes | everywhere |
 //! | 16 or more letters and digits, four of them digits | BuildKit, ULID, KSUID | everywhere |
-//! | a number, or one after a single letter | pids, sessions (`session-c2.scope`), `run-u12.scope`, `job_123` | scopes and plain groups: nobody writes those names by hand |
+//! | a number, or one after a single letter | pids, sessions (`session-c2.scope`), `run-u12.scope` | scopes: their names are never written by hand |
+//! | a number of four digits and more, or one that is all of a name | pids, `/web/3`, `build-31337` | plain groups |
+//! | a number after `uid_`, `job_`, `step_`, `task_` | Slurm | plain groups |
 //! | what follows `@` | `web@3.service` | units: systemd.unit(5), instances of a template |
 //!
 //! A number in the name of a service is part of the name: `redis-6379.service`, `postgresql-15.service`.
 //!
-//! Known wrong answers: groups that people number by hand and that are different things (`/tenant-1`, `/tenant-2`) are one
-//! workload; all containers of a bare runtime are one, because their cgroup says nothing but their id.
+//! Known wrong answers: groups numbered with four digits that are different things (`/tenant-1001`) are one workload, groups
+//! with short numbers that are instances (`/slot-1`) are several; all containers of a bare runtime are one, because their cgroup says nothing but their id.
 
 use crate::attribution::cgroup_path::manager;
 
@@ -32,7 +34,7 @@ pub fn of_unit(name: &str) -> String {
         return format!("machine-{driver}-{machine}.{suffix}");
     }
     let transient = suffix == "scope" || stem.starts_with("run-");
-    match without_ids(stem, transient) {
+    match without_ids(stem, if transient { 1 } else { NEVER }) {
         stem if stem.is_empty() => format!("*.{suffix}"),
         stem => format!("{stem}.{suffix}"),
     }
@@ -61,15 +63,30 @@ pub fn of_container(runtime: Option<&str>, place: &str) -> String {
 
 /// `/demo/web/3` -> `/demo/web`, `/slurm/uid_1000/job_42/step_0` -> `/slurm/uid/job/step`.
 pub fn of_group(path: &str) -> String {
-    let names = path.split('/').filter(|name| !name.is_empty()).map(|name| without_ids(name, true));
+    let names = path.split('/').filter(|name| !name.is_empty()).map(of_directory);
     let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
     if names.is_empty() { "/*".to_owned() } else { format!("/{}", names.join("/")) }
 }
 
+/// `uid_1000`, `job_42`, `step_0` and `task_3` are Slurm's (slurm.conf, proctrack/cgroup).
+fn of_directory(name: &str) -> String {
+    let slurm = name
+        .split_once('_')
+        .filter(|(kind, number)| matches!(*kind, "uid" | "job" | "step" | "task") && is_number(number));
+    match slurm {
+        Some((kind, _)) => kind.to_owned(),
+        None if is_numbered(name) => String::new(),
+        None => without_ids(name, PID_DIGITS),
+    }
+}
+
+/// Shorter numbers people write by hand.
+const PID_DIGITS: usize = 4;
+const NEVER: usize = usize::MAX;
 const SEPARATORS: [char; 5] = ['-', '_', '.', ':', '@'];
 
-/// The name without the parts that are ids, and without the separators before them.
-fn without_ids(name: &str, numbers: bool) -> String {
+/// The name without the parts that are ids, and without the separators before them. `digits`: a number this long is one.
+fn without_ids(name: &str, digits: usize) -> String {
     let mut kept = String::new();
     let mut rest = name;
     let mut separator = None;
@@ -78,7 +95,7 @@ fn without_ids(name: &str, numbers: bool) -> String {
             Some(uuid) => (uuid, true),
             None => {
                 let part = rest.split(SEPARATORS).next().unwrap_or(rest);
-                (part, is_id(part) || (numbers && is_numbered(part)))
+                (part, is_id(part) || (part.len() >= digits && is_numbered(part)))
             }
         };
         rest = &rest[part.len()..];
@@ -133,6 +150,8 @@ mod tests {
             ("/demo/web/3".to_owned(), "/demo/web"),
             ("/demo/web".into(), "/demo/web"),
             ("/7".into(), "/*"),
+            ("/case-15/app".into(), "/case-15/app"),
+            ("/tenant-2/web-1".into(), "/tenant-2/web-1"),
             ("/jobs/build-31337".into(), "/jobs/build"),
             ("/slurm/uid_1000/job_42/step_0".into(), "/slurm/uid/job/step"),
             (format!("/ecs/{UUID}/{}", &ID[..12]), "/ecs"),
@@ -179,8 +198,8 @@ mod tests {
         /// Whatever the id: two instances of one thing are one workload, and neither name holds the id.
         #[test]
         fn an_id_is_never_part_of_a_workload(
-            a in "[0-9a-f]{63}[0-9]|[0-9a-f]{31}[0-9]|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[1-9][0-9]{0,6}",
-            b in "[0-9a-f]{63}[0-9]|[0-9a-f]{31}[0-9]|[1-9][0-9]{0,6}",
+            a in "[0-9a-f]{63}[0-9]|[0-9a-f]{31}[0-9]|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[1-9][0-9]{3,6}",
+            b in "[0-9a-f]{63}[0-9]|[0-9a-f]{31}[0-9]|[1-9][0-9]{3,6}",
             layout in 0..6usize,
         ) {
             let path = |id: &str| match layout {
