@@ -7,6 +7,7 @@ mod dashboards;
 mod demo;
 mod deny;
 mod docs;
+mod fuzz;
 mod image;
 mod record;
 mod release;
@@ -53,6 +54,8 @@ enum Task {
     Deny,
     /// Measure: what a page fault pays, how true a spike is seen
     Bench(bench::Options),
+    /// Feed the parsers of bytes that others write with what no test thinks of
+    Fuzz(fuzz::Options),
     /// Record the replay cases anew on this machine, into tests/cases/
     Record(record::Options),
     /// Write what is generated: docs/metrics.md, docs/probes.md, dashboards, the PrometheusRule
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => build_ebpf::build_ebpf().map(|_| ()),
         Task::Setup => setup::tool_chain().map(|chain| println!("eBPF tool chain: {chain}")),
         Task::Bench(options) => bench::bench(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Record(options) => record::record(&options),
         Task::Vm(options) => vm::vm(&options),
         Task::Cluster(options) => cluster::cluster(&options),

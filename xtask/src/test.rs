@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use observer_tests::cluster::{control, missing, prepare};
 
 use crate::{
-    build_ebpf, cluster, shell,
+    build_ebpf, cluster, fuzz, shell,
     statics::{self, Arch},
     test_web, vm,
 };
@@ -81,15 +81,19 @@ pub fn test(options: &Options) -> Result<()> {
         tally.tests(name, cargo()?.args(["test", "--workspace", "--test", name]));
     }
     if options.quick {
-        let minutes = ["page: --quick", "kernels in virtual machines: --quick", "cluster: --quick"];
-        tally.skipped.extend(minutes.map(str::to_owned));
+        let minutes = ["page", "fuzz", "kernels in virtual machines", "cluster"];
+        tally.skipped.extend(minutes.map(|name| format!("{name}: --quick")));
     } else {
         tally.web();
+        tally.fuzz();
         tally.machines();
         tally.cluster();
     }
     tally.close()
 }
+
+/// Of each target: what is found in an hour is kept as a test; this is for what was broken since.
+const FUZZ_SECONDS: u64 = 10;
 
 impl Tally {
     fn begin(&self, name: &str) {
@@ -130,6 +134,25 @@ impl Tally {
                 self.failed.extend(failed.into_iter().map(|name| format!("page: {name}")));
             }
             Err(error) => self.fail("page", &format!("{error:#}")),
+        }
+    }
+
+    /// Every parser for a short while, where the tool is there.
+    fn fuzz(&mut self) {
+        if let Some(missing) = fuzz::missing() {
+            return self.skipped.push(format!("fuzz: {missing}"));
+        }
+        self.begin("fuzz");
+        match fuzz::run_all(&[], FUZZ_SECONDS) {
+            Ok(reports) => {
+                for report in reports {
+                    match report.failure {
+                        Some(why) => self.fail(&format!("fuzz: {}", report.target), &why),
+                        None => self.passed += 1,
+                    }
+                }
+            }
+            Err(error) => self.fail("fuzz", &format!("{error:#}")),
         }
     }
 

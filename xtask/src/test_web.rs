@@ -1,4 +1,5 @@
-//! The page in a real Chromium: what is drawn equals what the API answers (web/test/page.mjs). Screenshots go to target/web/.
+//! The page in a real Chromium: what is drawn equals what the API answers (web/test/page.mjs). Screenshots go to
+//! target/web/.
 
 use std::{
     fs,

@@ -22,7 +22,7 @@ use crate::model::{
 /// Usage lags its limit by the charges cached per CPU (64 pages each, kernel: mm/memcontrol.c MEMCG_CHARGE_BATCH), and
 /// falls a little while a victim is chosen: 2 % or 2 MiB.
 fn stands_at(usage: u64, limit: u64) -> bool {
-    usage + (limit / 50).max(2 << 20) >= limit
+    usage.saturating_add((limit / 50).max(2 << 20)) >= limit
 }
 
 /// A file is read this long after its event's time at most; what it says may be younger than a kill by as much.
@@ -228,6 +228,13 @@ mod tests {
     use crate::model::event::{Limit, OomLevel};
 
     const MIB: u64 = 1 << 20;
+
+    /// Found by fuzzing: usage comes from a record or a file, and may be anything.
+    #[test]
+    fn a_usage_near_the_end_of_numbers_is_compared() {
+        assert!(stands_at(u64::MAX, u64::MAX));
+        assert!(!stands_at(0, u64::MAX));
+    }
 
     fn kill(levels: &[(CgroupId, u64, Option<u64>, Option<u64>)]) -> OomKill {
         OomKill {
