@@ -37,6 +37,11 @@ impl Pipeline {
     pub fn step(&mut self, event: &Event) -> Vec<Finding> {
         let mut findings = Vec::new();
         self.host.observe(event, &mut findings);
+        if let EventKind::ClockSet { wall_offset_ns } = event.what {
+            findings.extend(
+                self.containers.lives().filter_map(|life| life.start_dated(event.at, wall_offset_ns)),
+            );
+        }
         for event in self.kills.judge(event) {
             for admitted in self.attribution.admit(&event, self.host.wall_ns()) {
                 self.observe(admitted, event.at, &mut findings);
@@ -105,6 +110,12 @@ impl HostFacts {
                 FindingKind::Probe(status.clone())
             }
             EventKind::Api(state) => FindingKind::Api(state.clone()),
+            EventKind::ClockSet { wall_offset_ns } => {
+                let Some(host) = &mut self.host else { return };
+                let moved_ns = wall_offset_ns.saturating_sub(host.wall_offset_ns);
+                host.wall_offset_ns = *wall_offset_ns;
+                FindingKind::ClockSet { moved_seconds: moved_ns as f64 / 1e9 }
+            }
             EventKind::Observer(reading) => FindingKind::Observer(*reading),
             EventKind::Lost { at: loss, count } => FindingKind::Lost { loss: *loss, count: *count },
             _ => return,

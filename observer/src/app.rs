@@ -1,25 +1,30 @@
 //! The live wiring: sources -> pipeline -> outlets. The only place that knows both banks.
 //!
-//! One task reads the host and feeds a bounded channel; one owns the pipeline and the outlets; one serves. All on one
-//! thread. When the channel is full the host task waits, and what does not fit in the kernel's ring meanwhile is counted
-//! there.
+//! One thread reads the host ([`crate::host_thread`]); on the other, one task owns the pipeline and the outlets, one serves,
+//! and on Kubernetes some watch the API.
 
 use std::{
+    io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     clock,
-    config::{self, Config, Roots},
+    config::{self, Config},
     descriptors,
+    host_thread::HostThread,
     http::{
         accept::Limits,
         auth::{Access, Admits},
@@ -27,25 +32,20 @@ use crate::{
         server::{self, Protection, Shared},
         tls,
     },
-    ledger, memory,
+    ledger,
     recording::{
         folder, history_file,
         writer::{CannotRecord, Recorder},
     },
     sinks::{api_state::NodeState, log, metrics::Metrics},
     sources::{
-        cgroup::{
-            sampler::{self, Sampler},
-            writable,
-        },
-        kernel::{Kernel, support::Support},
         kubernetes::{self, ApiClock},
-        ledger_client, node,
+        ledger_client,
     },
 };
 use observer_core::{
     model::{
-        event::{AttachOutcome, CgroupVersion, Event, EventKind, Host},
+        event::{Event, EventKind, Loss},
         finding::FindingKind::Learned,
         kubernetes::ApiState,
         time::Time,
@@ -53,15 +53,16 @@ use observer_core::{
     pipeline::Pipeline,
 };
 
-/// Events on their way to the pipeline. A burst of 1 MiB of ring is at most some 20,000 records; this many are taken
-/// without waiting, the rest wait in the ring.
-const CHANNEL: usize = 4096;
-/// PSI, meminfo, vmstat, and the core's timeouts.
-const EVERY_NODE: Duration = Duration::from_secs(1);
+/// Events of the API on their way to the pipeline.
+const CHANNEL: usize = 1024;
 /// The state file, if anything was learned.
 const EVERY_SAVE: Duration = Duration::from_secs(60);
-/// Totals of the per-cgroup table.
-const EVERY_TOTALS: Duration = Duration::from_secs(1);
+/// The host is looked at ten times a second; after this long without a word of it, a read hangs.
+const STALLED: Duration = Duration::from_secs(5);
+/// When stopping, the thread that reads the host is waited for this long.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+/// And so long for the state file.
+const LAST_SAVE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CannotRun {
@@ -76,13 +77,17 @@ pub enum CannotRun {
     #[error(
         "cannot read the host's memory from {path}: {source}; nothing can be measured; give the right --proc-root"
     )]
-    NoProc { path: String, source: std::io::Error },
+    NoProc { path: String, source: io::Error },
     #[error("{0}; no container can be measured without it")]
     NoHierarchy(#[from] crate::sources::cgroup::NoHierarchy),
+    #[error("cannot start the thread that reads the host: {0}")]
+    Thread(io::Error),
+    #[error("the thread that reads the host ended; nothing is measured any more")]
+    ThreadEnded,
     #[error("cannot wait for signals: {0}")]
-    Signals(std::io::Error),
+    Signals(io::Error),
     #[error("cannot write the metrics to {path}: {source}")]
-    MetricsAtExit { path: String, source: std::io::Error },
+    MetricsAtExit { path: String, source: io::Error },
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.
@@ -95,7 +100,11 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         folder::make_above(path);
     }
     let metrics = Metrics::default();
-    let shared = Shared { registry: metrics.registry(), state: Arc::new(Mutex::new(NodeState::default())) };
+    let shared = Shared {
+        registry: metrics.registry(),
+        state: Arc::new(Mutex::new(NodeState::default())),
+        stalled: Arc::new(AtomicBool::new(false)),
+    };
     let (stop, stopped) = watch::channel(false);
 
     let protection = protection(&config).await?;
@@ -104,27 +113,35 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let server = tokio::spawn(serving);
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     tracing::info!("serving {scheme}://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
-    let host = HostTask::open(&config, began)?;
-    // Loading the programs read all of the kernel's types, and nothing later needs as much.
-    memory::give_back();
-    let (events, received) = mpsc::channel(CHANNEL);
-    let cluster =
-        config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events.clone())));
-    let state =
-        config.state.clone().map(|path| Saver { path, changed: false, next: Instant::now() + EVERY_SAVE });
-    let core = Core { pipeline: Pipeline::default(), metrics, shared, recorder, state, began };
-    let core = tokio::spawn(core.run(received));
     tokio::spawn(async move {
         signals.wait().await;
         let _ = stop.send(true); // nobody left to tell is fine
     });
-    host.run(events, stopped).await;
+
+    let HostThread { batches, opened, stop: stop_host } =
+        HostThread::start(config.clone(), began).map_err(CannotRun::Thread)?;
+    tokio::select! {
+        opened = opened => opened.map_err(|_| CannotRun::ThreadEnded)??,
+        () = until(stopped.clone()) => return Ok(()), // it hangs already
+    }
+    let (events, received) = mpsc::channel(CHANNEL);
+    let cluster = config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events)));
+    let state = config.state.clone().map(Saver::new);
+    let core =
+        Core { pipeline: Pipeline::default(), metrics, shared, recorder, state, began, stalled_seconds: 0 };
+    let give_up = until(stopped.clone());
+    let core = tokio::spawn(core.run(batches, received, async move {
+        give_up.await;
+        stop_host.stop();
+        sleep(LAST_LOOK).await;
+    }));
+    let metrics = core.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     if let Some(cluster) = cluster {
         cluster.abort(); // it holds nothing but connections
-        let _ = cluster.await; // its end, and with it the end of the events
     }
-
-    let metrics = core.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    if !*stopped.borrow() {
+        return Err(CannotRun::ThreadEnded);
+    }
     if let Some(path) = &config.metrics_at_exit {
         write(path, &metrics)?;
     }
@@ -210,131 +227,6 @@ impl Signals {
     }
 }
 
-/// Reads the host: the kernel's ring and counters, the cgroup files, the node's files.
-struct HostTask {
-    kernel: Option<Kernel>,
-    sampler: Sampler,
-    roots: Roots,
-    pending: Vec<Event>,
-}
-
-impl HostTask {
-    fn open(config: &Config, began: Time) -> Result<Self, CannotRun> {
-        let support = Support::gather(&config.roots);
-        let memory_total = node::memory_total(&config.roots.proc)
-            .map_err(|source| CannotRun::NoProc { path: config.roots.proc.display().to_string(), source })?;
-        let (kernel, statuses) = Kernel::open(&support, &config.probes);
-        let hierarchy = support.hierarchy?;
-        let host = Host {
-            observer_version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: support.kernel,
-            cgroup: hierarchy.version,
-            wall_offset_ns: clock::wall_offset_ns(),
-            page_size: support.page_size,
-            cpus: support.cpus,
-            memory_total,
-            booted: node::booted(&config.roots.proc),
-            retention_ns: config.retention.as_nanos() as u64,
-        };
-        if let Some(root) = &config.roots.cgroup {
-            writable::warn(&config.roots.proc, root);
-        }
-        if hierarchy.version == CgroupVersion::V1 {
-            tracing::info!("cgroup v1: no memory.events and no pressure per container on this host");
-        }
-        let only_walks = !statuses
-            .iter()
-            .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, AttachOutcome::Attached { .. }));
-        let mut pending = vec![Event { at: began, what: EventKind::Host(host) }];
-        if let Some(kubernetes) = &config.kubernetes {
-            // Before any container is known: those of pods wait for the API.
-            let watching = ApiState::Watching {
-                node: kubernetes.node.clone(),
-                ledger: kubernetes.ledger != config::Ledger::Nobody,
-            };
-            pending.push(Event { at: began, what: EventKind::Api(watching) });
-        }
-        if let Some(path) = &config.state {
-            match history_file::restore(path, began) {
-                Ok(histories) => pending.extend(histories),
-                Err(error) => tracing::warn!("{error}"),
-            }
-        }
-        pending
-            .extend(statuses.into_iter().map(|status| Event { at: began, what: EventKind::Probe(status) }));
-        Ok(Self {
-            kernel,
-            sampler: Sampler::new(hierarchy, only_walks),
-            roots: config.roots.clone(),
-            pending,
-        })
-    }
-
-    async fn run(mut self, out: mpsc::Sender<Event>, stopped: watch::Receiver<bool>) {
-        let mut stop = std::pin::pin!(until(stopped));
-        let (mut next_node, mut next_totals) = (Instant::now(), Instant::now());
-        loop {
-            self.look(&mut next_node, &mut next_totals);
-            if self.send(&out).await.is_err() {
-                return; // the core is gone
-            }
-            let pause = if self.sampler.is_moving(clock::now()) { sampler::FAST } else { sampler::SLOW };
-            let kernel = self.kernel.as_ref();
-            tokio::select! {
-                () = &mut stop => break,
-                () = sleep_until(Instant::now() + pause) => {}
-                Ok(()) = async { match kernel { Some(kernel) => kernel.woken().await, None => std::future::pending().await } } => {}
-            }
-        }
-        let (mut node, mut totals) = (Instant::now(), Instant::now());
-        self.look(&mut node, &mut totals);
-        let _ = self.send(&out).await; // the core may be gone; then nobody wants it
-    }
-
-    /// Everything there is to see now, in order: what happened, what the files say, what time it is.
-    fn look(&mut self, next_node: &mut Instant, next_totals: &mut Instant) {
-        let from = self.pending.len();
-        if let Some(kernel) = &mut self.kernel {
-            kernel.drain(&mut self.pending);
-        }
-        let mut marks: Vec<_> =
-            self.pending[from..].iter().filter_map(|event| self.sampler.learn(event)).collect();
-        let now = clock::now();
-        marks.extend(self.sampler.walk_if_due(now, &mut self.pending));
-        self.sampler.sample(now, &mut self.pending);
-        if let Some(kernel) = &mut self.kernel {
-            for (cgroup, up) in marks {
-                kernel.mark(cgroup, up);
-            }
-            if *next_totals <= Instant::now() {
-                *next_totals = Instant::now() + EVERY_TOTALS;
-                kernel.totals(now, &mut self.pending);
-            }
-        }
-        if *next_node <= Instant::now() {
-            *next_node = Instant::now() + EVERY_NODE;
-            self.node(now);
-        }
-    }
-
-    fn node(&mut self, now: Time) {
-        match node::reading(&self.roots.proc, self.sampler.pods_available()) {
-            Ok(reading) => self.pending.push(Event { at: now, what: EventKind::Node(reading) }),
-            Err(error) => tracing::debug!(%error, "the node's memory could not be read this time"),
-        }
-        self.sampler.losses(now, &mut self.pending);
-        self.pending.push(Event { at: now, what: EventKind::Observer(node::observer()) });
-        self.pending.push(Event { at: now, what: EventKind::Tick });
-    }
-
-    async fn send(&mut self, out: &mpsc::Sender<Event>) -> Result<(), mpsc::error::SendError<Event>> {
-        for event in self.pending.drain(..) {
-            out.send(event).await?;
-        }
-        Ok(())
-    }
-}
-
 /// Owns the pipeline and the outlets.
 struct Core {
     pipeline: Pipeline,
@@ -343,21 +235,42 @@ struct Core {
     recorder: Option<Recorder>,
     state: Option<Saver>,
     began: Time,
+    /// In which the host was not read.
+    stalled_seconds: u64,
 }
 
-/// When to write the histories.
+/// When to write the histories. Written by a thread that may hang as the disk does.
 struct Saver {
     path: PathBuf,
     changed: bool,
     next: Instant,
+    writing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Saver {
-    fn save(&mut self, pipeline: &Pipeline) {
+    fn new(path: PathBuf) -> Self {
+        Self { path, changed: false, next: Instant::now() + EVERY_SAVE, writing: None }
+    }
+
+    /// Begins to write if there is something new, and the last time is over.
+    async fn save(&mut self, pipeline: &Pipeline) {
         self.next = Instant::now() + EVERY_SAVE;
-        if std::mem::take(&mut self.changed)
-            && let Err(error) = history_file::save(&self.path, pipeline.histories())
-        {
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            return;
+        }
+        self.finish().await;
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let (path, contents) = (self.path.clone(), history_file::contents(pipeline.histories()));
+        self.writing = Some(spawn_blocking(move || history_file::write(&path, &contents?)));
+    }
+
+    /// Waits until what was begun is written.
+    async fn finish(&mut self) {
+        let Some(writing) = self.writing.take() else { return };
+        if let Err(error) = writing.await.map_err(io::Error::other).flatten() {
+            self.changed = true;
             tracing::warn!(
                 "cannot write the state to {}: {error}; a restart would forget the start-ups seen since",
                 self.path.display()
@@ -367,21 +280,83 @@ impl Saver {
 }
 
 impl Core {
-    /// Until the sources are done. Returns the metrics as they are then.
-    async fn run(mut self, mut events: mpsc::Receiver<Event>) -> String {
-        let mut batch = Vec::new();
-        while events.recv_many(&mut batch, CHANNEL).await > 0 {
-            for event in batch.drain(..) {
-                self.take(&event);
+    /// Until the host is no longer read, or was waited for in vain. Returns the metrics as they are then.
+    async fn run(
+        mut self,
+        mut host: mpsc::Receiver<Vec<Event>>,
+        mut cluster: mpsc::Receiver<Event>,
+        give_up: impl Future<Output = ()>,
+    ) -> String {
+        let mut give_up = std::pin::pin!(give_up);
+        // The first event of all says on what host it is.
+        let mut batch = host.recv().await;
+        let mut heard = Instant::now();
+        loop {
+            match batch.take() {
+                Some(events) => {
+                    self.answers();
+                    for event in &events {
+                        self.take(event);
+                    }
+                    heard = Instant::now();
+                    self.save_if_due().await;
+                }
+                None if host.is_closed() && host.is_empty() => break,
+                None => {}
+            }
+            tokio::select! {
+                events = host.recv() => batch = events,
+                Some(event) = cluster.recv() => self.take(&event),
+                () = sleep_until(heard + STALLED) => {
+                    heard += Duration::from_secs(1);
+                    self.stalled();
+                }
+                () = &mut give_up => {
+                    tracing::warn!("the host does not answer: it is left without a last look");
+                    break;
+                }
             }
         }
+        while let Ok(event) = cluster.try_recv() {
+            self.take(&event);
+        }
         if let Some(state) = &mut self.state {
-            state.save(&self.pipeline);
+            let last = async {
+                state.finish().await;
+                state.save(&self.pipeline).await;
+                state.finish().await;
+            };
+            if timeout(LAST_SAVE, last).await.is_err() {
+                tracing::warn!("the disk does not answer: the state of the last minute is not kept");
+            }
         }
         if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::flush) {
             tracing::error!("{error}");
         }
         self.metrics.render()
+    }
+
+    /// Another second without a word of the host.
+    fn stalled(&mut self) {
+        if !self.shared.stalled.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the host's files do not answer: metrics stand still until they do");
+            self.stalled_seconds += STALLED.as_secs() - 1;
+        }
+        self.stalled_seconds += 1;
+        let lost = EventKind::Lost { at: Loss::HostStalled, count: self.stalled_seconds };
+        self.take(&Event { at: clock::now(), what: lost });
+    }
+
+    fn answers(&mut self) {
+        if self.shared.stalled.swap(false, Ordering::Relaxed) {
+            tracing::info!("the host's files answer again after {} s in all", self.stalled_seconds);
+        }
+    }
+
+    async fn save_if_due(&mut self) {
+        if let Some(state) = self.state.as_mut().filter(|state| state.next <= Instant::now()) {
+            state.save(&self.pipeline).await;
+        }
     }
 
     fn take(&mut self, event: &Event) {
@@ -395,12 +370,6 @@ impl Core {
             if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
                 state.changed = true;
             }
-        }
-        if let Some(state) = &mut self.state
-            && matches!(event.what, EventKind::Tick)
-            && state.next <= Instant::now()
-        {
-            state.save(&self.pipeline);
         }
         if matches!(event.what, EventKind::Tick) && !shown.seeded {
             shown.seeded = true;

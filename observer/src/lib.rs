@@ -19,6 +19,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod descriptors;
+pub mod host_thread;
 pub mod http;
 pub mod ledger;
 pub mod memory;

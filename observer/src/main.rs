@@ -64,7 +64,10 @@ type Done = Result<(), (u8, String)>;
 fn run(flags: &Flags) -> Done {
     let config = Config::load(flags).map_err(|problems| (BAD_INPUT, problems.to_string()))?;
     log_to_stderr(config.log_format, &config.log_level);
-    runtime()?.block_on(app::run(config)).map_err(|error| (FAILED, error.to_string()))
+    let runtime = runtime()?;
+    let done = runtime.block_on(app::run(config));
+    runtime.shutdown_background(); // a write to a disk that hangs is not waited for
+    done.map_err(|error| (FAILED, error.to_string()))
 }
 
 fn ledger(options: observer::ledger::Options) -> Done {

@@ -5,3 +5,4 @@ pub mod kernel;
 pub mod kubernetes;
 pub mod ledger_client;
 pub mod node;
+pub mod unread;

@@ -236,6 +236,15 @@ impl Lifecycle {
         self.changed(zero, out, ContainerState::Ended, ContainerState::Starting);
     }
 
+    /// When its start was, by a wall clock that was set.
+    pub fn start_dated(&self, at: Time, wall_ns: i64) -> Option<Finding> {
+        let unix_seconds = self.run.as_ref()?.zero.unix_seconds(wall_ns);
+        Some(Finding {
+            at,
+            what: FindingKind::StartDated { container: self.container.clone(), unix_seconds },
+        })
+    }
+
     /// A pushed point, or the usage file read in between.
     pub fn used(&mut self, at: Time, usage: u64, watermark: Option<u64>, out: &mut Vec<Finding>) {
         self.used_with(at, usage, watermark, None, out);

@@ -125,6 +125,10 @@ pub enum EventKind {
         at: Loss,
         count: u64,
     },
+    /// The wall clock was set: from now on this is its distance from the monotonic clock.
+    ClockSet {
+        wall_offset_ns: i64,
+    },
     /// Time passes: drives every timeout of the core.
     Tick,
 }
@@ -425,12 +429,20 @@ pub enum Loss {
     Undecodable,
     /// A program was entered again on a CPU where it ran, and the kernel skipped it.
     ProgramReentered,
-    /// A cgroup file could not be read although the cgroup exists.
+    /// A directory or file of a cgroup could not be read although the cgroup exists.
     CgroupUnreadable,
+    /// A path longer than a record, of a cgroup that was gone when it was looked for.
+    PathNotFound,
+    /// meminfo, vmstat, PSI or the observer's own cost could not be read.
+    NodeUnreadable,
+    /// A cgroup's removal was not seen; its entries in the kernel's tables were freed by the next walk of the tree.
+    EntrySwept,
+    /// Seconds for which the thread that reads the host did not answer.
+    HostStalled,
 }
 
 impl Loss {
-    pub const ALL: [Loss; 7] = [
+    pub const ALL: [Loss; 11] = [
         Loss::RingFull,
         Loss::CgroupTableFull,
         Loss::ReclaimTableFull,
@@ -438,6 +450,10 @@ impl Loss {
         Loss::Undecodable,
         Loss::ProgramReentered,
         Loss::CgroupUnreadable,
+        Loss::PathNotFound,
+        Loss::NodeUnreadable,
+        Loss::EntrySwept,
+        Loss::HostStalled,
     ];
 
     pub fn name(self) -> &'static str {
@@ -449,6 +465,10 @@ impl Loss {
             Loss::Undecodable => "undecodable",
             Loss::ProgramReentered => "program_reentered",
             Loss::CgroupUnreadable => "cgroup_unreadable",
+            Loss::PathNotFound => "path_not_found",
+            Loss::NodeUnreadable => "node_unreadable",
+            Loss::EntrySwept => "entry_swept",
+            Loss::HostStalled => "host_stalled",
         }
     }
 }

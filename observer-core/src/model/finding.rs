@@ -46,6 +46,15 @@ pub enum FindingKind {
         container: Container,
     },
     Started(Started),
+    /// The wall clock was set; so this is when it started.
+    StartDated {
+        container: Container,
+        unix_seconds: f64,
+    },
+    /// The wall clock was set by so much, forward if positive.
+    ClockSet {
+        moved_seconds: f64,
+    },
     /// Why it started, once that is sure enough; again when better evidence came.
     Caused(Caused),
     /// The API told late whose container this is: what was said of `before` is of `container`.

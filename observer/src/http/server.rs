@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axum::{
@@ -32,6 +35,8 @@ use crate::{
 pub struct Shared {
     pub registry: Registry,
     pub state: Arc<Mutex<NodeState>>,
+    /// The host is not being read: what is shown stands still.
+    pub stalled: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -110,6 +115,10 @@ async fn exposition(State(at): State<Serving>, request: HeaderMap) -> Response {
 }
 
 async fn ready(State(at): State<Serving>) -> (StatusCode, String) {
+    if at.shared.stalled.load(Ordering::Relaxed) {
+        let why = "not ready: the host's files do not answer; what is shown stands still\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, why.into());
+    }
     match at.shared.state().ready() {
         Ok(()) => (StatusCode::OK, "ready\n".into()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),

@@ -67,16 +67,21 @@ pub fn restore(path: &Path, at: Time) -> Result<Vec<Event>, CannotRestore> {
 }
 
 /// Writes beside and renames: a crash leaves the old file or the new one.
-pub fn save(path: &Path, histories: &Histories) -> io::Result<()> {
+pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    fs::write(&beside, contents)?;
+    fs::rename(beside, path)
+}
+
+/// What the file holds.
+pub fn contents(histories: &Histories) -> io::Result<Vec<u8>> {
     let entry = |(workload, startups): (&Workload, &[PastStartup])| Entry {
         workload: workload.clone(),
         startups: startups.to_vec(),
         levels: histories.levels(workload).cloned().unwrap_or_default(),
     };
     let contents = Contents { version: VERSION, workloads: histories.iter().map(entry).collect() };
-    let beside = path.with_extension("new");
-    fs::write(&beside, serde_json::to_vec(&contents).map_err(io::Error::from)?)?;
-    fs::rename(beside, path)
+    serde_json::to_vec(&contents).map_err(io::Error::from)
 }
 
 #[cfg(test)]
@@ -109,7 +114,7 @@ mod tests {
         };
         let mut histories = Histories::default();
         histories.remember(&Workload::of(&labels), past.clone());
-        save(&path, &histories).unwrap();
+        write(&path, &contents(&histories).unwrap()).unwrap();
         let events = restore(&path, Time::default()).unwrap();
         let [Event { what: EventKind::History { startups, .. }, .. }] = &events[..] else {
             panic!("{events:?}")

@@ -108,4 +108,23 @@ mod tests {
         assert_eq!(replayed.events, 1);
         assert!(replayed.metrics.contains("observer_build_info"));
     }
+
+    #[test]
+    fn start_times_follow_a_wall_clock_that_is_set() {
+        let events = [
+            r#"{"at":1000000000,"what":{"cgroup_made":{"cgroup":7,"path":"/web.service"}}}"#,
+            r#"{"at":2000000000,"what":{"cgroup_attached":{"cgroup":7,"path":"/web.service","pid":1}}}"#,
+            r#"{"at":3000000000,"what":{"usage":{"cgroup":7,"usage":4096,"watermark":4096}}}"#,
+            r#"{"at":4000000000,"what":{"clock_set":{"wall_offset_ns":100000000000}}}"#,
+        ];
+        let start = |events: &[&str]| {
+            let recording = format!("{HOST}\n{}\n", events.join("\n"));
+            let metrics = replay(recording.as_bytes(), |_| {}).unwrap().metrics;
+            let is_start = |line: &&str| line.starts_with("observer_container_start_time_seconds{");
+            let line = metrics.lines().find(is_start).unwrap();
+            line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+        };
+        assert_eq!(start(&events[..3]), 2.0);
+        assert_eq!(start(&events), 102.0);
+    }
 }

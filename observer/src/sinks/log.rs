@@ -4,7 +4,7 @@ use observer_core::{
     advice::{Grade, sizing::AdvisedLimit},
     cause::Cause,
     model::{
-        event::{AttachOutcome, ExitStatus, Limit, ProbeStatus},
+        event::{AttachOutcome, ExitStatus, Limit, Loss, ProbeStatus},
         finding::{
             Advised, Caused, Container, Ended, Finding, FindingKind, OomKilled, OomRole, OomScope, ScaleEvent,
         },
@@ -27,6 +27,10 @@ pub fn log(finding: &Finding) {
                 tracing::warn!("{line}");
             }
         }
+        // Said where the read failed, once for each kind of error.
+        FindingKind::Lost {
+            loss: Loss::CgroupUnreadable | Loss::NodeUnreadable | Loss::HostStalled, ..
+        } => {}
         FindingKind::Lost { loss, count } => {
             tracing::warn!(count, "data lost: {}; see observer_lost_total in docs/operating.md", loss.name());
         }
@@ -237,6 +241,9 @@ fn text(finding: &Finding) -> Option<String> {
                 n => format!("; {n} of them start for the first time and are not counted"),
             },
         ),
+        FindingKind::ClockSet { moved_seconds } => {
+            format!("the wall clock was set by {moved_seconds:+.1} s; start times follow it")
+        }
         FindingKind::Lost { loss, count } => format!("data lost: {} ({count} so far)", loss.name()),
         _ => return None,
     })

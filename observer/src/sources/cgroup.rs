@@ -6,10 +6,12 @@ use std::{
 };
 
 use procfs::{FromBufRead, process::MountInfos};
+use rustix::io::Errno;
 
 use observer_core::model::event::CgroupVersion;
 
 pub mod memory;
+pub mod name;
 pub mod sampler;
 pub mod tree;
 pub mod writable;
@@ -81,8 +83,19 @@ impl Hierarchy {
 
     /// Directory of a cgroup, given its path in the hierarchy.
     pub fn directory(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
+        self.root.join(name::unescape(path.trim_start_matches('/')))
     }
+}
+
+/// A cgroup that was removed: its directory is not there, or its files no longer answer. Any other error says nothing of
+/// whether it exists.
+pub fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
+}
+
+/// A file that this kernel, or this kind of group, does not have: PSI may be off, a threaded group has no processes.
+pub fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error())
 }
 
 /// Second column of /proc/cgroups.

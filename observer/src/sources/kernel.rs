@@ -2,10 +2,10 @@
 //!
 //! It must never know what a container is: ids go in, ids come out.
 
-use std::{io, os::fd::OwnedFd};
+use std::{collections::HashSet, os::fd::OwnedFd, time::Duration};
 
 use aya_log::EbpfLogger;
-use tokio::io::unix::AsyncFd;
+use rustix::event::{Timespec, epoll};
 
 use crate::{
     config::ProbeChoice,
@@ -30,9 +30,11 @@ pub mod support;
 pub struct Kernel {
     /// Holds the programs and links.
     _programs: aya::Ebpf,
-    ring: AsyncFd<OwnedFd>,
+    /// Wakes when the programs ask to be read at once.
+    woken: OwnedFd,
     records: Ring,
     counters: Counters,
+    swept: u64,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -43,8 +45,8 @@ impl Kernel {
         let Attached { programs, statuses } = attach::all(support, choice);
         let Some(mut programs) = programs else { return (None, statuses) };
         match Self::with(&mut programs, support) {
-            Ok((records, ring, counters, log)) => {
-                (Some(Self { _programs: programs, ring, records, counters, log }), statuses)
+            Ok((records, woken, counters, log)) => {
+                (Some(Self { _programs: programs, woken, records, counters, swept: 0, log }), statuses)
             }
             Err(error) => (None, attach::all_broken(&error)),
         }
@@ -54,53 +56,79 @@ impl Kernel {
     fn with(
         programs: &mut aya::Ebpf,
         support: &Support,
-    ) -> Result<(Ring, AsyncFd<OwnedFd>, Counters, Option<EbpfLogger<&'static dyn log::Log>>), String> {
+    ) -> Result<(Ring, OwnedFd, Counters, Option<EbpfLogger<&'static dyn log::Log>>), String> {
         let records = Ring::take(programs, support.page_size)?;
-        let ring = records
-            .fd()
-            // SAFETY: the descriptor is owned by the AsyncFd and stays open as long as it.
-            .and_then(|fd| unsafe { AsyncFd::register(fd) }.map_err(Into::into))
-            .map_err(|error| format!("cannot wait for the records ring: {error}"))?;
+        let woken =
+            wake_by(&records).map_err(|error| format!("cannot wait for the records ring: {error}"))?;
         let counters = Counters::take(programs)?;
         let log = EbpfLogger::init(programs)
             .inspect_err(|error| tracing::warn!(%error, "the programs' own diagnostics are not shown"))
             .ok();
-        Ok((records, ring, counters, log))
+        Ok((records, woken, counters, log))
     }
 
-    /// Waits until the programs ask to be read at once.
-    pub async fn woken(&self) -> io::Result<()> {
-        let mut guard = self.ring.readable().await?;
-        guard.clear_ready();
-        Ok(())
+    /// Waits until the programs ask to be read at once, but not longer than this.
+    pub fn wait(&self, at_most: Duration) {
+        let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+        if let Err(error) = epoll::wait(&self.woken, &mut events[..], Some(&timeout)) {
+            tracing::debug!(%error, "cannot wait for the records ring");
+            std::thread::sleep(at_most);
+        }
     }
 
-    /// Everything in the ring now, in the order the kernel wrote it. A removed cgroup's totals come just before its
-    /// removal, and its table entry is freed.
-    pub fn drain(&mut self, events: &mut Vec<Event>) {
+    /// What is in the ring now, in the order the kernel wrote it; returns whether there is more than `at_most`. A removed
+    /// cgroup's totals come just before its removal, and its table entries are freed.
+    pub fn drain(&mut self, events: &mut Vec<Event>, at_most: usize) -> bool {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        while let Some(event) = self.records.take_next() {
+        for _ in 0..at_most {
+            let Some(event) = self.records.take_next() else { return false };
             if let EventKind::CgroupRemoved { cgroup } = event.what
-                && let Some(totals) = self.counters.take_totals(cgroup)
+                && let Some(totals) = self.counters.free(cgroup).totals
             {
                 events.push(Event { at: event.at, what: EventKind::Totals { cgroup, totals } });
             }
             events.push(event);
         }
+        true
+    }
+
+    /// The cgroups that have entries in the tables.
+    pub fn tabled(&self) -> HashSet<CgroupId> {
+        self.counters.tabled()
+    }
+
+    /// Frees the entries of a cgroup that is gone, and returns its last totals.
+    pub fn free(&mut self, cgroup: CgroupId) -> Option<Totals> {
+        self.counters.free(cgroup).totals
+    }
+
+    /// Frees the entries of cgroups that are gone and whose removal was not seen: counted as a loss.
+    pub fn sweep(&mut self, gone: impl Iterator<Item = CgroupId>) {
+        self.swept += gone.filter(|cgroup| self.counters.free(*cgroup).entries > 0).count() as u64;
     }
 
     /// The totals of every cgroup that moved since the last call, and the loss counters that moved.
     pub fn totals(&mut self, at: Time, events: &mut Vec<Event>) {
         let undecodable = self.records.undecodable();
-        self.counters.read(at, undecodable, events);
+        self.counters.read(at, undecodable, self.swept, events);
     }
 
     /// Tells the programs how many parents up the container of this cgroup is; 0: it is one.
     pub fn mark(&mut self, cgroup: CgroupId, up: u32) {
         self.counters.mark(cgroup, up);
     }
+}
+
+/// Edge-triggered: the ring is readable whenever anything is in it, and most records are not worth a wake-up.
+fn wake_by(records: &Ring) -> std::io::Result<OwnedFd> {
+    let woken = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&woken, records.fd(), epoll::EventData::new_u64(0), flags)?;
+    Ok(woken)
 }
 
 pub(crate) fn total_of(totals: &observer_ebpf::abi::CgroupTotals, in_slots: u64) -> Totals {

@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use procfs::{FromBufRead, Meminfo, MemoryPressure, VmStat};
 use rustix::time::ClockId;
 
-use crate::clock::nanos;
+use crate::{clock::nanos, sources::cgroup::is_absent};
 use observer_core::model::event::{NodeReading, ObserverReading, Pressure};
 
 pub fn memory_total(proc: &Path) -> io::Result<u64> {
@@ -18,16 +18,16 @@ pub fn booted(proc: &Path) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
 }
 
-/// `pods_available`: of the cgroup tree, which is read elsewhere.
-pub fn reading(proc: &Path, pods_available: Option<u64>) -> io::Result<NodeReading> {
+/// Without `pods_available`, which is of the cgroup tree.
+pub fn reading(proc: &Path) -> io::Result<NodeReading> {
     let meminfo = meminfo(proc)?;
     let vmstat: VmStat = parse(&proc.join("vmstat"))?;
     let counter = |name: &str| vmstat.0.get(name).map_or(0, |value| (*value).max(0) as u64);
     Ok(NodeReading {
         available: meminfo.mem_available.unwrap_or(meminfo.mem_free),
-        pods_available,
+        pods_available: None,
         free: meminfo.mem_free,
-        pressure: pressure(proc),
+        pressure: pressure(proc)?,
         faults: counter("pgfault"),
         major_faults: counter("pgmajfault"),
         oom_kills: counter("oom_kill"),
@@ -40,9 +40,13 @@ fn meminfo(proc: &Path) -> io::Result<Meminfo> {
 }
 
 /// `None`: the kernel has no PSI, or it is off (psi=0).
-fn pressure(proc: &Path) -> Option<Pressure> {
-    let pressure: MemoryPressure = parse(&proc.join("pressure/memory")).ok()?;
-    Some(Pressure { some_ns: pressure.some.total * 1_000, full_ns: pressure.full.total * 1_000 })
+fn pressure(proc: &Path) -> io::Result<Option<Pressure>> {
+    let pressure: MemoryPressure = match parse(&proc.join("pressure/memory")) {
+        Ok(pressure) => pressure,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(Pressure { some_ns: pressure.some.total * 1_000, full_ns: pressure.full.total * 1_000 }))
 }
 
 fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
@@ -52,13 +56,13 @@ fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
 }
 
 /// Resident memory and processor time of this process.
-pub fn observer() -> ObserverReading {
-    let pages = fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
-        .unwrap_or(0);
-    ObserverReading {
+pub fn observer() -> io::Result<ObserverReading> {
+    let text = fs::read_to_string("/proc/self/statm")?;
+    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages =
+        pages.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("statm: {text:?}")))?;
+    Ok(ObserverReading {
         resident: pages * rustix::param::page_size() as u64,
         cpu_ns: nanos(ClockId::ProcessCPUTime),
-    }
+    })
 }

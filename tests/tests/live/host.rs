@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write,
     net::TcpListener,
     os::unix::process::CommandExt,
     process::{Command, Output},
@@ -13,7 +14,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use observer_ebpf::probe::Intent;
 use observer_tests::daemon::{Daemon, sum};
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 
 use crate::{
     Case,
@@ -51,6 +55,8 @@ pub const CASES: &[Case] = &[
         needs: Cgroups,
         run: disabled,
     },
+    Case { name: "a_file_that_hangs_stops_neither_probes_nor_scrapes", needs: Nothing, run: hanging_file },
+    Case { name: "a_directory_that_cannot_be_read_ends_nothing", needs: Nothing, run: unreadable },
     Case { name: "start_ups_have_no_more_room_than_all_pods_together", needs: Cgroups, run: room_for_pods },
     Case { name: "kill_9_leaves_nothing_attached", needs: Probes, run: kill_9 },
     Case { name: "ready_within_a_second", needs: Probes, run: ready_soon },
@@ -252,6 +258,79 @@ fn disabled(stage: &Stage) -> Result<()> {
     drop(group);
     main.wait()?;
     daemon.wait_metric("observer_container_state", &[&own, "state=\"ended\""], within, |v| v == 1.0)?;
+    Ok(())
+}
+
+/// A tree of plain files, one of them a pipe: reading it hangs until somebody writes.
+fn hanging_file(stage: &Stage) -> Result<()> {
+    let root = stage.directory.join("hanging");
+    let group = root.join("web.service");
+    fs::create_dir_all(&group)?;
+    fs::write(root.join("cgroup.controllers"), "memory\n")?;
+    fs::write(root.join("memory.current"), "4096\n")?;
+    fs::write(group.join("cgroup.procs"), "1\n")?;
+    let (pipe, file) = (group.join("memory.current"), group.join("memory.new"));
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+
+    let path = root.to_str().context("a path that is text")?;
+    let daemon = Daemon::start(&stage.observer, &stage.directory, &["--cgroup-root", path])?;
+    let within = Duration::from_secs(20);
+    // Answered while the read hangs: nobody has written.
+    daemon.wait_metric("observer_lost_total", &["where=\"host_stalled\""], within, |v| v >= 5.0)?;
+    ensure!(daemon.get("/healthz")? == "ok\n", "not alive while a read hangs");
+    ensure!(daemon.get("/readyz").is_err(), "ready although nothing is measured");
+
+    let mut writer = fs::OpenOptions::new().write(true).open(&pipe)?;
+    fs::write(&file, "8192\n")?;
+    fs::rename(&file, &pipe)?;
+    writer.write_all(b"8192\n")?;
+    drop(writer);
+    let usage = ["container=\"web.service\""];
+    daemon.wait_metric("observer_container_memory_usage_bytes", &usage, within, |v| v == 8192.0)?;
+
+    // It hangs again, and ends all the same.
+    fs::remove_file(&pipe)?;
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+    let stalled = daemon.metric("observer_lost_total", &["where=\"host_stalled\""])?.unwrap_or(0.0);
+    daemon.wait_metric("observer_lost_total", &["where=\"host_stalled\""], within, |v| v > stalled)?;
+    let status = daemon.stop()?;
+    ensure!(status.success(), "ended with {status}");
+    fs::remove_dir_all(&root)?;
+    Ok(())
+}
+
+/// The walk meets a directory it cannot read: what is below is not known, and so is neither ended nor started again.
+fn unreadable(stage: &Stage) -> Result<()> {
+    let root = stage.directory.join("unreadable");
+    let group = root.join("parent/web.service");
+    fs::create_dir_all(&group)?;
+    fs::write(root.join("cgroup.controllers"), "memory\n")?;
+    for directory in [&root, &root.join("parent"), &group] {
+        fs::write(directory.join("memory.current"), "4096\n")?;
+        fs::write(directory.join("cgroup.procs"), "1\n")?;
+    }
+    let path = root.to_str().context("a path that is text")?;
+    // Without the probe the walk is once a second, and the only news of the tree.
+    let args = ["--cgroup-root", path, "--disable-probe", "cgroup_life"];
+    let daemon = Daemon::start(&stage.observer, &stage.directory, &args)?;
+    let own = ["container=\"web.service\""];
+    let within = Duration::from_secs(10);
+    daemon.wait_metric("observer_container_memory_usage_bytes", &own, within, |v| v == 4096.0)?;
+    // Root may open all directories; a directory in place of a file cannot be read by anybody.
+    let procs = root.join("parent/cgroup.procs");
+    fs::remove_file(&procs)?;
+    fs::create_dir(&procs)?;
+    let lost = ["where=\"cgroup_unreadable\""];
+    daemon.wait_metric("observer_lost_total", &lost, within, |v| v >= 3.0)?;
+    fs::remove_dir(&procs)?;
+    fs::write(&procs, "1\n")?;
+    let seen = daemon.metric("observer_lost_total", &lost)?.unwrap_or(0.0);
+    ensure!(seen >= 3.0, "three walks met it");
+    let log = daemon.log_text();
+    ensure!(log.matches("cannot read the cgroup tree").count() == 1, "not logged once:\n{log}");
+    ensure!(!log.contains("web.service: ended") && !log.contains("web.service: started"), "{log}");
+    drop(daemon);
+    fs::remove_dir_all(&root)?;
     Ok(())
 }
 

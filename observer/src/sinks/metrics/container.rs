@@ -223,6 +223,9 @@ impl Families {
     pub fn apply(&mut self, finding: &Finding) {
         match &finding.what {
             FindingKind::Seen { container } => self.take_over(container),
+            FindingKind::StartDated { container, unix_seconds } => {
+                self.start_time.with_label_values(&values(container)).set(*unix_seconds);
+            }
             FindingKind::Started(started) => {
                 self.take_over(&started.container);
                 self.start_time.with_label_values(&values(&started.container)).set(started.unix_seconds);

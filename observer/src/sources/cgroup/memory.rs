@@ -3,6 +3,7 @@
 
 use std::{fs, io, path::Path};
 
+use crate::sources::cgroup::is_absent;
 use observer_core::model::event::{CgroupVersion, Limit, MemoryEvents, MemoryReading, MemoryStat, Pressure};
 
 /// Usage alone: one file, no flush. For the fast look at a group that moves.
@@ -14,56 +15,58 @@ pub fn usage(directory: &Path, version: CgroupVersion) -> io::Result<u64> {
     number(&fs::read_to_string(directory.join(name))?)
 }
 
-/// Everything. `Err` if the group is gone; a file this kernel does not have leaves its part absent.
+/// Everything. `Err` if the group is gone, or one of its files could not be read; one that this kernel does not have leaves
+/// its part absent.
 pub fn reading(directory: &Path, version: CgroupVersion) -> io::Result<MemoryReading> {
     let usage = usage(directory, version)?;
-    Ok(match version {
+    match version {
         CgroupVersion::V2 => v2(directory, usage),
         CgroupVersion::V1 => v1(directory, usage),
+    }
+}
+
+fn v2(directory: &Path, usage: u64) -> io::Result<MemoryReading> {
+    let text = |name| text(directory, name);
+    let events_local = text("memory.events.local")?;
+    let events = |events: String| MemoryEvents {
+        max: keyed(&events, "max").unwrap_or(0),
+        high: keyed(&events, "high"),
+        low: keyed(&events, "low"),
+        oom: keyed(&events, "oom"),
+        oom_group_kill: keyed(&events, "oom_group_kill"),
+        oom_local: events_local.as_deref().and_then(|local| keyed(local, "oom")),
+        oom_kill: keyed(&events, "oom_kill").unwrap_or(0),
+    };
+    Ok(MemoryReading {
+        usage,
+        watermark: text("memory.peak")?.as_deref().map(number).transpose()?,
+        limit: text("memory.max")?.as_deref().and_then(limit),
+        stat: text("memory.stat")?.map(|text| stat(&text, &V2)),
+        events: text("memory.events")?.map(events),
+        high: text("memory.high")?.as_deref().and_then(limit),
+        swap: text("memory.swap.current")?.as_deref().map(number).transpose()?,
+        pressure: text("memory.pressure")?.as_deref().and_then(pressure),
     })
 }
 
-fn v2(directory: &Path, usage: u64) -> MemoryReading {
+fn v1(directory: &Path, usage: u64) -> io::Result<MemoryReading> {
     let text = |name| text(directory, name);
-    MemoryReading {
+    let stat_text = text("memory.stat")?;
+    let times_at_limit = text("memory.failcnt")?.as_deref().map(number).transpose()?;
+    let events = |control: String| {
+        let (max, oom_kill) = (times_at_limit?, keyed(&control, "oom_kill")?);
+        Some(MemoryEvents { max, oom_kill, ..MemoryEvents::default() })
+    };
+    Ok(MemoryReading {
         usage,
-        watermark: text("memory.peak").and_then(|text| number(&text).ok()),
-        limit: text("memory.max").as_deref().and_then(limit),
-        stat: text("memory.stat").map(|text| stat(&text, &V2)),
-        events: text("memory.events").map(|events| MemoryEvents {
-            max: keyed(&events, "max").unwrap_or(0),
-            high: keyed(&events, "high"),
-            low: keyed(&events, "low"),
-            oom: keyed(&events, "oom"),
-            oom_group_kill: keyed(&events, "oom_group_kill"),
-            oom_local: text("memory.events.local").and_then(|local| keyed(&local, "oom")),
-            oom_kill: keyed(&events, "oom_kill").unwrap_or(0),
-        }),
-        high: text("memory.high").as_deref().and_then(limit),
-        swap: text("memory.swap.current").and_then(|text| number(&text).ok()),
-        pressure: text("memory.pressure").as_deref().and_then(pressure),
-    }
-}
-
-fn v1(directory: &Path, usage: u64) -> MemoryReading {
-    let text = |name| text(directory, name);
-    let stat_text = text("memory.stat");
-    MemoryReading {
-        usage,
-        watermark: text("memory.max_usage_in_bytes").and_then(|text| number(&text).ok()),
-        limit: text("memory.limit_in_bytes").as_deref().and_then(limit),
+        watermark: text("memory.max_usage_in_bytes")?.as_deref().map(number).transpose()?,
+        limit: text("memory.limit_in_bytes")?.as_deref().and_then(limit),
         stat: stat_text.as_deref().map(|text| stat(text, &V1)),
-        events: text("memory.oom_control").and_then(|control| {
-            Some(MemoryEvents {
-                max: text("memory.failcnt").and_then(|text| number(&text).ok())?,
-                oom_kill: keyed(&control, "oom_kill")?,
-                ..MemoryEvents::default()
-            })
-        }),
+        events: text("memory.oom_control")?.and_then(events),
         high: None,
         swap: stat_text.as_deref().and_then(|text| keyed(text, "total_swap")),
         pressure: None,
-    }
+    })
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full …`, in microseconds (Documentation/accounting/psi.rst).
@@ -75,8 +78,13 @@ fn pressure(text: &str) -> Option<Pressure> {
     Some(Pressure { some_ns: total("some")? * 1_000, full_ns: total("full")? * 1_000 })
 }
 
-fn text(directory: &Path, name: &str) -> Option<String> {
-    fs::read_to_string(directory.join(name)).ok()
+/// `None`: there is no such file.
+fn text(directory: &Path, name: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(directory.join(name)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Names of what is read from memory.stat. On v1 the totals, which include children as v2's do.

@@ -4,13 +4,19 @@
 //! read(2), kernel memory, and the split into anonymous and cache. A group that has just moved is read every 20 ms
 //! (usage) and 100 ms (all), a young one every second, an old one every 15 seconds.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
-use crate::sources::cgroup::{Hierarchy, memory, tree};
+use crate::sources::{
+    cgroup::{Hierarchy, is_gone, memory, tree},
+    unread::Unread,
+};
 use observer_core::{
     attribution::cgroup_path,
     model::{
-        event::{CgroupId, Event, EventKind, Loss, MemoryReading},
+        event::{CgroupId, Event, EventKind, Limit, MemoryReading, Totals},
         time::Time,
     },
 };
@@ -32,12 +38,22 @@ const EVERY_WALK: Duration = Duration::from_secs(1);
 /// The tree is walked this often anyway: what a full ring lost is found again.
 const EVERY_CHECK: Duration = Duration::from_secs(60);
 
+/// What a walk of the tree brought beside events.
+pub struct Walked {
+    /// As [`Sampler::learn`] returns them.
+    pub marks: Vec<(CgroupId, u32)>,
+    /// All groups of the host were looked at: what was not found is not there.
+    pub complete: bool,
+}
+
 pub struct Sampler {
     hierarchy: Hierarchy,
     groups: HashMap<CgroupId, Group>,
     walked: Option<Time>,
     walk_wanted: bool,
-    unreadable: u64,
+    unread: Unread,
+    paths_not_found: u64,
+    pods_available: Option<u64>,
     /// Without the cgroup probe the walk is the only news of the tree.
     only_walks: bool,
 }
@@ -58,7 +74,60 @@ struct Group {
 
 impl Sampler {
     pub fn new(hierarchy: Hierarchy, only_walks: bool) -> Self {
-        Self { hierarchy, groups: HashMap::new(), walked: None, walk_wanted: true, unreadable: 0, only_walks }
+        Self {
+            hierarchy,
+            groups: HashMap::new(),
+            walked: None,
+            walk_wanted: true,
+            unread: Unread::new("the cgroup tree"),
+            paths_not_found: 0,
+            pods_available: None,
+            only_walks,
+        }
+    }
+
+    /// Finds the path of an event whose record had no room for it ([`crate::sources::kernel::ring`]): it is in the tree, under its id.
+    /// `false`: it is not there any more, or could not be looked for; what is known of it comes with the next walk.
+    pub fn complete(&mut self, event: &mut Event) -> bool {
+        let (EventKind::CgroupMade { cgroup, path }
+        | EventKind::CgroupPopulated { cgroup, path }
+        | EventKind::CgroupAttached { cgroup, path, .. }) = &mut event.what
+        else {
+            return true;
+        };
+        let cut = path.is_empty() || path.len() > 1 && path.ends_with('/');
+        if !cut {
+            return true;
+        }
+        if let Some(group) = self.groups.get(cgroup) {
+            path.clone_from(&group.path);
+            return true;
+        }
+        match tree::find(&self.hierarchy, path, *cgroup) {
+            Ok(Some(found)) => {
+                *path = found;
+                return true;
+            }
+            Ok(None) => {}
+            Err(error) => self.unread.count_at(path, &error),
+        }
+        self.paths_not_found += 1;
+        self.walk_wanted = true;
+        false
+    }
+
+    /// Whether the cgroup is there, as far as is known.
+    pub fn knows(&self, cgroup: CgroupId) -> bool {
+        self.groups.contains_key(&cgroup)
+    }
+
+    /// Reads of the tree that failed, since the start.
+    pub fn unread(&self) -> u64 {
+        self.unread.total()
+    }
+
+    pub fn paths_not_found(&self) -> u64 {
+        self.paths_not_found
     }
 
     /// Learns from an event of the kernel's. Returns the mark of a cgroup seen for the first time: how many levels it
@@ -134,15 +203,27 @@ impl Sampler {
     }
 
     /// See [`observer_core::model::event::NodeReading::pods_available`]. Inactive file cache is given up before anybody is killed.
-    pub fn pods_available(&self) -> Option<u64> {
+    pub fn pods_available(&mut self) -> Option<u64> {
         // One, or more where nodes are containers of this host.
         let of_all_pods = self.groups.values().filter(|group| cgroup_path::holds_all_pods(&group.path));
-        let available = of_all_pods.filter_map(|group| {
+        let mut least: Option<u64> = None;
+        for group in of_all_pods {
             let directory = self.hierarchy.directory(&group.path);
-            let reading = memory::reading(&directory, self.hierarchy.version).ok()?;
-            Some(reading.limit?.bytes()?.saturating_sub(reading.working_set()))
-        });
-        available.min()
+            match memory::reading(&directory, self.hierarchy.version) {
+                Ok(reading) => {
+                    let limit = reading.limit.and_then(Limit::bytes);
+                    let available = limit.map(|limit| limit.saturating_sub(reading.working_set()));
+                    least = least.into_iter().chain(available).min();
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    self.unread.count_at(&group.path, &error);
+                    return self.pods_available;
+                }
+            }
+        }
+        self.pods_available = least;
+        least
     }
 
     /// Something runs in this group: so its container lives.
@@ -161,34 +242,44 @@ impl Sampler {
         }
     }
 
-    /// Walks the tree if it is due: at start, when an unknown id turned up, and now and then. Returns marks as
-    /// [`Sampler::learn`] does.
-    pub fn walk_if_due(&mut self, now: Time, events: &mut Vec<Event>) -> Vec<(CgroupId, u32)> {
-        let since = self.walked.map(|walked| now.since(walked));
+    /// At start, when an unknown id turned up, and now and then.
+    pub fn walk_is_due(&self, now: Time) -> bool {
         let every = if self.only_walks || self.walk_wanted { EVERY_WALK } else { EVERY_CHECK };
-        if since.is_some_and(|since| since < every) {
-            return Vec::new();
-        }
+        self.walked.is_none_or(|walked| now.since(walked) >= every)
+    }
+
+    /// Walks the tree. `free` is called with each group that is gone, and returns its last totals.
+    pub fn walk(
+        &mut self,
+        now: Time,
+        events: &mut Vec<Event>,
+        mut free: impl FnMut(CgroupId) -> Option<Totals>,
+    ) -> Walked {
         let first = self.walked.is_none();
         self.walked = Some(now);
         self.walk_wanted = false;
-        let found = tree::walk(&self.hierarchy);
-        let gone: Vec<CgroupId> = {
-            let there: std::collections::HashSet<CgroupId> = found.iter().map(|found| found.cgroup).collect();
-            self.groups.keys().filter(|cgroup| !there.contains(cgroup)).copied().collect()
-        };
-        for cgroup in gone {
-            self.groups.remove(&cgroup);
-            events.push(Event { at: now, what: EventKind::CgroupRemoved { cgroup } });
+        let walk = tree::walk(&self.hierarchy);
+        for tree::Unread { path, error } in &walk.unread {
+            self.unread.count_at(path, error);
         }
-        let mut marks = Vec::new();
-        for tree::Found { cgroup, path, populated } in found {
+        let there: HashSet<CgroupId> = walk.found.iter().map(|found| found.cgroup).collect();
+        let gone =
+            self.groups.extract_if(|cgroup, group| !there.contains(cgroup) && walk.covers(&group.path));
+        for (cgroup, _) in gone {
+            let totals = free(cgroup).map(|totals| EventKind::Totals { cgroup, totals });
+            let removed = EventKind::CgroupRemoved { cgroup };
+            events.extend(totals.into_iter().chain([removed]).map(|what| Event { at: now, what }));
+        }
+        // Of a cgroup namespace only a part is seen.
+        let whole = walk.found.first().is_some_and(|root| root.cgroup == tree::ROOT);
+        let mut walked = Walked { marks: Vec::new(), complete: whole && walk.unread.is_empty() };
+        for tree::Found { cgroup, path, populated } in walk.found {
             if self.groups.contains_key(&cgroup) {
                 self.emptied_or_populated(now, cgroup, populated, events);
                 continue;
             }
             let born = (!first).then_some(now);
-            marks.extend(self.insert(cgroup, &path, born, populated));
+            walked.marks.extend(self.insert(cgroup, &path, born, populated));
             let what = match first {
                 true => EventKind::CgroupSeeded { cgroup, path, populated },
                 false => EventKind::CgroupMade { cgroup, path: path.clone() },
@@ -198,7 +289,7 @@ impl Sampler {
                 self.populated(now, cgroup, events);
             }
         }
-        marks
+        walked
     }
 
     /// Without the probe, the walk tells who came and went.
@@ -217,8 +308,17 @@ impl Sampler {
         if populated {
             self.populated(now, cgroup, events);
         } else {
-            let reading = memory::reading(&self.hierarchy.directory(&group.path), self.hierarchy.version);
-            let watermark = reading.ok().and_then(|reading| reading.watermark).unwrap_or(0);
+            // 0 is below every peak that is known.
+            let watermark =
+                match memory::reading(&self.hierarchy.directory(&group.path), self.hierarchy.version) {
+                    Ok(reading) => reading.watermark.unwrap_or(0),
+                    Err(error) => {
+                        if !is_gone(&error) {
+                            self.unread.count_at(&group.path, &error);
+                        }
+                        0
+                    }
+                };
             events.push(Event { at: now, what: EventKind::CgroupEmptied { cgroup, usage: 0, watermark } });
         }
     }
@@ -267,21 +367,10 @@ impl Sampler {
                     group.usage = reading.usage;
                     events.push(Event { at: now, what: EventKind::Memory { cgroup, reading } });
                 }
-                // Gone: its removal is on the way. Anything else is a loss.
-                Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(19) => {
-                    group.lives = false;
-                }
-                Err(_) => self.unreadable += 1,
+                // Its removal is on the way.
+                Err(error) if is_gone(&error) => group.lives = false,
+                Err(error) => self.unread.count_at(&group.path, &error),
             }
-        }
-    }
-
-    pub fn losses(&self, now: Time, events: &mut Vec<Event>) {
-        if self.unreadable > 0 {
-            events.push(Event {
-                at: now,
-                what: EventKind::Lost { at: Loss::CgroupUnreadable, count: self.unreadable },
-            });
         }
     }
 

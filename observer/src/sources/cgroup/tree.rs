@@ -1,9 +1,30 @@
 //! One walk of the tree: which memory cgroups exist. Ids are inode numbers (kernel 5.5 and later, 64-bit).
+//!
+//! What could not be read is not taken for empty: the walk names it, and nothing is known of what is below.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirEntryExt, MetadataExt},
+    },
+    path::Path,
+};
 
-use crate::sources::cgroup::Hierarchy;
+use crate::sources::cgroup::{Hierarchy, is_absent, is_gone, name};
 use observer_core::model::event::{CgroupId, CgroupVersion};
+
+/// Id of the root of a whole hierarchy: the first inode of its file system (kernel: fs/kernfs/dir.c, kernfs_create_root).
+pub const ROOT: CgroupId = 1;
+/// Directories looked into for one cgroup whose path is not known; the walk finds it otherwise.
+const SEARCHED: u32 = 4096;
+
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// Parents before children.
+    pub found: Vec<Found>,
+    pub unread: Vec<Unread>,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
@@ -14,38 +35,108 @@ pub struct Found {
     pub populated: bool,
 }
 
-/// Parents before children. Groups that vanish meanwhile are left out; on v2, those without the memory controller too:
-/// their memory is charged to the nearest ancestor that has it.
-pub fn walk(hierarchy: &Hierarchy) -> Vec<Found> {
-    let mut found = Vec::new();
-    visit(hierarchy, &hierarchy.root, String::from("/"), &mut found);
-    found
+/// A directory that is there and could not be read.
+#[derive(Debug)]
+pub struct Unread {
+    pub path: String,
+    pub error: io::Error,
 }
 
-fn visit(hierarchy: &Hierarchy, directory: &Path, path: String, found: &mut Vec<Found>) {
-    let Ok(metadata) = fs::metadata(directory) else { return };
+impl Walk {
+    /// Whether a group of this path would have been found if it were there.
+    pub fn covers(&self, path: &str) -> bool {
+        !self.unread.iter().any(|unread| is_within(path, &unread.path))
+    }
+}
+
+fn is_within(path: &str, directory: &str) -> bool {
+    directory == "/"
+        || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Groups that vanish meanwhile are left out; on v2, those without the memory controller too: their memory is charged to
+/// the nearest ancestor that has it.
+pub fn walk(hierarchy: &Hierarchy) -> Walk {
+    let mut walk = Walk::default();
+    visit(hierarchy, &hierarchy.root, String::from("/"), &mut walk);
+    walk
+}
+
+fn visit(hierarchy: &Hierarchy, directory: &Path, path: String, walk: &mut Walk) {
+    let children = match group(hierarchy, directory, &path) {
+        Ok(found) => {
+            walk.found.extend(found);
+            children(directory)
+        }
+        Err(error) => Err(error),
+    };
+    match children {
+        Ok(children) => {
+            for child in children {
+                let file = child.file_name();
+                let below = format!("{}/{}", path.trim_end_matches('/'), name::escape(file.as_bytes()));
+                visit(hierarchy, &child.path(), below, walk);
+            }
+        }
+        // Removed since its parent was read. The root is not removed.
+        Err(error) if is_gone(&error) && path != "/" => {}
+        Err(error) => walk.unread.push(Unread { path, error }),
+    }
+}
+
+/// `None`: it is no memory cgroup.
+fn group(hierarchy: &Hierarchy, directory: &Path, path: &str) -> io::Result<Option<Found>> {
+    let cgroup = fs::metadata(directory)?.ino();
     let has_memory = match hierarchy.version {
         CgroupVersion::V1 => true,
-        CgroupVersion::V2 => path == "/" || directory.join("memory.current").exists(),
+        CgroupVersion::V2 => path == "/" || directory.join("memory.current").try_exists()?,
     };
-    if has_memory {
-        let populated =
-            fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|procs| !procs.trim().is_empty());
-        found.push(Found { cgroup: metadata.ino(), path: path.clone(), populated });
+    if !has_memory {
+        return Ok(None);
     }
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.filter_map(Result::ok) {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let name = entry.file_name();
-            let child = format!("{}/{}", path.trim_end_matches('/'), name.to_string_lossy());
-            visit(hierarchy, &entry.path(), child, found);
+    let populated = match fs::read(directory.join("cgroup.procs")) {
+        Ok(processes) => !processes.trim_ascii().is_empty(),
+        // A threaded group (v2) has threads, and its processes are its domain's.
+        Err(error) if is_absent(&error) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(Some(Found { cgroup, path: path.to_owned(), populated }))
+}
+
+fn children(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            children.push(entry);
         }
     }
+    Ok(children)
+}
+
+/// The path of a cgroup somewhere below a directory. `None`: it is not there (any more).
+pub fn find(hierarchy: &Hierarchy, below: &str, cgroup: CgroupId) -> io::Result<Option<String>> {
+    let mut unvisited = vec![below.trim_end_matches('/').to_owned()];
+    for _ in 0..SEARCHED {
+        let Some(path) = unvisited.pop() else { return Ok(None) };
+        let children = match children(&hierarchy.directory(&path)) {
+            Err(error) if is_gone(&error) => continue,
+            children => children?,
+        };
+        for child in children {
+            let path = format!("{path}/{}", name::escape(child.file_name().as_bytes()));
+            if child.ino() == cgroup {
+                return Ok(Some(path));
+            }
+            unvisited.push(path);
+        }
+    }
+    Err(io::Error::other("too many directories to look into"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{ffi::OsStr, path::PathBuf};
 
     use super::*;
 
@@ -64,7 +155,7 @@ mod tests {
     #[test]
     fn a_walk_finds_every_group_parents_first() {
         let root = tree("v1");
-        let found = walk(&Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 });
+        let found = walk(&Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 }).found;
         let mut paths: Vec<(&str, bool)> = found.iter().map(|f| (f.path.as_str(), f.populated)).collect();
         assert_eq!(paths[0], ("/", false));
         paths.sort_unstable();
@@ -75,9 +166,69 @@ mod tests {
     #[test]
     fn on_v2_a_group_without_the_controller_is_not_a_memory_cgroup() {
         let root = tree("v2");
-        let found = walk(&Hierarchy { version: CgroupVersion::V2, root: root.clone(), id: 0 });
+        let found = walk(&Hierarchy { version: CgroupVersion::V2, root: root.clone(), id: 0 }).found;
         let paths: Vec<&str> = found.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(paths, ["/", "/a.slice"]);
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn names_that_are_not_text_are_found_and_told_apart() {
+        let root = tree("bytes");
+        let hierarchy = Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 };
+        for name in [&b"latin-\xe8"[..], b"latin-\xe9"] {
+            fs::create_dir(root.join(OsStr::from_bytes(name))).unwrap();
+        }
+        let found = walk(&hierarchy).found;
+        let latin: Vec<&Found> = found.iter().filter(|found| found.path.starts_with("/latin")).collect();
+        assert_eq!(latin.len(), 2);
+        assert_ne!(latin[0].path, latin[1].path);
+        for found in latin {
+            let directory = hierarchy.directory(&found.path);
+            assert_eq!(fs::metadata(directory).unwrap().ino(), found.cgroup);
+            assert_eq!(find(&hierarchy, "/", found.cgroup).unwrap().as_ref(), Some(&found.path));
+        }
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_id() {
+        let root = tree("id");
+        let hierarchy = Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 };
+        let cgroup = fs::metadata(root.join("a.slice/b.service")).unwrap().ino();
+        for below in ["/", "", "/a.slice/"] {
+            assert_eq!(
+                find(&hierarchy, below, cgroup).unwrap().as_deref(),
+                Some("/a.slice/b.service"),
+                "{below:?}"
+            );
+        }
+        assert_eq!(find(&hierarchy, "/c/", cgroup).unwrap(), None);
+        assert_eq!(find(&hierarchy, "/never/", cgroup).unwrap(), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_empty() {
+        let root = tree("unread");
+        // As a directory whose files fail: `cgroup.procs` is none of a file's.
+        fs::remove_file(root.join("a.slice/cgroup.procs")).unwrap();
+        fs::create_dir(root.join("a.slice/cgroup.procs")).unwrap();
+        let walk = walk(&Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 });
+        let mut paths: Vec<&str> = walk.found.iter().map(|found| found.path.as_str()).collect();
+        paths.sort_unstable();
+        assert_eq!(paths, ["/", "/c"]);
+        assert_eq!(walk.unread.len(), 1);
+        for (path, covered) in
+            [("/a.slice", false), ("/a.slice/b.service", false), ("/a.slicer", true), ("/c", true)]
+        {
+            assert_eq!(walk.covers(path), covered, "{path}");
+        }
+        fs::remove_dir_all(&root).unwrap();
+        let walk = super::walk(&Hierarchy { version: CgroupVersion::V1, root, id: 4 });
+        assert!(
+            walk.found.is_empty() && !walk.covers("/c"),
+            "a root that is not there says nothing of the groups"
+        );
     }
 }

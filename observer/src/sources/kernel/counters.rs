@@ -1,7 +1,7 @@
 //! The programs' counters -> events: per-cgroup totals, losses, programs skipped while running.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     os::fd::{AsFd, AsRawFd, RawFd},
 };
@@ -35,6 +35,14 @@ unsafe impl Pod for SlotValue {}
 struct LatencyValue(Latency);
 // SAFETY: repr(transparent) over a bytemuck::Pod type.
 unsafe impl Pod for LatencyValue {}
+
+/// What was kept of a cgroup that is gone.
+pub struct Freed {
+    /// If they moved since they were last told.
+    pub totals: Option<Totals>,
+    /// In the kernel's tables.
+    pub entries: usize,
+}
 
 pub struct Counters {
     cgroups: TableMap<MapData, u64, TableValue>,
@@ -78,7 +86,7 @@ impl Counters {
     ///
     /// The table is read before the slots: a slot flushed in between makes a total too small once, never too large;
     /// totals are told only when they grow.
-    pub fn read(&mut self, at: Time, undecodable: u64, events: &mut Vec<Event>) {
+    pub fn read(&mut self, at: Time, undecodable: u64, swept: u64, events: &mut Vec<Event>) {
         let table: Vec<(u64, TableValue)> = self.cgroups.iter().filter_map(Result::ok).collect();
         let in_slots = self.in_slots();
         for (cgroup, TableValue(value)) in table {
@@ -90,7 +98,7 @@ impl Counters {
             }
         }
         self.latencies(at, events);
-        self.losses(at, undecodable, events);
+        self.losses(at, undecodable, swept, events);
     }
 
     /// Empty unless the probe was asked for.
@@ -103,17 +111,26 @@ impl Counters {
         }
     }
 
-    /// The last totals of a cgroup that is gone; frees its entry.
-    pub fn take_totals(&mut self, cgroup: CgroupId) -> Option<Totals> {
-        // Already gone is what is wanted.
-        let _ = self.containers.remove(&cgroup);
-        let _ = self.latencies.remove(&cgroup);
+    /// The cgroups that have an entry in one of the tables.
+    pub fn tabled(&self) -> HashSet<CgroupId> {
+        let containers = self.containers.keys().filter_map(Result::ok);
+        let latencies = self.latencies.keys().filter_map(Result::ok);
+        self.cgroups.keys().filter_map(Result::ok).chain(containers).chain(latencies).collect()
+    }
+
+    /// Frees everything that is kept of a cgroup that is gone.
+    pub fn free(&mut self, cgroup: CgroupId) -> Freed {
+        let value = self.cgroups.get(&cgroup, 0).ok();
+        let in_tables =
+            [self.containers.remove(&cgroup), self.latencies.remove(&cgroup), self.cgroups.remove(&cgroup)];
         self.told_latencies.remove(&cgroup);
-        let value = self.cgroups.get(&cgroup, 0).ok()?.0;
-        let totals = total_of(&value, self.in_slots().get(&cgroup).copied().unwrap_or(0));
-        let _ = self.cgroups.remove(&cgroup);
         let told = self.told.remove(&cgroup).unwrap_or_default();
-        (totals.faults >= told.faults && totals != told).then_some(totals)
+        let totals = value
+            .map(|TableValue(value)| total_of(&value, self.in_slots().get(&cgroup).copied().unwrap_or(0)));
+        Freed {
+            totals: totals.filter(|totals| totals.faults >= told.faults && *totals != told),
+            entries: in_tables.iter().filter(|removed| removed.is_ok()).count(),
+        }
     }
 
     /// How many parents up the container of this cgroup is; 0: it is one. A full table shows in the programs' count.
@@ -134,7 +151,7 @@ impl Counters {
         faults
     }
 
-    fn losses(&mut self, at: Time, undecodable: u64, events: &mut Vec<Event>) {
+    fn losses(&mut self, at: Time, undecodable: u64, swept: u64, events: &mut Vec<Event>) {
         let count = |index: u32| self.lost.get(&index, 0).map_or(0, |values| values.iter().sum::<u64>());
         let now = [
             (Loss::RingFull, count(abi::lost::RING_FULL)),
@@ -142,6 +159,7 @@ impl Counters {
             (Loss::ReclaimTableFull, count(abi::lost::RECLAIM_TABLE_FULL)),
             (Loss::ReclaimUnmatched, count(abi::lost::RECLAIM_UNMATCHED)),
             (Loss::Undecodable, undecodable),
+            (Loss::EntrySwept, swept),
             (Loss::ProgramReentered, self.programs.iter().map(|fd| recursion_misses(*fd)).sum()),
         ];
         for (loss, count) in now {

@@ -1,14 +1,12 @@
 //! Records from the ring -> events. The only place that knows their bytes.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use observer_ebpf::abi::{self, kind};
 
+use crate::sources::cgroup::name;
 use observer_core::model::{
     event::{Event, EventKind, ExceededLimit, ExitStatus, Limit, OomKill, OomLevel},
     time::Time,
@@ -39,9 +37,9 @@ impl Ring {
         }
     }
 
-    /// A descriptor of its own that becomes readable when the programs ask for it.
-    pub fn fd(&self) -> io::Result<OwnedFd> {
-        self.records.as_fd().try_clone_to_owned()
+    /// Becomes readable when the programs ask for it.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.records.as_fd()
     }
 
     pub fn undecodable(&self) -> u64 {
@@ -93,9 +91,16 @@ fn read<T: AnyBitPattern>(bytes: &[u8]) -> Option<T> {
     bytes.get(..size_of::<T>()).map(pod_read_unaligned)
 }
 
+/// As [`crate::sources::cgroup::name`] writes it. Of one that was cut, what is whole: it ends in `/`, and the cgroup is somewhere
+/// below. Empty if it could not be read.
 fn path(bytes: &[u8]) -> Option<String> {
     let record: abi::Cgroup = read(bytes)?;
-    Some(text(record.path.get(..record.path_len as usize)?))
+    let path = record.path.get(..record.path_len as usize)?;
+    let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+    let cut = record.path_len as usize == abi::PATH_LEN;
+    let whole =
+        if cut { path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1) } else { path.len() };
+    Some(name::escape(&path[..whole]))
 }
 
 /// Up to the first zero; what is not UTF-8 is replaced, not refused.
@@ -172,6 +177,25 @@ mod tests {
     fn a_limit_at_the_kernels_maximum_is_none() {
         assert_eq!(limit(i64::MAX as u64 / 4096, 4096), Limit::Unlimited);
         assert_eq!(limit(16, 4096), Limit::Bytes(65536));
+    }
+
+    #[test]
+    fn a_path_that_was_cut_ends_in_what_is_whole() {
+        let record = |text: &[u8]| {
+            // As bpf_probe_read_kernel_str: cut to the room there is, always ended by a zero, which counts.
+            let (mut path, len) = ([0; abi::PATH_LEN], text.len().min(abi::PATH_LEN - 1));
+            path[..len].copy_from_slice(&text[..len]);
+            let header = header(kind::CGROUP_MADE);
+            let path_len = len as u64 + 1;
+            abi::Cgroup { header, path, path_len, ..bytemuck::Zeroable::zeroed() }
+        };
+        let read = |text: &[u8]| path(bytemuck::bytes_of(&record(text))).unwrap();
+        assert_eq!(read(b"/"), "/");
+        assert_eq!(read(b"/a/b.service"), "/a/b.service");
+        assert_eq!(read(b"/latin-\xe9"), "/latin-\u{fffd}e9");
+        let parent = format!("/{}/", "p".repeat(200));
+        assert_eq!(read(format!("{parent}{}", "c".repeat(250)).as_bytes()), parent);
+        assert_eq!(path(bytemuck::bytes_of(&abi::Cgroup { path_len: 0, ..record(b"/a") })).unwrap(), "");
     }
 
     proptest::proptest! {

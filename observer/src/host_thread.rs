@@ -1,0 +1,267 @@
+//! The thread that reads the host: the kernel's ring and counters, the cgroup files, the node's files.
+//!
+//! A read of a cgroup's file can take seconds while memory is short, and for ever where a file system hangs. So it is done
+//! apart from what serves `/healthz` and `/metrics`. Batches of events leave over a bounded channel: when it is full this
+//! thread waits, and what does not fit in the kernel's ring meanwhile is counted there.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    app::CannotRun,
+    clock,
+    config::{self, Config, Roots},
+    memory,
+    recording::history_file,
+    sources::{
+        cgroup::{
+            sampler::{self, Sampler},
+            writable,
+        },
+        kernel::{Kernel, support::Support},
+        node,
+        unread::Unread,
+    },
+};
+use observer_core::model::{
+    event::{AttachOutcome, CgroupId, CgroupVersion, Event, EventKind, Host, Loss, NodeReading},
+    kubernetes::ApiState,
+    time::Time,
+};
+
+/// Batches on their way to the pipeline, and the events of one: together more than the kernel's ring holds.
+const BATCHES: usize = 8;
+const BATCH: usize = 4096;
+/// PSI, meminfo, vmstat, the wall clock, and the core's timeouts.
+const EVERY_NODE: Duration = Duration::from_secs(1);
+/// Totals of the per-cgroup table.
+const EVERY_TOTALS: Duration = Duration::from_secs(1);
+/// The wall clock was set when it moved by more than this against the monotonic one. Slewing adds up to as much in minutes.
+const CLOCK_SET_NS: u64 = 100_000_000;
+
+/// The other end of the thread.
+pub struct HostThread {
+    /// Closed when the thread has ended. The first batch begins with [`EventKind::Host`].
+    pub batches: mpsc::Receiver<Vec<Event>>,
+    /// Once the first batch is sent, or why there is none.
+    pub opened: oneshot::Receiver<Result<(), CannotRun>>,
+    pub stop: Stop,
+}
+
+/// Ends the thread after one more look, at the latest after [`sampler::SLOW`]; one that hangs in a read is left behind.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl HostThread {
+    pub fn start(config: Config, began: Time) -> std::io::Result<Self> {
+        let (out, batches) = mpsc::channel(BATCHES);
+        let (open, opened) = oneshot::channel();
+        let stop = Stop::default();
+        let stopped = stop.clone();
+        thread::Builder::new().name("host".into()).spawn(move || {
+            let mut reader = match Reader::open(&config, began) {
+                Ok(reader) => reader,
+                Err(error) => {
+                    let _ = open.send(Err(error)); // stopping already
+                    return;
+                }
+            };
+            // Parsing all of the kernel's types takes some 12 MiB, and nothing later needs as much.
+            memory::give_back();
+            if reader.send(&out) && open.send(Ok(())).is_ok() {
+                reader.run(&out, &stopped);
+            }
+        })?;
+        Ok(Self { batches, opened, stop })
+    }
+}
+
+struct Reader {
+    kernel: Option<Kernel>,
+    sampler: Sampler,
+    roots: Roots,
+    wall_offset_ns: i64,
+    node_unread: Unread,
+    pending: Vec<Event>,
+    next_node: Instant,
+    next_totals: Instant,
+}
+
+impl Reader {
+    fn open(config: &Config, began: Time) -> Result<Self, CannotRun> {
+        let support = Support::gather(&config.roots);
+        let memory_total = node::memory_total(&config.roots.proc)
+            .map_err(|source| CannotRun::NoProc { path: config.roots.proc.display().to_string(), source })?;
+        let (kernel, statuses) = Kernel::open(&support, &config.probes);
+        let hierarchy = support.hierarchy?;
+        let wall_offset_ns = clock::wall_offset_ns();
+        let host = Host {
+            observer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: support.kernel,
+            cgroup: hierarchy.version,
+            wall_offset_ns,
+            page_size: support.page_size,
+            cpus: support.cpus,
+            memory_total,
+            booted: node::booted(&config.roots.proc),
+            retention_ns: config.retention.as_nanos() as u64,
+        };
+        if let Some(root) = &config.roots.cgroup {
+            writable::warn(&config.roots.proc, root);
+        }
+        if hierarchy.version == CgroupVersion::V1 {
+            tracing::info!("cgroup v1: no memory.events and no pressure per container on this host");
+        }
+        let only_walks = !statuses
+            .iter()
+            .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, AttachOutcome::Attached { .. }));
+        let mut pending = vec![Event { at: began, what: EventKind::Host(host) }];
+        if let Some(kubernetes) = &config.kubernetes {
+            // Before any container is known: those of pods wait for the API.
+            let watching = ApiState::Watching {
+                node: kubernetes.node.clone(),
+                ledger: kubernetes.ledger != config::Ledger::Nobody,
+            };
+            pending.push(Event { at: began, what: EventKind::Api(watching) });
+        }
+        if let Some(path) = &config.state {
+            match history_file::restore(path, began) {
+                Ok(histories) => pending.extend(histories),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        pending
+            .extend(statuses.into_iter().map(|status| Event { at: began, what: EventKind::Probe(status) }));
+        Ok(Self {
+            kernel,
+            sampler: Sampler::new(hierarchy, only_walks),
+            roots: config.roots.clone(),
+            wall_offset_ns,
+            node_unread: Unread::new("the node's files"),
+            pending,
+            next_node: Instant::now(),
+            next_totals: Instant::now(),
+        })
+    }
+
+    fn run(mut self, out: &mpsc::Sender<Vec<Event>>, stopped: &Stop) {
+        loop {
+            let stopping = stopped.is_asked();
+            if stopping {
+                (self.next_node, self.next_totals) = (Instant::now(), Instant::now());
+            }
+            let more = self.look();
+            if !self.send(out) || stopping {
+                return;
+            }
+            if !more {
+                self.wait();
+            }
+        }
+    }
+
+    /// `false`: the pipeline is gone.
+    fn send(&mut self, out: &mpsc::Sender<Vec<Event>>) -> bool {
+        self.pending.is_empty() || out.blocking_send(std::mem::take(&mut self.pending)).is_ok()
+    }
+
+    /// Until the next look is due or the programs ask for one.
+    fn wait(&self) {
+        let pause = if self.sampler.is_moving(clock::now()) { sampler::FAST } else { sampler::SLOW };
+        match &self.kernel {
+            Some(kernel) => kernel.wait(pause),
+            None => thread::sleep(pause),
+        }
+    }
+
+    /// Everything there is to see now, in order: what happened, what the files say, what time it is. Returns whether there
+    /// is more in the ring.
+    fn look(&mut self) -> bool {
+        let mut drained = Vec::new();
+        let more = self.kernel.as_mut().is_some_and(|kernel| kernel.drain(&mut drained, BATCH));
+        drained.retain_mut(|event| self.sampler.complete(event));
+        let mut marks: Vec<_> = drained.iter().filter_map(|event| self.sampler.learn(event)).collect();
+        self.pending.append(&mut drained);
+
+        let now = clock::now();
+        if self.sampler.walk_is_due(now) {
+            marks.extend(self.walk(now));
+        }
+        self.sampler.sample(now, &mut self.pending);
+        if let Some(kernel) = &mut self.kernel {
+            // One that was made and removed in this very batch has left the tables already.
+            for (cgroup, up) in marks.into_iter().filter(|(cgroup, _)| self.sampler.knows(*cgroup)) {
+                kernel.mark(cgroup, up);
+            }
+            if self.next_totals <= Instant::now() {
+                self.next_totals = Instant::now() + EVERY_TOTALS;
+                kernel.totals(now, &mut self.pending);
+            }
+        }
+        if self.next_node <= Instant::now() {
+            self.next_node = Instant::now() + EVERY_NODE;
+            self.node(now);
+        }
+        more
+    }
+
+    /// What the walk finds gone leaves the kernel's tables, and so does whatever else is in them and not in the tree: its
+    /// removal was lost with a full ring.
+    fn walk(&mut self, now: Time) -> Vec<(CgroupId, u32)> {
+        // Read before the tree: what comes meanwhile is not in it.
+        let in_tables = self.kernel.as_ref().map(Kernel::tabled).unwrap_or_default();
+        let walked = self.sampler.walk(now, &mut self.pending, |cgroup| self.kernel.as_mut()?.free(cgroup));
+        if let Some(kernel) = self.kernel.as_mut().filter(|_| walked.complete) {
+            kernel.sweep(in_tables.into_iter().filter(|cgroup| !self.sampler.knows(*cgroup)));
+        }
+        walked.marks
+    }
+
+    fn node(&mut self, now: Time) {
+        let mut push = |what| self.pending.push(Event { at: now, what });
+        let wall_offset_ns = clock::wall_offset_ns();
+        if wall_offset_ns.abs_diff(self.wall_offset_ns) > CLOCK_SET_NS {
+            self.wall_offset_ns = wall_offset_ns;
+            push(EventKind::ClockSet { wall_offset_ns });
+        }
+        match node::reading(&self.roots.proc) {
+            Ok(reading) => {
+                let pods_available = self.sampler.pods_available();
+                push(EventKind::Node(NodeReading { pods_available, ..reading }));
+            }
+            Err(error) => self.node_unread.count(&error),
+        }
+        match node::observer() {
+            Ok(reading) => push(EventKind::Observer(reading)),
+            Err(error) => self.node_unread.count(&error),
+        }
+        for (at, count) in [
+            (Loss::CgroupUnreadable, self.sampler.unread()),
+            (Loss::PathNotFound, self.sampler.paths_not_found()),
+            (Loss::NodeUnreadable, self.node_unread.total()),
+        ] {
+            if count > 0 {
+                push(EventKind::Lost { at, count });
+            }
+        }
+        push(EventKind::Tick);
+    }
+}
