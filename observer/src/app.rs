@@ -47,7 +47,6 @@ use observer_core::{
     model::{
         event::{Event, EventKind, Loss},
         finding::FindingKind::Learned,
-        kubernetes::ApiState,
         time::Time,
     },
     pipeline::Pipeline,

@@ -213,7 +213,12 @@ impl Reader {
             }
             if self.next_totals <= Instant::now() {
                 self.next_totals = Instant::now() + EVERY_TOTALS;
+                let from = self.pending.len();
                 kernel.totals(now, &mut self.pending);
+                let full = |event: &Event| matches!(event.what, EventKind::Lost { at: Loss::RingFull, .. });
+                if self.pending[from..].iter().any(full) {
+                    self.sampler.missed_records();
+                }
             }
         }
         if self.next_node <= Instant::now() {

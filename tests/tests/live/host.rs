@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use observer_ebpf::probe::Intent;
-use observer_tests::daemon::{Daemon, sum};
+use observer_tests::daemon::{Daemon, patience, sum};
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     process::Signal,
@@ -261,6 +261,16 @@ fn disabled(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Waits until it serves.
+fn answers(daemon: &Daemon) -> Result<()> {
+    let within = Duration::from_secs(10) * patience();
+    while daemon.get("/healthz").is_err() {
+        ensure!(daemon.started.elapsed() < within, "does not serve:\n{}", daemon.log_text());
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 /// A tree of plain files, one of them a pipe: reading it hangs until somebody writes.
 fn hanging_file(stage: &Stage) -> Result<()> {
     let root = stage.directory.join("hanging");
@@ -274,6 +284,7 @@ fn hanging_file(stage: &Stage) -> Result<()> {
 
     let path = root.to_str().context("a path that is text")?;
     let daemon = Daemon::start(&stage.observer, &stage.directory, &["--cgroup-root", path])?;
+    answers(&daemon)?;
     let within = Duration::from_secs(20);
     // Answered while the read hangs: nobody has written.
     daemon.wait_metric("observer_lost_total", &["where=\"host_stalled\""], within, |v| v >= 5.0)?;
@@ -302,10 +313,10 @@ fn hanging_file(stage: &Stage) -> Result<()> {
 /// The walk meets a directory it cannot read: what is below is not known, and so is neither ended nor started again.
 fn unreadable(stage: &Stage) -> Result<()> {
     let root = stage.directory.join("unreadable");
-    let group = root.join("parent/web.service");
+    let group = root.join("system.slice/web.service");
     fs::create_dir_all(&group)?;
     fs::write(root.join("cgroup.controllers"), "memory\n")?;
-    for directory in [&root, &root.join("parent"), &group] {
+    for directory in [&root, &root.join("system.slice"), &group] {
         fs::write(directory.join("memory.current"), "4096\n")?;
         fs::write(directory.join("cgroup.procs"), "1\n")?;
     }
@@ -313,11 +324,12 @@ fn unreadable(stage: &Stage) -> Result<()> {
     // Without the probe the walk is once a second, and the only news of the tree.
     let args = ["--cgroup-root", path, "--disable-probe", "cgroup_life"];
     let daemon = Daemon::start(&stage.observer, &stage.directory, &args)?;
+    answers(&daemon)?;
     let own = ["container=\"web.service\""];
     let within = Duration::from_secs(10);
     daemon.wait_metric("observer_container_memory_usage_bytes", &own, within, |v| v == 4096.0)?;
     // Root may open all directories; a directory in place of a file cannot be read by anybody.
-    let procs = root.join("parent/cgroup.procs");
+    let procs = root.join("system.slice/cgroup.procs");
     fs::remove_file(&procs)?;
     fs::create_dir(&procs)?;
     let lost = ["where=\"cgroup_unreadable\""];

@@ -1,14 +1,21 @@
 //! One test per probe and per thing the probes say together.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    os::unix::fs::MetadataExt,
     process::Child,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use observer_tests::{daemon::Daemon, group::Group};
+use aya::maps::{HashMap, Map, MapData};
+use observer_tests::{
+    daemon::{Daemon, patience},
+    group::Group,
+};
+use rustix::process::Signal;
 
 use crate::{
     Case,
@@ -47,12 +54,79 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "a_restart_is_told_by_how_the_one_before_ended", needs: Probes, run: restarts },
     Case { name: "a_workloads_history_survives_the_daemon", needs: Probes, run: remembers },
+    Case { name: "entries_leave_the_kernels_tables_with_their_cgroups", needs: Probes, run: tables },
+    Case { name: "a_path_longer_than_a_record_is_found_by_its_id", needs: Probes, run: long_path },
     Case { name: "a_recording_replays_to_the_same_bytes", needs: Probes, run: replays },
 ];
 
 const READY: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(5);
 const MIB: u64 = 1 << 20;
+
+/// Keys of the daemon's table of containers: of the maps of that name, the one made last.
+fn marked() -> Result<BTreeSet<u64>> {
+    let maps = aya::maps::loaded_maps().filter_map(Result::ok);
+    let named = maps.filter(|map| map.name_as_str() == Some("CONTAINERS")).map(|map| map.id());
+    let map = MapData::from_id(named.max().context("no map CONTAINERS")?)?;
+    let table = HashMap::<_, u64, u32>::try_from(Map::HashMap(map))?;
+    Ok(table.keys().filter_map(Result::ok).collect())
+}
+
+fn wait_marked(accept: impl Fn(&BTreeSet<u64>) -> bool) -> Result<()> {
+    let (began, within) = (Instant::now(), Duration::from_secs(20) * patience());
+    while !accept(&marked()?) {
+        ensure!(began.elapsed() < within, "{} containers marked after {within:?}", marked()?.len());
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn tables(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let parent = format!("observer-test-{}/tables", std::process::id());
+    let group = stage.tree()?.group(&parent)?;
+    let parent_id = fs::metadata(group.directory())?.ino();
+    wait_marked(|marked| marked.contains(&parent_id))?;
+    let churn = |groups: u32| -> Result<BTreeSet<u64>> {
+        let made = (0..groups).map(|n| {
+            let group = stage.tree()?.group(&format!("{parent}/{n}"))?;
+            Ok(fs::metadata(group.directory())?.ino())
+        });
+        made.collect()
+    };
+    let swept = ["where=\"entry_swept\""];
+    let made = churn(500)?;
+    wait_marked(|marked| marked.is_disjoint(&made))?;
+    ensure!(daemon.metric("observer_lost_total", &swept)?.unwrap_or(0.0) == 0.0, "freed by a walk only");
+
+    // Stopped, so that the ring runs over and removals are lost.
+    daemon.signal(Signal::STOP)?;
+    let made = churn(2500)?;
+    ensure!(!marked()?.is_disjoint(&made), "nothing to free");
+    daemon.signal(Signal::CONT)?;
+    daemon.wait_metric("observer_lost_total", &["where=\"ring_full\""], SOON, |v| v > 0.0)?;
+    wait_marked(|marked| marked.is_disjoint(&made))?;
+    daemon.wait_metric("observer_lost_total", &swept, SOON, |v| v > 0.0)?;
+    ensure!(marked()?.contains(&parent_id), "one that lives was freed");
+    Ok(())
+}
+
+fn long_path(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let level = |n: u32| format!("{n}-{}", "x".repeat(90));
+    let parent =
+        format!("observer-test-{}/{}", std::process::id(), (0..5).map(level).collect::<Vec<_>>().join("/"));
+    for leaf in ["one", "two"] {
+        let group = stage.tree()?.group(&format!("{parent}/{leaf}"))?;
+        let mut main = group.spawn(&stage.workload, &["child", "--size", "20", "--seconds", "5"])?;
+        let own = format!("container=\"{}\"", group.path());
+        daemon.wait_metric("observer_container_state", &[&own, "state=\"starting\""], SOON, |v| v == 1.0)?;
+        daemon.wait_metric("observer_container_memory_anonymous_bytes", &[&own], SOON, |v| v > 10e6)?;
+        drop(group);
+        main.wait()?;
+    }
+    Ok(())
+}
 
 fn daemon(stage: &Stage, args: &[&str]) -> Result<Daemon> {
     let mut daemon = Daemon::start(&stage.observer, &stage.directory, args)?;

@@ -35,7 +35,9 @@ const EVERY_OLD: Duration = Duration::from_secs(15);
 const YOUNG: Duration = Duration::from_secs(600);
 /// At most one walk of the whole tree in this time, however many unknown ids turn up.
 const EVERY_WALK: Duration = Duration::from_secs(1);
-/// The tree is walked this often anyway: what a full ring lost is found again.
+/// After records were lost: what they told is found again. Seldom, since whoever floods the ring would have it walked all the time.
+const EVERY_REPAIR: Duration = Duration::from_secs(5);
+/// The tree is walked this often anyway.
 const EVERY_CHECK: Duration = Duration::from_secs(60);
 
 /// What a walk of the tree brought beside events.
@@ -51,6 +53,7 @@ pub struct Sampler {
     groups: HashMap<CgroupId, Group>,
     walked: Option<Time>,
     walk_wanted: bool,
+    missed_records: bool,
     unread: Unread,
     paths_not_found: u64,
     pods_available: Option<u64>,
@@ -79,6 +82,7 @@ impl Sampler {
             groups: HashMap::new(),
             walked: None,
             walk_wanted: true,
+            missed_records: false,
             unread: Unread::new("the cgroup tree"),
             paths_not_found: 0,
             pods_available: None,
@@ -114,6 +118,11 @@ impl Sampler {
         self.paths_not_found += 1;
         self.walk_wanted = true;
         false
+    }
+
+    /// The kernel's ring was full: groups may have come and gone unseen.
+    pub fn missed_records(&mut self) {
+        self.missed_records = true;
     }
 
     /// Whether the cgroup is there, as far as is known.
@@ -244,7 +253,11 @@ impl Sampler {
 
     /// At start, when an unknown id turned up, and now and then.
     pub fn walk_is_due(&self, now: Time) -> bool {
-        let every = if self.only_walks || self.walk_wanted { EVERY_WALK } else { EVERY_CHECK };
+        let every = match (self.only_walks || self.walk_wanted, self.missed_records) {
+            (true, _) => EVERY_WALK,
+            (false, true) => EVERY_REPAIR,
+            (false, false) => EVERY_CHECK,
+        };
         self.walked.is_none_or(|walked| now.since(walked) >= every)
     }
 
@@ -257,7 +270,7 @@ impl Sampler {
     ) -> Walked {
         let first = self.walked.is_none();
         self.walked = Some(now);
-        self.walk_wanted = false;
+        (self.walk_wanted, self.missed_records) = (false, false);
         let walk = tree::walk(&self.hierarchy);
         for tree::Unread { path, error } in &walk.unread {
             self.unread.count_at(path, error);
