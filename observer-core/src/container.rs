@@ -20,6 +20,7 @@ pub mod curve;
 pub mod lifecycle;
 pub mod oom;
 pub mod oom_report;
+pub mod page_faults;
 pub mod stability;
 pub mod startup;
 
@@ -175,7 +176,7 @@ impl Containers {
             EventKind::Usage { usage, watermark, .. } => life.used(at, *usage, Some(*watermark), out),
             EventKind::Memory { cgroup, reading } if *cgroup == owner => {
                 let counters = tracked.counters.entry(*cgroup).or_default();
-                let kills = counters.files(at, life, reading, host.fault_probe, out);
+                let kills = counters.files(at, life, reading, out);
                 if kills > 0 && !host.oom_probe {
                     out.push(Finding {
                         at,

@@ -17,7 +17,7 @@ use crate::{
     container::{Containers, oom::Kills},
     model::{
         event::{AttachOutcome, Event, EventKind, Host, ProbeStatus},
-        finding::{Finding, FindingKind},
+        finding::{ContainerState, Finding, FindingKind},
         time::Time,
     },
     workload::history::Histories,
@@ -66,6 +66,11 @@ impl Pipeline {
         }
     }
 
+    /// Containers in their start-up now.
+    pub fn starting(&self) -> usize {
+        self.containers.lives().filter(|life| life.state() == Some(ContainerState::Starting)).count()
+    }
+
     /// What is known of every workload's start-ups, to be kept for the next run.
     pub fn histories(&self) -> &Histories {
         self.conclusions.histories()
@@ -78,7 +83,6 @@ pub struct HostFacts {
     host: Option<Host>,
     /// Kills are counted from files while no probe sees them.
     pub oom_probe: bool,
-    pub fault_probe: bool,
     /// Without it no exec will ever tell when the entry point began.
     pub process_probe: bool,
 }
@@ -109,6 +113,9 @@ impl HostFacts {
                 self.probe(status);
                 FindingKind::Probe(status.clone())
             }
+            EventKind::ProbeAttached { probe, attached } => {
+                FindingKind::ProbeAttached { probe: probe.clone(), attached: *attached }
+            }
             EventKind::Api(state) => FindingKind::Api(state.clone()),
             EventKind::ClockSet { wall_offset_ns } => {
                 let Some(host) = &mut self.host else { return };
@@ -127,7 +134,6 @@ impl HostFacts {
         let attached = matches!(status.outcome, AttachOutcome::Attached { .. });
         match status.probe.as_str() {
             "oom_kill" => self.oom_probe = attached,
-            "page_fault" => self.fault_probe = attached,
             "process" => self.process_probe = attached,
             _ => {}
         }

@@ -122,7 +122,7 @@ pub struct CgroupTotals {
 }
 
 /// The one-entry cache of each CPU: the cgroup that faulted, or read into the page cache, last. One each for `page_fault`
-/// and `page_cache`, since one may interrupt the other. 64 bytes: one cache line.
+/// and `growth`, since one may interrupt the other. 64 bytes: one cache line.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Slot {
@@ -145,7 +145,7 @@ pub struct Slot {
 /// Entries of the map `SLOTS`.
 pub mod slot {
     pub const FAULT: u32 = 0;
-    pub const CACHE: u32 = 1;
+    pub const GROWTH: u32 = 1;
     pub const COUNT: u32 = 2;
 }
 

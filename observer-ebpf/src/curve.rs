@@ -1,4 +1,4 @@
-//! The per-CPU slot and the points it pushes: what `page_fault` and `page_cache` do alike.
+//! The per-CPU slot and the points it pushes: what `page_fault` and `growth` do alike.
 
 use aya_ebpf::EbpfContext;
 
@@ -21,6 +21,15 @@ pub fn turn_to_current(ctx: &impl EbpfContext, slot: &mut Slot) {
     }
 }
 
+/// Makes the slot that of a memcg's container, if it is another's.
+#[inline(always)]
+pub fn turn_to(ctx: &impl EbpfContext, slot: &mut Slot, memcg: Memcg) {
+    let serial = memcg.serial();
+    if slot.serial != serial {
+        switch_to_memcg(ctx, slot, memcg, serial);
+    }
+}
+
 /// Pushes a point if usage left the step around the last one.
 #[inline(always)]
 pub fn look(slot: &mut Slot) {
@@ -33,13 +42,7 @@ pub fn look(slot: &mut Slot) {
 /// Another cgroup on this CPU: hands the counted faults over and loads the new one.
 #[inline(never)]
 fn switch(ctx: &impl EbpfContext, slot: &mut Slot, css: walk::Ptr, serial: u64) {
-    let (previous, faults) = (slot.cgroup, slot.faults);
-    // Reset before adding: a reader between the two sees too little, corrected on its next look, never too much.
-    slot.faults = 0;
-    if let Some(totals) = CGROUPS.get_ptr_mut(previous) {
-        // SAFETY: points into the table.
-        unsafe { maps::add(&raw mut (*totals).faults, faults) };
-    }
+    hand_over(slot);
     // SAFETY: typed pointer.
     let own = unsafe { walk::css_cgroup_id(css) };
     // SAFETY: entries are written whole and only removed after the cgroup is gone.
@@ -52,10 +55,48 @@ fn switch(ctx: &impl EbpfContext, slot: &mut Slot, css: walk::Ptr, serial: u64) 
         // SAFETY: css -> parent, typed.
         container = unsafe { walk::load::<walk::Ptr>(container, Field::CssParent) };
     }
-    slot.serial = serial;
-    slot.memcg = Memcg::of(container).address();
     // SAFETY: typed pointer.
-    slot.cgroup = if up == 0 { own } else { unsafe { walk::css_cgroup_id(container) } };
+    let cgroup = if up == 0 { own } else { unsafe { walk::css_cgroup_id(container) } };
+    take(ctx, slot, serial, Memcg::of(container), cgroup);
+}
+
+/// As [`switch`], from an address instead of a typed pointer.
+#[inline(never)]
+fn switch_to_memcg(ctx: &impl EbpfContext, slot: &mut Slot, memcg: Memcg, serial: u64) {
+    hand_over(slot);
+    let own = memcg.own_cgroup_id();
+    // SAFETY: entries are written whole and only removed after the cgroup is gone.
+    let up = unsafe { CONTAINERS.get(own) }.copied().unwrap_or(0);
+    let mut container = memcg;
+    for level in 0..MAX_NESTING {
+        if level >= up {
+            break;
+        }
+        container = container.parent();
+    }
+    let cgroup = if up == 0 { own } else { container.own_cgroup_id() };
+    take(ctx, slot, serial, container, cgroup);
+}
+
+/// The counted faults go into the table.
+#[inline(always)]
+fn hand_over(slot: &mut Slot) {
+    let (previous, faults) = (slot.cgroup, slot.faults);
+    // Reset before adding: a reader between the two sees too little, corrected on its next look, never too much.
+    slot.faults = 0;
+    if faults > 0
+        && let Some(totals) = CGROUPS.get_ptr_mut(previous)
+    {
+        // SAFETY: points into the table.
+        unsafe { maps::add(&raw mut (*totals).faults, faults) };
+    }
+}
+
+#[inline(always)]
+fn take(ctx: &impl EbpfContext, slot: &mut Slot, serial: u64, container: Memcg, cgroup: u64) {
+    slot.serial = serial;
+    slot.memcg = container.address();
+    slot.cgroup = cgroup;
     slot.last_pages = match maps::totals(slot.cgroup) {
         // SAFETY: points into the table.
         Some(totals) => unsafe { (*totals).last_pages },

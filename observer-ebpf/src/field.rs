@@ -12,6 +12,8 @@ pub enum Source {
     /// Byte offset of `ty.member[enumerator]`, an array of 8-byte elements indexed by an enumerator of this kernel's
     /// `enumeration`.
     Element { ty: &'static str, member: &'static str, enumeration: &'static str, enumerator: &'static str },
+    /// No offset but the value of an enumerator.
+    Enumerator { enumeration: &'static str, enumerator: &'static str },
 }
 
 macro_rules! fields {
@@ -40,6 +42,16 @@ const fn of_memory(ty: &'static str, member: &'static str) -> Source {
     Source::Element { ty, member, enumeration: "cgroup_subsys_id", enumerator: "memory_cgrp_id" }
 }
 
+/// A counter of `mem_cgroup.<member>`, by the event's name.
+const fn memory_event(member: &'static str, enumerator: &'static str) -> Source {
+    Source::Element { ty: "mem_cgroup", member, enumeration: "memcg_memory_event", enumerator }
+}
+
+/// Nanoseconds of the first row of `psi_group.total`, which memory.pressure shows (kernel: kernel/sched/psi.c).
+const fn pressure(enumerator: &'static str) -> Source {
+    Source::Element { ty: "psi_group", member: "total", enumeration: "psi_states", enumerator }
+}
+
 fields! {
     TaskCgroups = member("task_struct", "cgroups"),
     TaskPid = member("task_struct", "pid"),
@@ -63,12 +75,34 @@ fields! {
     /// The group whose limit is the reason of an OOM kill; null for the node.
     OomControlMemcg = member("oom_control", "memcg"),
     /// Optional: without it the scope of an OOM kill is inferred from usage and limits.
-    MemcgOomEvents = Source::Element {
-        ty: "mem_cgroup",
-        member: "memory_events_local",
-        enumeration: "memcg_memory_event",
-        enumerator: "MEMCG_OOM",
-    },
+    MemcgOomEvents = memory_event("memory_events_local", "MEMCG_OOM"),
+    MemcgOomKillsLocal = memory_event("memory_events_local", "MEMCG_OOM_KILL"),
+    MemcgEventsLow = memory_event("memory_events", "MEMCG_LOW"),
+    MemcgEventsHigh = memory_event("memory_events", "MEMCG_HIGH"),
+    MemcgEventsMax = memory_event("memory_events", "MEMCG_MAX"),
+    MemcgEventsOom = memory_event("memory_events", "MEMCG_OOM"),
+    MemcgEventsOomKill = memory_event("memory_events", "MEMCG_OOM_KILL"),
+    /// Since v5.17.
+    MemcgEventsOomGroupKill = memory_event("memory_events", "MEMCG_OOM_GROUP_KILL"),
+    MemcgHigh = member("mem_cgroup", "memory.high"),
+    MemcgFailcnt = member("mem_cgroup", "memory.failcnt"),
+    /// v2: swap alone.
+    MemcgSwap = member("mem_cgroup", "swap.usage"),
+    /// v1: memory and swap together.
+    MemcgMemsw = member("mem_cgroup", "memsw.usage"),
+    MemcgOomGroup = member("mem_cgroup", "oom_group"),
+    /// One pointer for each NUMA node.
+    MemcgNodeinfo = member("mem_cgroup", "nodeinfo"),
+    /// Pages on the lists of each zone: `[MAX_NR_ZONES][NR_LRU_LISTS]`, kept exactly (kernel: mm_inline.h, v6.18).
+    NodeLruSizes = member("mem_cgroup_per_node", "lru_zone_size"),
+    Zones = Source::Enumerator { enumeration: "zone_type", enumerator: "__MAX_NR_ZONES" },
+    LruLists = Source::Enumerator { enumeration: "lru_list", enumerator: "NR_LRU_LISTS" },
+    FolioMemcg = member("folio", "memcg_data"),
+    CgroupPsi = member("cgroup", "psi"),
+    PsiMemSome = pressure("PSI_MEM_SOME"),
+    PsiMemFull = pressure("PSI_MEM_FULL"),
+    CgroupLevel = member("cgroup", "level"),
+    CgroupPopulatedCsets = member("cgroup", "nr_populated_csets"),
 }
 
 pub const COUNT: usize = Field::ALL.len();

@@ -4,10 +4,11 @@
 #[cfg(target_arch = "bpf")]
 pub use observer_ebpf::probes::{
     cgroup_life::{cgroup_attached, cgroup_made, cgroup_populated, cgroup_removed},
+    cgroup_pass::cgroup_pass,
     fault_latency::{fault_begin, fault_end},
+    growth::{growth_cached, growth_listed},
     oom_kill::{oom_kill_pid, oom_kill_task},
     oom_scope::{oom_kill_begin, oom_kill_end},
-    page_cache::page_cache,
     page_fault::{page_fault, page_fault_handled},
     process::{process_exec, process_exit},
     reclaim::{direct_reclaim_begin, direct_reclaim_end, memcg_reclaim_begin, memcg_reclaim_end},

@@ -50,6 +50,9 @@ pub enum Point {
     Fentry { function: &'static str },
     /// The return of a kernel function.
     Fexit { function: &'static str },
+    /// Run by userland over all objects of a kind (kernel: Documentation/bpf/bpf_iterators.rst). No trampoline: lockdown
+    /// allows it.
+    Iter { over: &'static str },
 }
 
 impl Point {
@@ -59,6 +62,7 @@ impl Point {
             Point::TpBtf { .. } => "tp_btf",
             Point::Fentry { .. } => "fentry",
             Point::Fexit { .. } => "fexit",
+            Point::Iter { .. } => "iter",
         }
     }
 
@@ -67,6 +71,7 @@ impl Point {
         match self {
             Point::TpBtf { name, .. } => name,
             Point::Fentry { function } | Point::Fexit { function } => function,
+            Point::Iter { over } => over,
         }
     }
 }
@@ -107,4 +112,8 @@ pub const fn fentry(program: &'static str, function: &'static str) -> Attachment
 
 pub const fn fexit(program: &'static str, function: &'static str) -> Attachment {
     Attachment { program, point: Point::Fexit { function } }
+}
+
+pub const fn iter(program: &'static str, over: &'static str) -> Attachment {
+    Attachment { program, point: Point::Iter { over } }
 }

@@ -32,6 +32,10 @@ pub static MEMCG_TYPE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static SLOT_BY_TASK: Global<u32> = Global::new(0);
 
+/// 1: growth is looked at as it enters the page lists, so a page fault need only be counted.
+#[unsafe(no_mangle)]
+pub static GROWTH_IS_LISTED: Global<u32> = Global::new(0);
+
 /// 1: this kernel cannot type the current task (before v5.11), so every step is read by a helper.
 #[unsafe(no_mangle)]
 pub static READ_BY_HELPER: Global<u32> = Global::new(0);
@@ -182,6 +186,33 @@ impl Memcg {
         self.0
     }
 
+    /// `cgroup_subsys_state.serial_nr`.
+    #[inline(always)]
+    pub fn serial(self) -> u64 {
+        let at = offset(Field::MemcgCss) + offset(Field::CssSerial);
+        let ty = MEMCG_TYPE.load();
+        if ty != 0 {
+            // SAFETY: typed by the cast; the css is a member.
+            return unsafe { load_at::<u64>(cast(self.0, ty), at) };
+        }
+        read_address(self.0 + at as u64)
+    }
+
+    /// Cgroup id of an address the verifier has no type for.
+    #[inline(always)]
+    pub fn own_cgroup_id(self) -> u64 {
+        let css = self.0 + offset(Field::MemcgCss) as u64;
+        let cgroup = read_address(css + offset(Field::CssCgroup) as u64);
+        let node = read_address(cgroup + offset(Field::CgroupKn) as u64);
+        read_address(node + offset(Field::KnId) as u64)
+    }
+
+    #[inline(always)]
+    pub fn parent(self) -> Self {
+        let css = self.0 + offset(Field::MemcgCss) as u64;
+        Self(read_address(css + offset(Field::CssParent) as u64) - offset(Field::MemcgCss) as u64)
+    }
+
     /// Reads one 8-byte field; 0 if the memory is gone.
     #[inline(always)]
     pub fn read(self, field: Field) -> u64 {
@@ -193,6 +224,20 @@ impl Memcg {
         // SAFETY: the helper checks the address.
         unsafe { bpf_probe_read_kernel((self.0 + offset(field) as u64) as *const u64) }.unwrap_or(0)
     }
+
+    /// Reads one flag.
+    #[inline(always)]
+    pub fn read_byte(self, field: Field) -> u8 {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel((self.0 + offset(field) as u64) as *const u8) }.unwrap_or(0)
+    }
+}
+
+/// Reads 8 bytes by a helper; 0 if the memory is gone.
+#[inline(always)]
+fn read_address(address: u64) -> u64 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
 }
 
 /// The current task's thread group, cgroup id and memcg.

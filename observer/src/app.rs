@@ -24,7 +24,7 @@ use crate::{
     clock,
     config::{self, Config},
     descriptors,
-    host_thread::HostThread,
+    host_thread::{HostThread, Starting},
     http::{
         accept::Limits,
         auth::{Access, Admits},
@@ -117,8 +117,9 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         let _ = stop.send(true); // nobody left to tell is fine
     });
 
+    let starting = Starting::default();
     let HostThread { batches, opened, stop: stop_host } =
-        HostThread::start(config.clone(), began).map_err(CannotRun::Thread)?;
+        HostThread::start(config.clone(), began, Arc::clone(&starting)).map_err(CannotRun::Thread)?;
     tokio::select! {
         opened = opened => opened.map_err(|_| CannotRun::ThreadEnded)??,
         () = until(stopped.clone()) => return Ok(()), // it hangs already
@@ -126,8 +127,16 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let (events, received) = mpsc::channel(CHANNEL);
     let cluster = config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events)));
     let state = config.state.clone().map(Saver::new);
-    let core =
-        Core { pipeline: Pipeline::default(), metrics, shared, recorder, state, began, stalled_seconds: 0 };
+    let core = Core {
+        pipeline: Pipeline::default(),
+        metrics,
+        shared,
+        recorder,
+        state,
+        began,
+        stalled_seconds: 0,
+        starting,
+    };
     let give_up = until(stopped.clone());
     let core = tokio::spawn(core.run(batches, received, async move {
         give_up.await;
@@ -236,6 +245,7 @@ struct Core {
     began: Time,
     /// In which the host was not read.
     stalled_seconds: u64,
+    starting: Starting,
 }
 
 /// When to write the histories. Written by a thread that may hang as the disk does.
@@ -369,6 +379,9 @@ impl Core {
             if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
                 state.changed = true;
             }
+        }
+        if matches!(event.what, EventKind::Tick) {
+            self.starting.store(self.pipeline.starting(), Ordering::Relaxed);
         }
         if matches!(event.what, EventKind::Tick) && !shown.seeded {
             shown.seeded = true;

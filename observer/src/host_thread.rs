@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -42,10 +42,21 @@ const BATCHES: usize = 8;
 const BATCH: usize = 4096;
 /// PSI, meminfo, vmstat, the wall clock, and the core's timeouts.
 const EVERY_NODE: Duration = Duration::from_secs(1);
-/// Totals of the per-cgroup table.
+/// Totals of the per-cgroup table, while faults are counted and at rest.
 const EVERY_TOTALS: Duration = Duration::from_secs(1);
+const EVERY_TOTALS_AT_REST: Duration = Duration::from_secs(15);
+/// One record of every memory cgroup.
+const EVERY_PASS: Duration = Duration::from_secs(1);
+/// Growth is followed this long after a container's group was made: until its first process came and, of a pod, until the
+/// API said whose it is.
+const AFTER_BIRTH: Duration = Duration::from_secs(30);
+/// And this long after the last start-up had its verdict, so that many starts do not attach and detach by turns.
+const AFTER_START: Duration = Duration::from_secs(10);
 /// The wall clock was set when it moved by more than this against the monotonic one. Slewing adds up to as much in minutes.
 const CLOCK_SET_NS: u64 = 100_000_000;
+
+/// Containers in their start-up: the core counts, the thread that reads the host looks.
+pub type Starting = Arc<AtomicUsize>;
 
 /// The other end of the thread.
 pub struct HostThread {
@@ -71,13 +82,13 @@ impl Stop {
 }
 
 impl HostThread {
-    pub fn start(config: Config, began: Time) -> std::io::Result<Self> {
+    pub fn start(config: Config, began: Time, starting: Starting) -> std::io::Result<Self> {
         let (out, batches) = mpsc::channel(BATCHES);
         let (open, opened) = oneshot::channel();
         let stop = Stop::default();
         let stopped = stop.clone();
         thread::Builder::new().name("host".into()).spawn(move || {
-            let mut reader = match Reader::open(&config, began) {
+            let mut reader = match Reader::open(&config, began, starting) {
                 Ok(reader) => reader,
                 Err(error) => {
                     let _ = open.send(Err(error)); // stopping already
@@ -96,6 +107,9 @@ impl HostThread {
 
 struct Reader {
     kernel: Option<Kernel>,
+    starting: Starting,
+    /// When a container was last seen to start.
+    last_start: Time,
     sampler: Sampler,
     roots: Roots,
     wall_offset_ns: i64,
@@ -106,11 +120,11 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(config: &Config, began: Time) -> Result<Self, CannotRun> {
+    fn open(config: &Config, began: Time, starting: Starting) -> Result<Self, CannotRun> {
         let support = Support::gather(&config.roots);
         let memory_total = node::memory_total(&config.roots.proc)
             .map_err(|source| CannotRun::NoProc { path: config.roots.proc.display().to_string(), source })?;
-        let (kernel, statuses) = Kernel::open(&support, &config.probes);
+        let (mut kernel, statuses) = Kernel::open(&support, &config.probes);
         let hierarchy = support.hierarchy?;
         let wall_offset_ns = clock::wall_offset_ns();
         let host = Host {
@@ -150,9 +164,15 @@ impl Reader {
         }
         pending
             .extend(statuses.into_iter().map(|status| Event { at: began, what: EventKind::Probe(status) }));
+        let mut sampler = Sampler::new(hierarchy, only_walks);
+        if let Some(pass) = kernel.as_mut().and_then(|kernel| kernel.pass.take()) {
+            sampler.use_pass(pass, EVERY_PASS);
+        }
         Ok(Self {
             kernel,
-            sampler: Sampler::new(hierarchy, only_walks),
+            starting,
+            last_start: began,
+            sampler,
             roots: config.roots.clone(),
             wall_offset_ns,
             node_unread: Unread::new("the node's files"),
@@ -205,6 +225,7 @@ impl Reader {
         if self.sampler.walk_is_due(now) {
             marks.extend(self.walk(now));
         }
+        self.watch_growth(now);
         self.sampler.sample(now, &mut self.pending);
         if let Some(kernel) = &mut self.kernel {
             // One that was made and removed in this very batch has left the tables already.
@@ -212,7 +233,8 @@ impl Reader {
                 kernel.mark(cgroup, up);
             }
             if self.next_totals <= Instant::now() {
-                self.next_totals = Instant::now() + EVERY_TOTALS;
+                let every = if kernel.watches_growth() { EVERY_TOTALS } else { EVERY_TOTALS_AT_REST };
+                self.next_totals = Instant::now() + every;
                 let from = self.pending.len();
                 kernel.totals(now, &mut self.pending);
                 let full = |event: &Event| matches!(event.what, EventKind::Lost { at: Loss::RingFull, .. });
@@ -226,6 +248,20 @@ impl Reader {
             self.node(now);
         }
         more
+    }
+
+    /// The programs on the growth of memory run while a container starts; a node at rest pays nothing for them.
+    fn watch_growth(&mut self, now: Time) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let born = self.sampler.last_birth().filter(|born| now.since(*born) < AFTER_BIRTH);
+        if born.is_some() || self.starting.load(Ordering::Relaxed) > 0 {
+            self.last_start = now;
+        }
+        let watch = now.since(self.last_start) < AFTER_START;
+        if watch != kernel.watches_growth() {
+            self.next_totals = Instant::now();
+        }
+        kernel.watch_growth(watch, now, &mut self.pending);
     }
 
     /// What the walk finds gone leaves the kernel's tables, and so does whatever else is in them and not in the tree: its

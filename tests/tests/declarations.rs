@@ -55,7 +55,7 @@ fn every_declared_program_is_in_the_object_and_the_reverse() {
         .symbols()
         .filter(|symbol| {
             let section = symbol.section_index().and_then(|index| object.section_by_index(index).ok());
-            let kinds = ["tp_btf/", "fentry/", "fexit/"];
+            let kinds = ["tp_btf/", "fentry/", "fexit/", "iter/"];
             let is_program = |name: &str| kinds.iter().any(|kind| name.starts_with(kind));
             section.is_some_and(|section| section.name().is_ok_and(is_program)) && symbol.is_global()
         })
@@ -80,7 +80,8 @@ fn metric_names_are_unique_and_say_their_unit() {
     let mut seen = BTreeSet::new();
     for family in metrics::declarations() {
         assert!(seen.insert(family.name), "{} is declared twice", family.name);
-        assert!(family.name.starts_with("observer_"), "{}", family.name);
+        let standard = family.name.starts_with("process_");
+        assert!(family.name.starts_with("observer_") || standard, "{}", family.name);
         let counter = family.kind == observer::sinks::metrics::Kind::Counter;
         assert_eq!(counter, family.name.ends_with("_total"), "{}", family.name);
         assert!(!family.help.is_empty(), "{}", family.name);

@@ -3,8 +3,10 @@
 
 mod live {
     pub mod fallback;
+    pub mod growth;
     pub mod host;
     pub mod kernel;
+    pub mod pass;
     pub mod prometheus;
 }
 
@@ -79,11 +81,18 @@ fn run() -> Conclusion {
         None => live::fallback::trampolines_refused(&stage),
         Some(_) => None,
     };
-    let trials = [live::host::CASES, live::kernel::CASES, live::fallback::CASES, live::prometheus::CASES]
-        .concat_cases()
-        .into_iter()
-        .map(|case| trial(case, &stage, no_tree.as_deref(), no_probes.as_deref(), no_trampolines.as_deref()))
-        .collect();
+    let trials = [
+        live::host::CASES,
+        live::kernel::CASES,
+        live::pass::CASES,
+        live::growth::CASES,
+        live::fallback::CASES,
+        live::prometheus::CASES,
+    ]
+    .concat_cases()
+    .into_iter()
+    .map(|case| trial(case, &stage, no_tree.as_deref(), no_probes.as_deref(), no_trampolines.as_deref()))
+    .collect();
     // One after the other: they share the machine's memory and each watches its own cgroups.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
     let conclusion = libtest_mimic::run(&arguments, trials);

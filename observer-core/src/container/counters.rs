@@ -1,9 +1,9 @@
 //! Deltas of cumulative counters: faults and stalls that probes count, and what the kernel's files count.
 
 use crate::{
-    container::lifecycle::Lifecycle,
+    container::{lifecycle::Lifecycle, page_faults::PageFaults},
     model::{
-        event::{FaultLatency, MemoryEvents, MemoryReading, MemoryStat, Pressure, Totals},
+        event::{FaultLatency, MemoryEvents, MemoryReading, Pressure, Totals},
         finding::{Container, Finding, FindingKind, LimitEvent, StalledBy},
         time::Time,
     },
@@ -12,6 +12,7 @@ use crate::{
 /// As they were at the last reading of one cgroup.
 #[derive(Debug, Default)]
 pub struct Counters {
+    faults: PageFaults,
     totals: Totals,
     latency_buckets: Vec<u64>,
     files: FileCounters,
@@ -19,7 +20,7 @@ pub struct Counters {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct FileCounters {
-    stat: Option<MemoryStat>,
+    major_faults: Option<u64>,
     events: Option<MemoryEvents>,
     pressure: Option<Pressure>,
 }
@@ -28,16 +29,16 @@ impl Counters {
     /// All that a new cgroup's files count happened while the observer ran.
     pub fn of_a_new_cgroup() -> Self {
         let files = FileCounters {
-            stat: Some(MemoryStat::default()),
+            major_faults: Some(0),
             events: Some(MemoryEvents::default()),
             pressure: Some(Pressure::default()),
         };
-        Self { files, ..Self::default() }
+        Self { files, faults: PageFaults::of_a_new_cgroup(), ..Self::default() }
     }
 
     pub fn totals(&mut self, at: Time, container: &Container, now: Totals, out: &mut Vec<Finding>) {
         let before = std::mem::replace(&mut self.totals, now);
-        let faults = now.faults.saturating_sub(before.faults);
+        let faults = self.faults.by_program(now.faults);
         if faults > 0 {
             out.push(Finding { at, what: FindingKind::Faulted { container: container.clone(), faults } });
         }
@@ -76,20 +77,20 @@ impl Counters {
         out.push(Finding { at, what: FindingKind::FaultsTimed { container: container.clone(), buckets } });
     }
 
-    /// What the files count and no probe does: major faults, limits met and pressure always, faults where the probe is
-    /// missing. Returns the OOM kills counted since the last reading.
+    /// What the kernel itself counts: faults, major faults, limits met and pressure. Returns the OOM kills counted since the
+    /// last reading.
     pub fn files(
         &mut self,
         at: Time,
         life: &Lifecycle,
         reading: &MemoryReading,
-        fault_probe: bool,
         out: &mut Vec<Finding>,
     ) -> u64 {
         let container = life.container();
-        let (stat, events) = (reading.stat, reading.events);
+        let events = reading.events;
+        let major_faults = reading.stat.and_then(|stat| stat.major_faults);
         let before = self.files;
-        self.files.stat = stat.or(before.stat);
+        self.files.major_faults = major_faults.or(before.major_faults);
         self.files.events = events.or(before.events);
         self.files.pressure = reading.pressure.or(before.pressure);
         if let (Some(now), Some(before)) = (reading.pressure, before.pressure) {
@@ -102,14 +103,16 @@ impl Counters {
                 what: FindingKind::Pressed { container, waiting_seconds, stalled_seconds },
             });
         }
-        if let (Some(now), Some(before)) = (stat, before.stat) {
-            let major = now.major_faults.saturating_sub(before.major_faults);
-            if major > 0 {
+        if let (Some(now), Some(before)) = (major_faults, before.major_faults) {
+            let faults = now.saturating_sub(before);
+            if faults > 0 {
                 let container = container.clone();
-                out.push(Finding { at, what: FindingKind::MajorFaulted { container, faults: major } });
+                out.push(Finding { at, what: FindingKind::MajorFaulted { container, faults } });
             }
-            let faults = now.faults.saturating_sub(before.faults);
-            if faults > 0 && !fault_probe {
+        }
+        if let Some(count) = reading.stat.and_then(|stat| stat.faults) {
+            let faults = self.faults.by_kernel(count);
+            if faults > 0 {
                 out.push(Finding { at, what: FindingKind::Faulted { container: container.clone(), faults } });
             }
         }

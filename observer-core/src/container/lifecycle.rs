@@ -276,7 +276,11 @@ impl Lifecycle {
     /// The cgroup's files were read.
     pub fn read(&mut self, at: Time, reading: &MemoryReading, out: &mut Vec<Finding>) {
         if let Some(stat) = reading.stat {
-            self.stat = Some(stat);
+            // What only memory.stat holds is read more seldom than the rest.
+            let before = self.stat.unwrap_or_default();
+            let shmem = stat.shmem.or(before.shmem);
+            let slab_reclaimable = stat.slab_reclaimable.or(before.slab_reclaimable);
+            self.stat = Some(MemoryStat { shmem, slab_reclaimable, ..stat });
         }
         self.limit = reading.limit.or(self.limit);
         self.high = reading.high.or(self.high);

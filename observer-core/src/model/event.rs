@@ -33,6 +33,11 @@ pub enum EventKind {
     Host(Host),
     /// The outcome of attaching one probe.
     Probe(ProbeStatus),
+    /// A probe that follows growth was attached because a container starts, or detached because none does.
+    ProbeAttached {
+        probe: String,
+        attached: bool,
+    },
     /// A memory cgroup that was there before us; `populated` if it has processes of its own.
     CgroupSeeded {
         cgroup: CgroupId,
@@ -162,6 +167,9 @@ pub struct ProbeStatus {
     pub probe: String,
     pub required: bool,
     pub outcome: AttachOutcome,
+    /// Of a probe that is attached only while a container starts: whether it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<bool>,
 }
 
 /// How attaching a probe ended. Degraded is not an error: each says what is lost.
@@ -261,13 +269,17 @@ pub struct MemoryReading {
     pub pressure: Option<Pressure>,
 }
 
-/// memory.stat, hierarchical.
+/// Kinds of memory of the group and those below it, from the kernel's page lists or from memory.stat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemoryStat {
+    /// What reclaim cannot drop without swap: anonymous memory, tmpfs, and what is locked.
     pub anon: u64,
     pub inactive_file: u64,
-    pub faults: u64,
-    pub major_faults: u64,
+    /// Of memory.stat, which is read seldom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub major_faults: Option<u64>,
     /// File cache, active and inactive; shared memory is not in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<u64>,
@@ -429,6 +441,8 @@ pub enum Loss {
     Undecodable,
     /// A program was entered again on a CPU where it ran, and the kernel skipped it.
     ProgramReentered,
+    /// There were more cgroups than the pass's table holds: containers came first, the others were not read.
+    PassTableFull,
     /// A directory or file of a cgroup could not be read although the cgroup exists.
     CgroupUnreadable,
     /// A path longer than a record, of a cgroup that was gone when it was looked for.
@@ -442,13 +456,14 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub const ALL: [Loss; 11] = [
+    pub const ALL: [Loss; 12] = [
         Loss::RingFull,
         Loss::CgroupTableFull,
         Loss::ReclaimTableFull,
         Loss::ReclaimUnmatched,
         Loss::Undecodable,
         Loss::ProgramReentered,
+        Loss::PassTableFull,
         Loss::CgroupUnreadable,
         Loss::PathNotFound,
         Loss::NodeUnreadable,
@@ -464,6 +479,7 @@ impl Loss {
             Loss::ReclaimUnmatched => "reclaim_unmatched",
             Loss::Undecodable => "undecodable",
             Loss::ProgramReentered => "program_reentered",
+            Loss::PassTableFull => "pass_table_full",
             Loss::CgroupUnreadable => "cgroup_unreadable",
             Loss::PathNotFound => "path_not_found",
             Loss::NodeUnreadable => "node_unreadable",

@@ -41,6 +41,11 @@ pub struct Finding {
 pub enum FindingKind {
     Host(Host),
     Probe(ProbeStatus),
+    /// See [`crate::event::What::ProbeAttached`].
+    ProbeAttached {
+        probe: String,
+        attached: bool,
+    },
     /// A container that ran before the observer did: measured, but its start-up was not seen.
     Seen {
         container: Container,

@@ -63,7 +63,7 @@ mod program {
     use crate::{
         abi, curve,
         maps::{self, SLOTS},
-        walk::{self, SLOT_BY_TASK},
+        walk::{self, GROWTH_IS_LISTED, SLOT_BY_TASK},
     };
 
     #[btf_tracepoint(function = "page_fault_user")]
@@ -96,7 +96,7 @@ mod program {
             slot.generation = generation;
         }
         slot.faults += 1;
-        if turned || slot.faults.is_multiple_of(abi::LOOK_EVERY) {
+        if GROWTH_IS_LISTED.load() == 0 && (turned || slot.faults.is_multiple_of(abi::LOOK_EVERY)) {
             curve::look(slot);
         }
         Some(())

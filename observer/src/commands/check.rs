@@ -68,6 +68,10 @@ fn probe_lines(text: &mut String, probe: &Probe, plan: &Plan, lockdown: Lockdown
         Plan::Disabled => ("--", "disabled by configuration".to_owned()),
         Plan::NotAsked => ("--", "attached on request: --enable-probe".to_owned()),
     };
+    let verdict = match probes::is_while_starting(probe) && matches!(plan, Plan::Attach { .. }) {
+        true => format!("{verdict}, only while a container starts"),
+        false => verdict,
+    };
     let intent = intent_name(probe.intent);
     let _ = writeln!(text, "  {mark} {:<13} {intent:<9} {verdict}", probe.name);
     let _ = writeln!(text, "     {:<13} sees {}", "", probe.sees);

@@ -85,6 +85,9 @@ pub fn probes_md() -> String {
             .iter()
             .map(|field| match field.source() {
                 Source::Member { ty, path } => format!("`{ty}.{path}`"),
+                Source::Enumerator { enumeration, enumerator } => {
+                    format!("`enum {enumeration}`: `{enumerator}`")
+                }
                 Source::Element { ty, member, enumerator, .. } => format!("`{ty}.{member}[{enumerator}]`"),
             })
             .collect();

@@ -128,6 +128,11 @@ impl NodeState {
                 self.host = Some(host.clone());
             }
             FindingKind::Probe(status) => self.probe(status),
+            FindingKind::ProbeAttached { probe, attached } => {
+                if let Some(view) = self.probes.iter_mut().find(|view| view.probe == *probe) {
+                    view.attached = *attached;
+                }
+            }
             FindingKind::Api(state) => self.kubernetes(state),
             FindingKind::Seen { container } => self.open(container, ContainerState::Running, None),
             FindingKind::Started(started) => {

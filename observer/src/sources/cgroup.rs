@@ -13,6 +13,7 @@ use observer_core::model::event::CgroupVersion;
 pub mod memory;
 pub mod name;
 pub mod sampler;
+pub mod table;
 pub mod tree;
 pub mod writable;
 
@@ -100,7 +101,17 @@ pub fn is_absent(error: &io::Error) -> bool {
 
 /// Second column of /proc/cgroups.
 fn v1_hierarchy_id(proc: &Path) -> Option<u32> {
+    memory_column(proc, 1)?.try_into().ok()
+}
+
+/// Cgroups of the memory controller's hierarchy: the third column.
+pub fn count(proc: &Path) -> Option<u64> {
+    memory_column(proc, 2)
+}
+
+/// Of the memory controller's line of /proc/cgroups.
+fn memory_column(proc: &Path, column: usize) -> Option<u64> {
     let text = fs::read_to_string(proc.join("cgroups")).ok()?;
     let line = text.lines().find(|line| line.split_whitespace().next() == Some("memory"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+    line.split_whitespace().nth(column)?.parse().ok()
 }

@@ -21,15 +21,19 @@ pub mod btf;
 pub mod counters;
 pub mod kfunc;
 pub mod object;
+pub mod pass;
 pub mod plan;
 pub mod ring;
 pub mod support;
+pub mod sys;
 
 /// The attached programs and the maps they fill. Dropping it detaches everything: the links are file descriptors of
 /// this process and nothing is pinned, so `kill -9` leaves nothing behind.
 pub struct Kernel {
-    /// Holds the programs and links.
-    _programs: aya::Ebpf,
+    programs: aya::Ebpf,
+    _links: Vec<attach::Link>,
+    growth: attach::Growth,
+    pub pass: Option<pass::Pass>,
     /// Wakes when the programs ask to be read at once.
     woken: OwnedFd,
     records: Ring,
@@ -42,11 +46,13 @@ impl Kernel {
     /// Loads and attaches every probe `support` allows. `Err` in the outer result never happens for a single probe:
     /// each has its own status.
     pub fn open(support: &Support, choice: &ProbeChoice) -> (Option<Self>, Vec<ProbeStatus>) {
-        let Attached { programs, statuses } = attach::all(support, choice);
+        let Attached { programs, links, growth, pass, statuses } = attach::all(support, choice);
         let Some(mut programs) = programs else { return (None, statuses) };
         match Self::with(&mut programs, support) {
             Ok((records, woken, counters, log)) => {
-                (Some(Self { _programs: programs, woken, records, counters, swept: 0, log }), statuses)
+                let _links = links;
+                let kernel = Self { programs, _links, growth, pass, woken, records, counters, swept: 0, log };
+                (Some(kernel), statuses)
             }
             Err(error) => (None, attach::all_broken(&error)),
         }
@@ -115,6 +121,27 @@ impl Kernel {
     pub fn totals(&mut self, at: Time, events: &mut Vec<Event>) {
         let undecodable = self.records.undecodable();
         self.counters.read(at, undecodable, self.swept, events);
+    }
+
+    /// Attaches or detaches the programs that see memory grow, and says so if that changed anything.
+    pub fn watch_growth(&mut self, watch: bool, now: Time, events: &mut Vec<Event>) {
+        if self.growth.is_attached() == watch || self.growth.is_empty() {
+            return;
+        }
+        if !watch {
+            self.growth.detach();
+        } else if let Err(error) = self.growth.attach(&mut self.programs) {
+            tracing::warn!("{error}; growth is read once a second until they can be attached");
+            return;
+        }
+        for probe in self.growth.probes() {
+            let what = EventKind::ProbeAttached { probe: probe.to_owned(), attached: watch };
+            events.push(Event { at: now, what });
+        }
+    }
+
+    pub fn watches_growth(&self) -> bool {
+        self.growth.is_attached()
     }
 
     /// Tells the programs how many parents up the container of this cgroup is; 0: it is one.

@@ -69,6 +69,19 @@ enum Behaviour {
         #[arg(long)]
         rounds: u32,
     },
+    /// Grow once by a way of the kernel's; prints when it began and ended, in nanoseconds
+    Grow {
+        #[arg(long)]
+        by: Way,
+        #[arg(long)]
+        size: u64,
+        /// Seconds before it grows
+        #[arg(long, default_value_t = 0.0)]
+        after: f64,
+        /// A file for what needs one; made and removed
+        #[arg(long)]
+        file: Option<std::path::PathBuf>,
+    },
     /// Hold a pod's namespaces open: what the pause image does
     Pause,
     /// Exit with a code after so many seconds, holding so many MiB
@@ -88,6 +101,23 @@ enum Behaviour {
         #[arg(long, default_value_t = 0.0)]
         after: f64,
     },
+}
+
+/// How memory comes to be charged.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Way {
+    /// Small pages, touched
+    Anon,
+    /// Huge pages, touched
+    Thp,
+    /// read(2) into memory never touched: the kernel faults it in
+    Read,
+    /// A file's pages, by read(2)
+    Cache,
+    /// A file on tmpfs, by write(2)
+    Tmpfs,
+    /// A mapped file, touched
+    Mapped,
 }
 
 const MIB: u64 = 1 << 20;
@@ -192,6 +222,14 @@ fn main() {
             sleep(Duration::from_secs_f64(left()));
         }
         Behaviour::Fault { size, rounds } => fault(size, rounds),
+        Behaviour::Grow { by, size, after, file } => {
+            sleep(Duration::from_secs_f64(after));
+            if let Err(error) = grow(by, size * MIB, file.as_deref()) {
+                println!("cannot grow: {error}");
+                std::process::exit(1);
+            }
+            sleep(Duration::from_secs_f64(left()));
+        }
         Behaviour::Pause => loop {
             sleep(Duration::from_secs(3600));
         },
@@ -213,6 +251,67 @@ fn main() {
             sleep(Duration::from_secs_f64(left()));
         }
     }
+}
+
+fn grow(by: Way, size: u64, path: Option<&std::path::Path>) -> std::io::Result<()> {
+    use std::io::Read;
+    let path = path.unwrap_or(std::path::Path::new("/dev/zero"));
+    let open = || std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let began = now_ns();
+    let mut kept = None;
+    match by {
+        Way::Anon => {
+            let mut arena = Arena::new(size / MIB);
+            arena.set(size);
+            kept = Some(arena);
+        }
+        Way::Thp => {
+            let mut arena = Arena::new(size / MIB);
+            // SAFETY: the arena's own mapping.
+            unsafe { madvise(arena.base.cast(), arena.capacity, Advice::LinuxHugepage) }?;
+            arena.set(size);
+            kept = Some(arena);
+        }
+        Way::Read => {
+            let arena = Arena::new(size / MIB);
+            // SAFETY: inside the mapping, which nothing else refers to.
+            let buffer = unsafe { std::slice::from_raw_parts_mut(arena.base, size as usize) };
+            std::fs::File::open("/dev/zero")?.read_exact(buffer)?;
+            kept = Some(arena);
+        }
+        // Written by somebody else before: reading charges the reader.
+        Way::Cache => {
+            std::io::copy(&mut std::fs::File::open(path)?, &mut std::io::sink())?;
+        }
+        Way::Tmpfs => {
+            let zeros = vec![0u8; MIB as usize];
+            let mut file = open()?;
+            for _ in 0..size / MIB {
+                file.write_all(&zeros)?;
+            }
+        }
+        Way::Mapped => {
+            let file = open()?;
+            file.set_len(size)?;
+            let flags = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: a new mapping at an address of the kernel's choice; it stays until the end.
+            let base = unsafe {
+                rustix::mm::mmap(std::ptr::null_mut(), size as usize, flags, MapFlags::SHARED, &file, 0)
+            }?;
+            for at in (0..size as usize).step_by(rustix::param::page_size()) {
+                // SAFETY: inside the mapping and the file.
+                unsafe { base.cast::<u8>().add(at).write_volatile(1) };
+            }
+        }
+    }
+    println!("{began} {}", now_ns());
+    std::mem::forget(kept); // held until the end
+    Ok(())
+}
+
+fn now_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn fault(size: u64, rounds: u32) {

@@ -17,7 +17,7 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     Case { name: "without_page_fault_faults_and_peak_come_from_files", needs: Probes, run: page_fault },
-    Case { name: "without_page_cache_the_peak_is_still_right", needs: Probes, run: page_cache },
+    Case { name: "without_growth_the_peak_is_still_right", needs: Probes, run: no_growth },
     Case { name: "without_oom_kill_kills_are_counted_from_files", needs: Probes, run: oom_kill },
     Case { name: "without_oom_scope_the_counts_say_whose_limit_it_was", needs: Probes, run: oom_scope },
     Case { name: "without_cgroup_life_a_walk_finds_who_lives", needs: Probes, run: cgroup_life },
@@ -92,8 +92,8 @@ fn page_fault(stage: &Stage) -> Result<()> {
     faults_from_files(stage, &daemon)
 }
 
-fn page_cache(stage: &Stage) -> Result<()> {
-    let daemon = without(stage, "page_cache")?;
+fn no_growth(stage: &Stage) -> Result<()> {
+    let daemon = without(stage, "growth")?;
     let group = group(stage, "cached")?;
     let file = stage.directory.join("cached.bin");
     let script = format!("dd if=/dev/zero of={} bs=1M count=64 2>/dev/null; sleep 60", file.display());

@@ -312,6 +312,8 @@ pub struct ProbeView {
     pub required: bool,
     /// `attached`, `fallback`, `unsupported`, `broken`, `disabled`.
     pub status: &'static str,
+    /// Now: a probe that follows growth is attached only while a container starts.
+    pub attached: bool,
     pub hook: Option<String>,
     pub why: Option<String>,
     pub lost: Option<String>,
@@ -329,6 +331,7 @@ impl From<&ProbeStatus> for ProbeView {
         Self {
             probe: status.probe.clone(),
             required: status.required,
+            attached: status.attached.unwrap_or(matches!(status.outcome, AttachOutcome::Attached { .. })),
             status: status.outcome.name(),
             hook,
             why: status.outcome.why(),

@@ -4,7 +4,7 @@ use prometheus::{CounterVec, GaugeVec, Registry};
 
 use crate::sinks::metrics::family::{Declaration, Kind};
 use observer_core::model::{
-    event::{Loss, ObserverReading},
+    event::{AttachOutcome, Loss, ObserverReading},
     finding::{Finding, FindingKind},
 };
 
@@ -19,6 +19,12 @@ static PROBE: Declaration = Declaration {
     kind: Kind::Gauge,
     labels: &["probe", "status"],
     help: "1 for the outcome of attaching each probe: attached, fallback, unsupported, broken, disabled. Details: /api/v1/probes.",
+};
+static ATTACHED: Declaration = Declaration {
+    name: "observer_probe_attached",
+    kind: Kind::Gauge,
+    labels: &["probe"],
+    help: "1 while the probe is attached. Those that follow growth (page_fault, growth) are attached only while a container starts.",
 };
 static LOST: Declaration = Declaration {
     name: "observer_lost_total",
@@ -45,15 +51,33 @@ static CPU: Declaration = Declaration {
     help: "Processor time of the observer, without what its programs cost others.",
 };
 
-pub static ALL: &[&Declaration] = &[&BUILD, &PROBE, &LOST, &UNATTRIBUTED, &RESIDENT, &CPU];
+/// The names every exporter has them under.
+static PROCESS_RESIDENT: Declaration = Declaration {
+    name: "process_resident_memory_bytes",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Resident memory of the observer, under the name every exporter has.",
+};
+static PROCESS_CPU: Declaration = Declaration {
+    name: "process_cpu_seconds_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Processor time of the observer, under the name every exporter has.",
+};
+
+pub static ALL: &[&Declaration] =
+    &[&BUILD, &PROBE, &ATTACHED, &LOST, &UNATTRIBUTED, &RESIDENT, &CPU, &PROCESS_RESIDENT, &PROCESS_CPU];
 
 pub struct Families {
     build: GaugeVec,
     probe: GaugeVec,
+    attached: GaugeVec,
     lost: CounterVec,
     unattributed: CounterVec,
     resident: GaugeVec,
     cpu: CounterVec,
+    process_resident: GaugeVec,
+    process_cpu: CounterVec,
 }
 
 impl Families {
@@ -61,10 +85,13 @@ impl Families {
         let families = Self {
             build: BUILD.gauges(registry),
             probe: PROBE.gauges(registry),
+            attached: ATTACHED.gauges(registry),
             lost: LOST.counters(registry),
             unattributed: UNATTRIBUTED.counters(registry),
             resident: RESIDENT.gauges(registry),
             cpu: CPU.counters(registry),
+            process_resident: PROCESS_RESIDENT.gauges(registry),
+            process_cpu: PROCESS_CPU.counters(registry),
         };
         for loss in Loss::ALL {
             families.lost.with_label_values(&[loss.name()]);
@@ -84,6 +111,12 @@ impl Families {
             }
             FindingKind::Probe(status) => {
                 self.probe.with_label_values(&[status.probe.as_str(), status.outcome.name()]).set(1.0);
+                let attached =
+                    status.attached.unwrap_or(matches!(status.outcome, AttachOutcome::Attached { .. }));
+                self.attached.with_label_values(&[&status.probe]).set(f64::from(attached));
+            }
+            FindingKind::ProbeAttached { probe, attached } => {
+                self.attached.with_label_values(&[probe]).set(f64::from(*attached));
             }
             FindingKind::Lost { loss, count } => {
                 let series = self.lost.with_label_values(&[loss.name()]);
@@ -92,8 +125,11 @@ impl Families {
             FindingKind::Unattributed { .. } => self.unattributed.with_label_values(&[] as &[&str]).inc(),
             FindingKind::Observer(ObserverReading { resident, cpu_ns, .. }) => {
                 self.resident.with_label_values(&[] as &[&str]).set(*resident as f64);
-                let cpu = self.cpu.with_label_values(&[] as &[&str]);
-                cpu.inc_by((*cpu_ns as f64 / 1e9 - cpu.get()).max(0.0));
+                self.process_resident.with_label_values(&[] as &[&str]).set(*resident as f64);
+                for cpu in [&self.cpu, &self.process_cpu] {
+                    let cpu = cpu.with_label_values(&[] as &[&str]);
+                    cpu.inc_by((*cpu_ns as f64 / 1e9 - cpu.get()).max(0.0));
+                }
             }
             _ => {}
         }

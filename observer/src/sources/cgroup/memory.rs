@@ -89,7 +89,8 @@ fn text(directory: &Path, name: &str) -> io::Result<Option<String>> {
 
 /// Names of what is read from memory.stat. On v1 the totals, which include children as v2's do.
 struct StatNames {
-    anon: &'static str,
+    /// The lists the pass reads too (`kernel::pass`), so that both say the same.
+    anon: [&'static str; 3],
     inactive_file: &'static str,
     active_file: &'static str,
     shmem: &'static str,
@@ -99,7 +100,7 @@ struct StatNames {
 }
 
 const V2: StatNames = StatNames {
-    anon: "anon",
+    anon: ["inactive_anon", "active_anon", "unevictable"],
     inactive_file: "inactive_file",
     active_file: "active_file",
     shmem: "shmem",
@@ -108,7 +109,7 @@ const V2: StatNames = StatNames {
     major_faults: "pgmajfault",
 };
 const V1: StatNames = StatNames {
-    anon: "total_rss",
+    anon: ["total_inactive_anon", "total_active_anon", "total_unevictable"],
     inactive_file: "total_inactive_file",
     active_file: "total_active_file",
     shmem: "total_shmem",
@@ -121,14 +122,20 @@ const V1: StatNames = StatNames {
 fn stat(text: &str, names: &StatNames) -> MemoryStat {
     let value = |name| keyed(text, name).unwrap_or(0);
     MemoryStat {
-        anon: value(names.anon),
+        anon: names.anon.iter().filter_map(|name| keyed(text, name)).sum(),
         inactive_file: value(names.inactive_file),
-        faults: value(names.faults),
-        major_faults: value(names.major_faults),
+        faults: keyed(text, names.faults),
+        major_faults: keyed(text, names.major_faults),
         file: keyed(text, names.active_file).map(|active| active + value(names.inactive_file)),
         shmem: keyed(text, names.shmem),
         slab_reclaimable: keyed(text, names.slab_reclaimable),
     }
+}
+
+/// memory.stat alone: what no other place of the kernel counts.
+pub fn stat_of(directory: &Path, version: CgroupVersion) -> Option<MemoryStat> {
+    let names = if version == CgroupVersion::V2 { &V2 } else { &V1 };
+    text(directory, "memory.stat").ok()?.map(|text| stat(&text, names))
 }
 
 fn keyed(text: &str, key: &str) -> Option<u64> {

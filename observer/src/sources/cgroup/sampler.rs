@@ -2,15 +2,19 @@
 //!
 //! Pushed points show all growth that faults. What they miss is read from files: memory given back, page cache filled by
 //! read(2), kernel memory, and the split into anonymous and cache. A group that has just moved is read every 20 ms
-//! (usage) and 100 ms (all), a young one every second, an old one every 15 seconds.
+//! (usage) and 100 ms (all), a young one every second, an old one every 15 seconds. Where the kernel can run the pass
+//! (`by_pass.rs`), files are read only when something ended, and now and then for what they alone count.
+
+mod by_pass;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
 use crate::sources::{
     cgroup::{Hierarchy, is_gone, memory, tree},
+    kernel::pass::{Below, Pass},
     unread::Unread,
 };
 use observer_core::{
@@ -59,6 +63,9 @@ pub struct Sampler {
     pods_available: Option<u64>,
     /// Without the cgroup probe the walk is the only news of the tree.
     only_walks: bool,
+    by_pass: by_pass::State,
+    /// When a container's group was last made or first populated.
+    last_birth: Option<Time>,
 }
 
 struct Group {
@@ -73,6 +80,8 @@ struct Group {
     moved: Option<Time>,
     read: Option<Time>,
     usage: u64,
+    holds_all_pods: bool,
+    pass: by_pass::Known,
 }
 
 impl Sampler {
@@ -87,6 +96,8 @@ impl Sampler {
             paths_not_found: 0,
             pods_available: None,
             only_walks,
+            by_pass: by_pass::State::default(),
+            last_birth: None,
         }
     }
 
@@ -139,6 +150,11 @@ impl Sampler {
         self.paths_not_found
     }
 
+    /// When a container's group was last made or first populated: then memory grows.
+    pub fn last_birth(&self) -> Option<Time> {
+        self.last_birth
+    }
+
     /// Learns from an event of the kernel's. Returns the mark of a cgroup seen for the first time: how many levels it
     /// is below its container.
     pub fn learn(&mut self, event: &Event) -> Option<(CgroupId, u32)> {
@@ -159,6 +175,7 @@ impl Sampler {
             EventKind::CgroupEmptied { cgroup, .. } => {
                 if let Some(group) = self.groups.get_mut(cgroup) {
                     (group.lives, group.last_words) = (false, true);
+                    self.by_pass.attention.insert(*cgroup);
                 }
                 None
             }
@@ -166,6 +183,7 @@ impl Sampler {
                 for level in &kill.levels {
                     if let Some(group) = self.groups.get_mut(&level.cgroup) {
                         group.last_words = true;
+                        self.by_pass.attention.insert(level.cgroup);
                     }
                 }
                 None
@@ -173,6 +191,7 @@ impl Sampler {
             EventKind::Usage { cgroup, usage, .. } => {
                 if let Some(group) = self.groups.get_mut(cgroup) {
                     (group.moved, group.usage) = (Some(at), *usage);
+                    self.by_pass.attention.insert(*cgroup);
                 }
                 self.lives(*cgroup);
                 None
@@ -206,7 +225,12 @@ impl Sampler {
             moved: None,
             read: None,
             usage: 0,
+            holds_all_pods: cgroup_path::holds_all_pods(path),
+            pass: by_pass::Known::default(),
         };
+        if is_container && born.is_some() {
+            self.last_birth = born;
+        }
         self.groups.insert(cgroup, group);
         owner.map(|owner| (cgroup, owner.below))
     }
@@ -214,7 +238,10 @@ impl Sampler {
     /// See [`observer_core::model::event::NodeReading::pods_available`]. Inactive file cache is given up before anybody is killed.
     pub fn pods_available(&mut self) -> Option<u64> {
         // One, or more where nodes are containers of this host.
-        let of_all_pods = self.groups.values().filter(|group| cgroup_path::holds_all_pods(&group.path));
+        if self.by_pass.works() {
+            return self.by_pass.pods_available;
+        }
+        let of_all_pods = self.groups.values().filter(|group| group.holds_all_pods);
         let mut least: Option<u64> = None;
         for group in of_all_pods {
             let directory = self.hierarchy.directory(&group.path);
@@ -253,11 +280,12 @@ impl Sampler {
 
     /// At start, when an unknown id turned up, and now and then.
     pub fn walk_is_due(&self, now: Time) -> bool {
-        let every = match (self.only_walks || self.walk_wanted, self.missed_records) {
-            (true, _) => EVERY_WALK,
-            (false, true) => EVERY_REPAIR,
-            (false, false) => EVERY_CHECK,
-        };
+        let every =
+            match (self.walk_wanted || (self.only_walks && !self.by_pass.works()), self.missed_records) {
+                (true, _) => EVERY_WALK,
+                (false, true) => EVERY_REPAIR,
+                (false, false) => EVERY_CHECK,
+            };
         self.walked.is_none_or(|walked| now.since(walked) >= every)
     }
 
@@ -344,8 +372,16 @@ impl Sampler {
         }
     }
 
-    /// Reads what is due.
+    /// Reads what is due, by the pass where it runs, else from files.
     pub fn sample(&mut self, now: Time, events: &mut Vec<Event>) {
+        if self.by_pass.works() {
+            self.sample_by_pass(now, events);
+        } else {
+            self.sample_by_files(now, events);
+        }
+    }
+
+    fn sample_by_files(&mut self, now: Time, events: &mut Vec<Event>) {
         for (&cgroup, group) in &mut self.groups {
             let last_words = std::mem::take(&mut group.last_words);
             if !group.is_container || !(group.lives || last_words) {
@@ -389,6 +425,9 @@ impl Sampler {
 
     /// Whether something moves: then [`FAST`] is the time to the next look.
     pub fn is_moving(&self, now: Time) -> bool {
+        if self.by_pass.works() {
+            return !self.by_pass.attention.is_empty();
+        }
         self.groups
             .values()
             .any(|group| group.lives && group.moved.is_some_and(|moved| now.since(moved) < MOVING))

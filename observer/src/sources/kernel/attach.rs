@@ -4,19 +4,20 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
+    programs::{Program, ProgramError, fentry::FEntryLink, fexit::FExitLink, tp_btf::BtfTracePointLink},
 };
 use observer_ebpf::{
     abi,
     field::{ABSENT, Field},
     probe::{Attachment, Fallback, Hook, Intent, Point, Probe},
-    probes,
+    probes::{self, cgroup_pass, growth},
 };
 
 use crate::{
     config::ProbeChoice,
     sources::kernel::{
         kfunc,
+        pass::Pass,
         plan::{self, Plan},
         support::Support,
     },
@@ -26,37 +27,128 @@ use observer_core::model::event::{AttachOutcome, ProbeStatus};
 pub struct Attached {
     /// Absent when nothing could be loaded.
     pub programs: Option<Ebpf>,
+    /// Of the programs that stay attached.
+    pub links: Vec<Link>,
+    pub growth: Growth,
+    pub pass: Option<Pass>,
     pub statuses: Vec<ProbeStatus>,
+}
+
+impl Attached {
+    fn nothing(statuses: Vec<ProbeStatus>) -> Self {
+        Self { programs: None, links: Vec::new(), growth: Growth::default(), pass: None, statuses }
+    }
+}
+
+/// An attachment; dropping it detaches.
+#[derive(Debug)]
+pub enum Link {
+    TpBtf(BtfTracePointLink),
+    Fentry(FEntryLink),
+    Fexit(FExitLink),
+    /// Run, not attached.
+    None,
+}
+
+/// The programs of [`probes::WHILE_STARTING`]: loaded all the time, attached while somebody starts.
+#[derive(Debug, Default)]
+pub struct Growth {
+    programs: Vec<(&'static str, &'static Attachment)>,
+    links: Vec<Link>,
+}
+
+impl Growth {
+    pub fn is_attached(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// All or none of them, as [`attach`] does.
+    pub fn attach(&mut self, programs: &mut Ebpf) -> Result<(), String> {
+        if self.is_attached() {
+            return Ok(());
+        }
+        let mut links = Vec::new();
+        for (_, attachment) in &self.programs {
+            links.push(link(programs, attachment).map_err(|error| {
+                format!("cannot attach program {}: {}", attachment.program, chain(&error))
+            })?);
+        }
+        self.links = links;
+        Ok(())
+    }
+
+    /// No such program can run here.
+    pub fn is_empty(&self) -> bool {
+        self.programs.is_empty()
+    }
+
+    pub fn probes(&self) -> impl Iterator<Item = &'static str> {
+        self.programs.iter().map(|(probe, _)| *probe)
+    }
+
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
 }
 
 /// Attaches every probe, in the order of [`probes::ALL`].
 pub fn all(support: &Support, choice: &ProbeChoice) -> Attached {
-    let plans: Vec<(&Probe, Plan)> =
+    let plans: Vec<(&'static Probe, Plan)> =
         probes::ALL.iter().map(|probe| (*probe, plan::plan(probe, support, choice))).collect();
     if !plans.iter().any(|(_, plan)| matches!(plan, Plan::Attach { .. })) {
         let statuses = plans.iter().map(|(probe, plan)| status(probe, not_attached(probe, plan))).collect();
-        return Attached { programs: None, statuses };
+        return Attached::nothing(statuses);
     }
     let attaches =
         |name| plans.iter().any(|(probe, plan)| probe.name == name && matches!(plan, Plan::Attach { .. }));
     let slot_by_task = attaches("cgroup_life") && attaches("process");
-    let (mut programs, btf) = match load(support, slot_by_task) {
+    let growth_is_listed = plans.iter().any(|(probe, plan)| {
+        probe.name == growth::PROBE.name && matches!(plan, Plan::Attach { hook: 0, .. })
+    });
+    let (mut programs, btf) = match load(support, slot_by_task, growth_is_listed) {
         Ok(loaded) => loaded,
-        Err(error) => return Attached { programs: None, statuses: all_broken(&error) },
+        Err(error) => return Attached::nothing(all_broken(&error)),
     };
-    let statuses = plans
-        .iter()
-        .map(|(probe, plan)| {
-            let outcome = match plan {
-                Plan::Attach { hook, passed_over } => {
-                    attach(&mut programs, &btf, probe, &probe.hooks[*hook], passed_over.as_deref())
+    let mut attached = Attached::nothing(Vec::new());
+    for (probe, plan) in plans {
+        let outcome = match &plan {
+            Plan::Attach { hook, passed_over } => {
+                let hook = &probe.hooks[*hook];
+                let opened = attach(&mut programs, &btf, hook).and_then(|links| {
+                    if probe.name == cgroup_pass::PROBE.name {
+                        attached.pass = Some(open_pass(&mut programs, support)?);
+                    }
+                    Ok(links)
+                });
+                match opened {
+                    Ok(links) if probes::is_while_starting(probe) => {
+                        attached.growth.programs.extend(hook.attachments.iter().map(|one| (probe.name, one)));
+                        attached.growth.links.extend(links);
+                        outcome(hook, passed_over.as_deref())
+                    }
+                    Ok(links) => {
+                        attached.links.extend(links);
+                        outcome(hook, passed_over.as_deref())
+                    }
+                    Err(error) => error.outcome(probe),
                 }
-                _ => not_attached(probe, plan),
-            };
-            status(probe, outcome)
-        })
-        .collect();
-    Attached { programs: Some(programs), statuses }
+            }
+            _ => not_attached(probe, &plan),
+        };
+        attached.statuses.push(status(probe, outcome));
+    }
+    attached.programs = Some(programs);
+    attached
+}
+
+fn open_pass(programs: &mut Ebpf, support: &Support) -> Result<Pass, NotAttached> {
+    let hierarchy = support.hierarchy.as_ref().map_err(|error| NotAttached::Failed(error.to_string()))?;
+    let lists = support.layout.as_ref().ok().and_then(|layout| layout.offset(Field::LruLists));
+    if lists != Some(cgroup_pass::LRU_LISTS as u32) {
+        let missing = format!("page lists as the program knows them ({lists:?})");
+        return Err(NotAttached::Refused { missing });
+    }
+    Pass::open(programs, &hierarchy.root, support.pass_capacity).map_err(NotAttached::Failed)
 }
 
 /// The status of every probe when the object as a whole cannot be used.
@@ -68,7 +160,10 @@ pub fn all_broken(error: &str) -> Vec<ProbeStatus> {
 }
 
 fn status(probe: &Probe, outcome: AttachOutcome) -> ProbeStatus {
-    ProbeStatus { probe: probe.name.to_owned(), required: probe.intent == Intent::Required, outcome }
+    let attached = matches!(outcome, AttachOutcome::Attached { .. });
+    let attached = probes::is_while_starting(probe).then_some(attached);
+    let required = probe.intent == Intent::Required;
+    ProbeStatus { probe: probe.name.to_owned(), required, outcome, attached }
 }
 
 fn not_attached(probe: &Probe, plan: &Plan) -> AttachOutcome {
@@ -91,7 +186,7 @@ pub fn lost(fallback: &Fallback) -> String {
     }
 }
 
-fn load(support: &Support, slot_by_task: bool) -> Result<(Ebpf, Btf), String> {
+fn load(support: &Support, slot_by_task: bool, growth_is_listed: bool) -> Result<(Ebpf, Btf), String> {
     let object = support.object.ok_or("no eBPF object in this binary")?;
     let layout = support.layout.as_ref().map_err(ToString::to_string)?;
     let btf = Btf::parse_file(&support.btf_path, aya::Endianness::default())
@@ -104,6 +199,7 @@ fn load(support: &Support, slot_by_task: bool) -> Result<(Ebpf, Btf), String> {
         None => (Cow::Borrowed(object), 0),
     };
     let slot_by_task = u32::from(slot_by_task);
+    let growth_is_listed = u32::from(growth_is_listed);
     let read_by_helper = u32::from(!layout.types_current_task());
     let mut loader = EbpfLoader::new();
     loader
@@ -113,34 +209,34 @@ fn load(support: &Support, slot_by_task: bool) -> Result<(Ebpf, Btf), String> {
         .override_global("MEMCG_TYPE", &memcg_type, true)
         .override_global("SLOT_BY_TASK", &slot_by_task, true)
         .override_global("READ_BY_HELPER", &read_by_helper, true)
-        .override_global("MIN_STEP_PAGES", &min_step_pages, true);
+        .override_global("MIN_STEP_PAGES", &min_step_pages, true)
+        .override_global("GROWTH_IS_LISTED", &growth_is_listed, true)
+        .override_global("NUMA_NODES", &support.numa_nodes, true)
+        .map_max_entries("PASS", support.pass_capacity);
     let programs =
         loader.load(&object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
     Ok((programs, btf))
 }
 
-fn attach(
-    programs: &mut Ebpf,
-    btf: &Btf,
-    probe: &Probe,
-    hook: &Hook,
-    passed_over: Option<&str>,
-) -> AttachOutcome {
-    let mut done: Vec<&str> = Vec::new();
-    for attachment in hook.attachments {
-        if let Err(error) = attach_one(programs, btf, attachment) {
-            // All of a hook or nothing: half a probe would report half the truth.
-            for program in done {
-                unload(programs, program);
+/// All of a hook or nothing: half a probe would report half of the truth.
+fn attach(programs: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<Vec<Link>, NotAttached> {
+    let mut links = Vec::new();
+    for (done, attachment) in hook.attachments.iter().enumerate() {
+        match attach_one(programs, btf, attachment) {
+            Ok(link) => links.push(link),
+            Err(error) => {
+                drop(links);
+                for attached in &hook.attachments[..done] {
+                    unload(programs, attached.program);
+                }
+                return Err(error);
             }
-            let lost = lost(&probe.fallback);
-            return match error {
-                NotAttached::Refused { missing } => AttachOutcome::Unsupported { missing, lost },
-                NotAttached::Failed(error) => AttachOutcome::Broken { error, lost },
-            };
         }
-        done.push(attachment.program);
     }
+    Ok(links)
+}
+
+fn outcome(hook: &Hook, passed_over: Option<&str>) -> AttachOutcome {
     match passed_over {
         None => AttachOutcome::Attached { hook: plan::name(hook) },
         Some(why) => {
@@ -155,6 +251,7 @@ fn unload(programs: &mut Ebpf, name: &str) {
         Some(Program::BtfTracePoint(program)) => program.unload(),
         Some(Program::FEntry(program)) => program.unload(),
         Some(Program::FExit(program)) => program.unload(),
+        Some(Program::Iter(program)) => program.unload(),
         _ => Ok(()),
     };
 }
@@ -167,13 +264,23 @@ enum NotAttached {
     Failed(String),
 }
 
-fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result<(), NotAttached> {
+impl NotAttached {
+    fn outcome(self, probe: &Probe) -> AttachOutcome {
+        let lost = lost(&probe.fallback);
+        match self {
+            NotAttached::Refused { missing } => AttachOutcome::Unsupported { missing, lost },
+            NotAttached::Failed(error) => AttachOutcome::Broken { error, lost },
+        }
+    }
+}
+
+fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result<Link, NotAttached> {
     let absent = || NotAttached::Failed(format!("program {} is not in the eBPF object", attachment.program));
     let program = programs.program_mut(attachment.program).ok_or_else(absent)?;
     let (kind, target) = (attachment.point.kind(), attachment.point.target());
     let stage = |stage: &str, error: ProgramError| {
         // Lockdown, which nobody tells where securityfs is not mounted (kernel: kernel/bpf/syscall.c, v6.18).
-        if !matches!(attachment.point, Point::TpBtf { .. }) && is_refusal(&error) {
+        if !matches!(attachment.point, Point::TpBtf { .. } | Point::Iter { .. }) && is_refusal(&error) {
             let missing =
                 format!("permission to hook functions ({kind} {target}): the kernel is locked down");
             return NotAttached::Refused { missing };
@@ -184,22 +291,35 @@ fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result
             chain(&error)
         ))
     };
-    let (load, attach) = match attachment.point {
-        Point::TpBtf { name, .. } => {
-            let program: &mut BtfTracePoint = program.try_into().map_err(|error| stage("use", error))?;
-            (program.load(name, btf), program.attach().map(|_| ()))
-        }
-        Point::Fentry { function } => {
-            let program: &mut FEntry = program.try_into().map_err(|error| stage("use", error))?;
-            (program.load(function, btf), program.attach().map(|_| ()))
-        }
-        Point::Fexit { function } => {
-            let program: &mut FExit = program.try_into().map_err(|error| stage("use", error))?;
-            (program.load(function, btf), program.attach().map(|_| ()))
-        }
+    let loaded = match (attachment.point, program) {
+        (Point::TpBtf { name, .. }, Program::BtfTracePoint(program)) => program.load(name, btf),
+        (Point::Fentry { function }, Program::FEntry(program)) => program.load(function, btf),
+        (Point::Fexit { function }, Program::FExit(program)) => program.load(function, btf),
+        (Point::Iter { over }, Program::Iter(program)) => program.load(over, btf),
+        _ => Err(ProgramError::UnexpectedProgramType),
     };
-    load.map_err(|error| stage("load", error))?;
-    attach.map_err(|error| stage("attach", error))
+    loaded.map_err(|error| stage("load", error))?;
+    link(programs, attachment).map_err(|error| stage("attach", error))
+}
+
+/// Attaches a loaded program.
+fn link(programs: &mut Ebpf, attachment: &Attachment) -> Result<Link, ProgramError> {
+    Ok(match programs.program_mut(attachment.program) {
+        Some(Program::BtfTracePoint(program)) => {
+            let id = program.attach()?;
+            Link::TpBtf(program.take_link(id)?)
+        }
+        Some(Program::FEntry(program)) => {
+            let id = program.attach()?;
+            Link::Fentry(program.take_link(id)?)
+        }
+        Some(Program::FExit(program)) => {
+            let id = program.attach()?;
+            Link::Fexit(program.take_link(id)?)
+        }
+        Some(Program::Iter(_)) => Link::None,
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    })
 }
 
 /// EPERM. The verifier's own refusals are EACCES, and defects.

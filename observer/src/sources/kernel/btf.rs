@@ -26,6 +26,7 @@ pub struct Layout {
     offsets: Vec<Option<u32>>,
     tracepoints: HashMap<&'static str, Option<Vec<Arg>>>,
     functions: HashSet<&'static str>,
+    iterators: HashSet<&'static str>,
     types_current_task: bool,
 }
 
@@ -54,22 +55,28 @@ impl Layout {
         let btf = Btf::from_bytes(&bytes).map_err(|error| why(error.to_string()))?;
         drop(bytes); // megabytes, while memory is at its highest
         let offsets = Field::ALL.iter().map(|field| offset(&btf, field.source())).collect();
-        let (mut tracepoints, mut functions) = (HashMap::new(), HashSet::new());
+        let (mut tracepoints, mut functions, mut iterators) =
+            (HashMap::new(), HashSet::new(), HashSet::new());
         for attachment in probes::ALL.iter().flat_map(|p| p.hooks).flat_map(|hook| hook.attachments) {
             match attachment.point {
                 Point::TpBtf { name, .. } => {
                     tracepoints.entry(name).or_insert_with(|| tracepoint(&btf, name));
                 }
                 Point::Fentry { function } | Point::Fexit { function } => {
-                    let types = btf.resolve_types_by_name(function).unwrap_or_default();
-                    if types.iter().any(|ty| matches!(ty, Type::Func(_))) {
+                    if has_function(&btf, function) {
                         functions.insert(function);
+                    }
+                }
+                // An iterator is known by a function of this name, whose only use is to be looked for here.
+                Point::Iter { over } => {
+                    if has_function(&btf, &format!("bpf_iter_{over}")) {
+                        iterators.insert(over);
                     }
                 }
             }
         }
         let types_current_task = enumerated(&btf, "bpf_func_id", "BPF_FUNC_get_current_task_btf").is_some();
-        Ok(Self { offsets, tracepoints, functions, types_current_task })
+        Ok(Self { offsets, tracepoints, functions, iterators, types_current_task })
     }
 
     /// Whether this kernel has the helper `bpf_get_current_task_btf` (v5.11).
@@ -87,6 +94,11 @@ impl Layout {
         self.functions.contains(name)
     }
 
+    /// Whether this kernel can run a program over all objects of this kind.
+    pub fn iterator(&self, over: &str) -> bool {
+        self.iterators.contains(over)
+    }
+
     /// The tracepoint's arguments; `None`: this kernel does not have it.
     pub fn tracepoint(&self, name: &str) -> Option<&[Arg]> {
         self.tracepoints.get(name)?.as_deref()
@@ -99,6 +111,7 @@ impl Layout {
             offsets: Field::ALL.iter().map(|field| (!missing.contains(field)).then_some(8)).collect(),
             tracepoints: tracepoints.iter().map(|(name, args)| (*name, Some(args.clone()))).collect(),
             functions: ["oom_kill_process", "handle_mm_fault"].into(),
+            iterators: ["cgroup"].into(),
             types_current_task: true,
         }
     }
@@ -120,7 +133,12 @@ fn offset(btf: &Btf, source: Source) -> Option<u32> {
             let (bits, _) = member(btf, &structure(btf, ty)?, name)?;
             Some(bits / 8 + 8 * enumerated(btf, enumeration, enumerator)?)
         }
+        Source::Enumerator { enumeration, enumerator } => enumerated(btf, enumeration, enumerator),
     }
+}
+
+fn has_function(btf: &Btf, name: &str) -> bool {
+    btf.resolve_types_by_name(name).is_ok_and(|types| types.iter().any(|ty| matches!(ty, Type::Func(_))))
 }
 
 fn structure(btf: &Btf, name: &str) -> Option<Type> {

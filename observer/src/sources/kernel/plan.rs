@@ -75,6 +75,9 @@ fn lacks(hook: &Hook, support: &Support) -> Option<String> {
             _ if !layout.function(function) => Some(format!("function {function}")),
             _ => None,
         },
+        Point::Iter { over } => {
+            (!layout.iterator(over)).then(|| format!("iterator over {over}s (bpf_iter_{over})"))
+        }
     })
 }
 
@@ -83,6 +86,7 @@ fn describe(field: &Field) -> String {
     match field.source() {
         Source::Member { ty, path } => format!("{ty}.{path}"),
         Source::Element { ty, member, enumerator, .. } => format!("{ty}.{member}[{enumerator}]"),
+        Source::Enumerator { enumeration, enumerator } => format!("{enumeration}.{enumerator}"),
     }
 }
 
@@ -119,7 +123,7 @@ mod tests {
             .flat_map(|hook| hook.attachments)
             .filter_map(|attachment| match attachment.point {
                 Point::TpBtf { name, .. } => Some((name, task())),
-                Point::Fentry { .. } | Point::Fexit { .. } => None,
+                Point::Fentry { .. } | Point::Fexit { .. } | Point::Iter { .. } => None,
             })
             .collect()
     }

@@ -23,6 +23,9 @@ pub struct Support {
     pub psi: bool,
     pub page_size: u64,
     pub cpus: u64,
+    pub numa_nodes: u32,
+    /// Entries of the pass's table.
+    pub pass_capacity: u32,
     pub object: Option<&'static [u8]>,
     pub btf_path: PathBuf,
 }
@@ -62,6 +65,8 @@ impl Support {
             psi: fs::read(roots.proc.join("pressure/memory")).is_ok(),
             page_size: rustix::param::page_size() as u64,
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            numa_nodes: numa_nodes(&roots.sys.join("devices/system/node/possible")),
+            pass_capacity: crate::sources::kernel::pass::capacity(crate::sources::cgroup::count(&roots.proc)),
             object: crate::sources::kernel::object::embedded(),
             btf_path,
         }
@@ -94,6 +99,8 @@ impl Support {
             psi: true,
             page_size: 4096,
             cpus: 2,
+            numa_nodes: 1,
+            pass_capacity: 100,
             object: Some(&[0]),
             btf_path: PathBuf::from("/sys/kernel/btf/vmlinux"),
         }
@@ -114,6 +121,13 @@ fn lockdown(path: &Path) -> Lockdown {
         Some(("confidentiality", _)) => Lockdown::Confidentiality,
         _ => Lockdown::None,
     }
+}
+
+/// One more than the highest node there can be: `0-1`, `0,2`.
+fn numa_nodes(path: &Path) -> u32 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let highest = text.trim().rsplit([',', '-']).next().and_then(|highest| highest.parse::<u32>().ok());
+    highest.map_or(1, |highest| highest.saturating_add(1))
 }
 
 fn capabilities(proc: &Path) -> Capabilities {

@@ -1,0 +1,307 @@
+//! Every memory cgroup at once: one record each, without a file.
+//!
+//! *Sees* usage, peak, limits, event counters, pressure and the pages on the LRU lists of all memory cgroups. *Hooks*
+//! iter/cgroup (kernel: kernel/bpf/cgroup_iter.c, v6.1), run by userland once a second. *Falls back to* the files of each
+//! group. *Feeds* what is known of a container at rest.
+//!
+//! The iterator writes no output: the kernel cannot continue a walk of cgroups whose output buffer is full. Each group is
+//! stored in a mapped array at a running index instead, and userland reads it there. The walk is in pre-order, so a group
+//! comes after its parent and before its next sibling.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{
+    field::Field,
+    probe::{Fallback, Hook, Intent, Probe, iter},
+};
+
+pub const PROBE: Probe = Probe {
+    name: "cgroup_pass",
+    sees: "usage, peak, limits, events, pressure and page lists of every memory cgroup, once a second",
+    intent: Intent::Optional,
+    hooks: &[Hook { attachments: &[iter("cgroup_pass", "cgroup")] }],
+    fallback: Fallback {
+        by: Some("the files of each cgroup"),
+        lost: "a container at rest is read every 15 seconds instead of every second, at some 300 times the cost",
+    },
+    needs: &[
+        Field::CgroupKn,
+        Field::KnId,
+        Field::CgroupMemory,
+        Field::CgroupLevel,
+        Field::CgroupPopulatedCsets,
+        Field::CssSerial,
+        Field::CssParent,
+        Field::CssCgroup,
+        Field::MemcgCss,
+        Field::MemcgUsage,
+        Field::MemcgWatermark,
+        Field::MemcgMax,
+        Field::MemcgOomEvents,
+        Field::MemcgOomKillsLocal,
+        Field::MemcgEventsHigh,
+        Field::MemcgEventsMax,
+        Field::MemcgEventsOom,
+        Field::MemcgEventsOomKill,
+        Field::MemcgNodeinfo,
+        Field::NodeLruSizes,
+        Field::Zones,
+        Field::LruLists,
+    ],
+    feeds: &[
+        "observer_container_memory_usage_bytes",
+        "observer_container_memory_peak_bytes",
+        "observer_container_memory_events_total",
+    ],
+};
+
+/// One memory cgroup, as the pass found it. Amounts in pages; [`crate::abi::UNKNOWN`] where this kernel does not have a
+/// field. 224 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CgroupRecord {
+    /// The run that wrote this: see [`Header::run`].
+    pub run: u64,
+    pub cgroup: u64,
+    pub parent: u64,
+    /// `cgroup_subsys_state.serial_nr`: never used twice, unlike the id.
+    pub serial: u64,
+    /// Depth below the root of the hierarchy.
+    pub level: u32,
+    /// Sets of tasks that are in this very group, not below it.
+    pub populated: u32,
+    pub usage: u64,
+    pub watermark: u64,
+    pub max: u64,
+    pub high: u64,
+    /// v1: times usage hit the limit.
+    pub failcnt: u64,
+    pub swap: u64,
+    pub memsw: u64,
+    pub oom_group: u64,
+    /// `memory_events[]`: with what happened below (v2).
+    pub events: EventCounts,
+    pub oom_local: u64,
+    pub oom_kill_local: u64,
+    /// Of this very group: inactive_anon, active_anon, inactive_file, active_file, unevictable.
+    pub lru: [u64; LRU_LISTS],
+    /// Time some, and all, tasks were stalled, in nanoseconds; at most two seconds old.
+    pub pressure_some_ns: u64,
+    pub pressure_full_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct EventCounts {
+    pub low: u64,
+    pub high: u64,
+    pub max: u64,
+    pub oom: u64,
+    pub oom_kill: u64,
+    pub oom_group_kill: u64,
+}
+
+/// The only entry of the map `PASS_HEADER`: userland sets run, mode and zero counts, runs the pass, and reads the counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Header {
+    /// Number of this run: a record of another run is not of this one.
+    pub run: u64,
+    /// [`mode`].
+    pub mode: u64,
+    /// Records written.
+    pub stored: u64,
+    /// Groups for which there was no room.
+    pub dropped: u64,
+}
+
+pub mod mode {
+    pub const ALL: u64 = 0;
+    /// After a run that had no room for all: only those that are containers, or in one.
+    pub const CONTAINERS: u64 = 1;
+}
+
+/// `NR_LRU_LISTS` of every kernel so far; another number is a kernel this program does not know.
+pub const LRU_LISTS: usize = 5;
+/// At most: `MAX_NR_ZONES` is 3 to 6.
+pub const MAX_ZONES: usize = 8;
+/// NUMA nodes looked at, at most.
+pub const MAX_NODES: u32 = 64;
+/// Records the table holds unless userland says otherwise.
+pub const CAPACITY: u32 = 8192;
+
+pub mod lru {
+    pub const INACTIVE_ANON: usize = 0;
+    pub const ACTIVE_ANON: usize = 1;
+    pub const INACTIVE_FILE: usize = 2;
+    pub const ACTIVE_FILE: usize = 3;
+    pub const UNEVICTABLE: usize = 4;
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 32);
+    assert!(size_of::<CgroupRecord>() == 224);
+};
+
+#[cfg(target_arch = "bpf")]
+pub use program::cgroup_pass;
+
+#[cfg(target_arch = "bpf")]
+mod program {
+    use aya_ebpf::{Global, helpers::bpf_probe_read_kernel, macros::map, maps::Array};
+
+    use super::{CAPACITY, CgroupRecord, EventCounts, Header, LRU_LISTS, MAX_NODES, MAX_ZONES, mode};
+    use crate::{
+        abi::UNKNOWN,
+        field::Field,
+        maps::CONTAINERS,
+        walk::{self, Memcg, Ptr},
+    };
+
+    const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+    #[map]
+    pub static PASS: Array<CgroupRecord> = Array::with_max_entries(CAPACITY, BPF_F_MMAPABLE);
+    #[map]
+    pub static PASS_HEADER: Array<Header> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+    /// NUMA nodes of this host.
+    #[unsafe(no_mangle)]
+    pub static NUMA_NODES: Global<u32> = Global::new(1);
+
+    /// `struct bpf_iter__cgroup` (kernel: kernel/bpf/cgroup_iter.c).
+    #[repr(C)]
+    pub struct Context {
+        meta: *const u8,
+        cgroup: Ptr,
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/cgroup")]
+    pub extern "C" fn cgroup_pass(context: *const Context) -> i32 {
+        // SAFETY: the verifier knows the context's type.
+        let cgroup = unsafe { (*context).cgroup };
+        if !cgroup.is_null() {
+            let _ = visit(cgroup);
+        }
+        0
+    }
+
+    #[inline(always)]
+    fn visit(cgroup: Ptr) -> Option<()> {
+        // SAFETY: a typed context field. Null on v2 where the controller is not enabled for this cgroup.
+        let css = unsafe { walk::load::<Ptr>(cgroup, Field::CgroupMemory) };
+        if css.is_null() {
+            return None;
+        }
+        // SAFETY: one entry; userland writes it only between two runs.
+        let header = unsafe { &mut *PASS_HEADER.get_ptr_mut(0)? };
+        // SAFETY: typed by the context.
+        let id = unsafe { walk::cgroup_id(cgroup) };
+        // SAFETY: entries are written whole and only removed after the cgroup is gone.
+        if header.mode == mode::CONTAINERS && unsafe { CONTAINERS.get(id) }.is_none() {
+            header.dropped += 1;
+            return None;
+        }
+        let Some(record) = PASS.get_ptr_mut(header.stored as u32) else {
+            header.dropped += 1;
+            return None;
+        };
+        // SAFETY: an entry of the table, which no other run writes.
+        let record = unsafe { &mut *record };
+        record.cgroup = id;
+        // SAFETY: typed pointers.
+        unsafe {
+            let parent = walk::load::<Ptr>(css, Field::CssParent);
+            record.parent = if parent.is_null() { 0 } else { walk::css_cgroup_id(parent) };
+            record.serial = walk::load::<u64>(css, Field::CssSerial);
+            record.level = walk::load::<u32>(cgroup, Field::CgroupLevel);
+            record.populated = walk::load::<u32>(cgroup, Field::CgroupPopulatedCsets);
+        }
+        counters(record, Memcg::of(css));
+        pressure(record, cgroup);
+        pages(record, Memcg::of(css));
+        record.run = header.run;
+        header.stored += 1;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn counters(record: &mut CgroupRecord, memcg: Memcg) {
+        record.usage = memcg.read(Field::MemcgUsage);
+        record.watermark = memcg.read(Field::MemcgWatermark);
+        record.max = memcg.read(Field::MemcgMax);
+        record.high = optional(memcg, Field::MemcgHigh);
+        record.failcnt = optional(memcg, Field::MemcgFailcnt);
+        record.swap = optional(memcg, Field::MemcgSwap);
+        record.memsw = optional(memcg, Field::MemcgMemsw);
+        record.oom_group = match walk::has(Field::MemcgOomGroup) {
+            true => memcg.read_byte(Field::MemcgOomGroup).into(),
+            false => UNKNOWN,
+        };
+        record.events = EventCounts {
+            low: optional(memcg, Field::MemcgEventsLow),
+            high: memcg.read(Field::MemcgEventsHigh),
+            max: memcg.read(Field::MemcgEventsMax),
+            oom: memcg.read(Field::MemcgEventsOom),
+            oom_kill: memcg.read(Field::MemcgEventsOomKill),
+            oom_group_kill: optional(memcg, Field::MemcgEventsOomGroupKill),
+        };
+        record.oom_local = memcg.read(Field::MemcgOomEvents);
+        record.oom_kill_local = memcg.read(Field::MemcgOomKillsLocal);
+    }
+
+    #[inline(always)]
+    fn optional(memcg: Memcg, field: Field) -> u64 {
+        if walk::has(field) { memcg.read(field) } else { UNKNOWN }
+    }
+
+    /// Absent on v1, and where PSI is off.
+    #[inline(always)]
+    fn pressure(record: &mut CgroupRecord, cgroup: Ptr) {
+        (record.pressure_some_ns, record.pressure_full_ns) = (UNKNOWN, UNKNOWN);
+        if !(walk::has(Field::CgroupPsi) && walk::has(Field::PsiMemSome) && walk::has(Field::PsiMemFull)) {
+            return;
+        }
+        // SAFETY: cgroup -> psi_group, typed.
+        unsafe {
+            let psi = walk::load::<Ptr>(cgroup, Field::CgroupPsi);
+            if !psi.is_null() {
+                record.pressure_some_ns = walk::load::<u64>(psi, Field::PsiMemSome);
+                record.pressure_full_ns = walk::load::<u64>(psi, Field::PsiMemFull);
+            }
+        }
+    }
+
+    /// Sum of the LRU lists over zones and nodes.
+    #[inline(always)]
+    fn pages(record: &mut CgroupRecord, memcg: Memcg) {
+        let mut sums = [0u64; LRU_LISTS];
+        for node in 0..MAX_NODES {
+            if node >= NUMA_NODES.load() {
+                break;
+            }
+            let entry = memcg.address() + walk::offset(Field::MemcgNodeinfo) as u64 + 8 * u64::from(node);
+            // SAFETY: the helper checks the address.
+            let Ok(of_node) = (unsafe { bpf_probe_read_kernel(entry as *const u64) }) else { break };
+            if of_node == 0 {
+                continue;
+            }
+            for zone in 0..MAX_ZONES {
+                if zone >= walk::offset(Field::Zones) {
+                    break;
+                }
+                let lists = of_node
+                    + walk::offset(Field::NodeLruSizes) as u64
+                    + (zone * LRU_LISTS * size_of::<u64>()) as u64;
+                // SAFETY: the helper checks the address.
+                let Ok(lists) = (unsafe { bpf_probe_read_kernel(lists as *const [u64; LRU_LISTS]) }) else {
+                    break;
+                };
+                for (sum, pages) in sums.iter_mut().zip(lists) {
+                    *sum += pages;
+                }
+            }
+        }
+        record.lru = sums;
+    }
+}

@@ -1,0 +1,76 @@
+//! Memory growing, however it comes to be charged: the usage curve's points.
+//!
+//! *Sees* each folio that enters an LRU list: anonymous memory, huge pages, page cache, tmpfs, mapped files, and what the
+//! kernel faults in for a task. *Hooks* pagemap:mm_lru_insertion (kernel: mm/swap.c), whose folio names the group that was
+//! charged; before folios (v5.17) filemap:mm_filemap_add_to_page_cache (mm/filemap.c), for memory that `page_fault` does
+//! not see. *Falls back to* readings while a container is young or moving. *Feeds* the start-up curve.
+//!
+//! A CPU puts folios on the lists in batches of at most 31, so an insertion is late by at most 124 KiB in small pages. It
+//! runs under the list's lock: it looks at the group's usage and does nothing else unless usage moved by a step. Kernel
+//! memory (sockets, slab, page tables) is on no list: it shows in the next point.
+
+use crate::probe::{ArgType, Fallback, Hook, Intent, Probe, tp_btf, tp_btf_if};
+
+pub const PROBE: Probe = Probe {
+    name: "growth",
+    sees: "memory usage at each step of the start-up curve, by whatever way memory grows",
+    intent: Intent::Optional,
+    hooks: &[
+        Hook {
+            attachments: &[tp_btf_if("growth_listed", "mm_lru_insertion", 0, ArgType::PointerTo("folio"))],
+        },
+        Hook { attachments: &[tp_btf("growth_cached", "mm_filemap_add_to_page_cache")] },
+    ],
+    fallback: Fallback {
+        by: Some("a look every 20 ms while a container moves and every second while it is young"),
+        lost: "growth without page faults that is shorter than that shows only in the peak",
+    },
+    needs: super::page_fault::PROBE.needs,
+    feeds: &["observer_container_memory_usage_bytes", "observer_container_startup_peak_bytes"],
+};
+
+#[cfg(target_arch = "bpf")]
+pub use program::{growth_cached, growth_listed};
+
+#[cfg(target_arch = "bpf")]
+mod program {
+    use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+    use crate::{
+        abi, curve,
+        field::Field,
+        maps::SLOTS,
+        walk::{self, Memcg, Ptr},
+    };
+
+    /// Low bits of `folio.memcg_data` are flags (kernel: include/linux/memcontrol.h, MEMCG_DATA_OBJEXTS, MEMCG_DATA_KMEM).
+    const FLAGS: u64 = 7;
+
+    #[btf_tracepoint(function = "mm_lru_insertion")]
+    pub fn growth_listed(ctx: BtfTracePointContext) -> i32 {
+        let folio: Ptr = ctx.arg(0);
+        // SAFETY: a typed tracepoint argument.
+        let memcg = unsafe { walk::load::<u64>(folio, Field::FolioMemcg) } & !FLAGS;
+        if memcg == 0 {
+            return 0;
+        }
+        if let Some(slot) = SLOTS.get_ptr_mut(abi::slot::GROWTH) {
+            // SAFETY: a per-CPU value of this program; the kernel does not let it nest on one CPU.
+            let slot = unsafe { &mut *slot };
+            curve::turn_to(&ctx, slot, Memcg::from_address(memcg));
+            curve::look(slot);
+        }
+        0
+    }
+
+    #[btf_tracepoint(function = "mm_filemap_add_to_page_cache")]
+    pub fn growth_cached(ctx: BtfTracePointContext) -> i32 {
+        if let Some(slot) = SLOTS.get_ptr_mut(abi::slot::GROWTH) {
+            // SAFETY: a per-CPU value of this program; the kernel does not let it nest on one CPU.
+            let slot = unsafe { &mut *slot };
+            curve::turn_to_current(&ctx, slot);
+            curve::look(slot);
+        }
+        0
+    }
+}

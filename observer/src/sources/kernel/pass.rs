@@ -1,0 +1,189 @@
+//! The pass: one record of every memory cgroup, from one run of the program `cgroup_pass`, without a file.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    ptr::NonNull,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+    programs::ProgramFd,
+};
+use observer_ebpf::probes::cgroup_pass::{CAPACITY, CgroupRecord, Header, mode};
+use rustix::{
+    io::Errno,
+    mm::{MapFlags, ProtFlags, mmap, munmap},
+};
+
+use crate::sources::kernel::sys;
+
+/// What one run found, parents before children. Borrowed from the mapped table, which the next run overwrites.
+#[derive(Debug)]
+pub struct Found<'a> {
+    pub records: &'a [CgroupRecord],
+    /// Groups for which the table had no room.
+    pub dropped: u64,
+}
+
+pub struct Pass {
+    program: ProgramFd,
+    whole: OwnedFd,
+    records: Mapping<CgroupRecord>,
+    header: Mapping<Header>,
+    run: u64,
+    mode: u64,
+}
+
+/// One cgroup and those below it.
+pub struct Below(OwnedFd);
+
+/// Entries of the table: twice the cgroups of now, so that a node may double before any is dropped. Everything is mapped,
+/// and so resident: 224 bytes each. `None`: nothing counts them.
+pub fn capacity(cgroups: Option<u64>) -> u32 {
+    let Some(cgroups) = cgroups else { return CAPACITY };
+    let wanted = u32::try_from(cgroups.saturating_mul(2)).unwrap_or(u32::MAX);
+    wanted.clamp(CAPACITY / 4, CAPACITY * 8).next_power_of_two()
+}
+
+impl Pass {
+    /// `capacity` is that of the map `PASS` as loaded.
+    pub fn open(programs: &mut Ebpf, root: &Path, capacity: u32) -> Result<Self, String> {
+        let program = programs
+            .program("cgroup_pass")
+            .and_then(|program| program.fd().ok())
+            .ok_or("the program cgroup_pass is not loaded")?
+            .try_clone()
+            .map_err(|error| format!("cannot keep the program cgroup_pass: {error}"))?;
+        let whole = link(&program, root)
+            .map_err(|error| format!("cannot link iter cgroup at {}: {error}", root.display()))?;
+        Ok(Self {
+            program,
+            whole,
+            records: Mapping::new(programs, "PASS", capacity as usize)?,
+            header: Mapping::new(programs, "PASS_HEADER", 1)?,
+            run: 0,
+            mode: mode::ALL,
+        })
+    }
+
+    /// For runs over one group; its directory is opened once, here.
+    pub fn below(&self, directory: &Path) -> io::Result<Below> {
+        link(&self.program, directory).map(Below)
+    }
+
+    /// Every group there is. Where they do not fit, the containers come first.
+    pub fn run(&mut self) -> io::Result<Found<'_>> {
+        let counts = self.go(None, self.mode)?;
+        let counts = if counts.dropped > 0 && self.mode == mode::ALL {
+            self.mode = mode::CONTAINERS;
+            self.go(None, self.mode)?
+        } else {
+            counts
+        };
+        if self.mode == mode::CONTAINERS && counts.stored + counts.dropped <= self.records.len as u64 {
+            self.mode = mode::ALL;
+        }
+        Ok(self.found(counts))
+    }
+
+    pub fn run_below(&mut self, group: &Below) -> io::Result<Found<'_>> {
+        let counts = self.go(Some(group.0.as_fd()), mode::ALL)?;
+        Ok(self.found(counts))
+    }
+
+    fn go(&mut self, link: Option<BorrowedFd>, mode: u64) -> io::Result<Header> {
+        self.run += 1;
+        self.header.write(Header { run: self.run, mode, stored: 0, dropped: 0 });
+        let iterator = sys::create_iter(link.unwrap_or(self.whole.as_fd()))?;
+        // The program writes no output: the read that ran it over everything returns 0.
+        let mut nothing = [0u8; 64];
+        loop {
+            match rustix::io::read(&iterator, &mut nothing) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.header.read())
+    }
+
+    fn found(&self, counts: Header) -> Found<'_> {
+        let stored = (counts.stored as usize).min(self.records.len);
+        let records = &self.records.as_slice()[..stored];
+        // All of this run, or what is there is not what was asked for.
+        let whole = records.iter().all(|record| record.run == self.run);
+        Found { records: if whole { records } else { &[] }, dropped: counts.dropped }
+    }
+}
+
+fn link(program: &ProgramFd, directory: &Path) -> io::Result<OwnedFd> {
+    let directory = File::open(directory)?;
+    sys::link_cgroup_iter(program.as_fd(), directory.as_fd())
+}
+
+/// An array map in this process's memory.
+struct Mapping<T> {
+    start: NonNull<T>,
+    len: usize,
+    bytes: usize,
+    _map: MapData,
+}
+
+// SAFETY: the mapping is owned, and written by nothing but the program that this process runs by a system call.
+unsafe impl<T: Send> Send for Mapping<T> {}
+
+impl<T: bytemuck::Pod> Mapping<T> {
+    fn new(programs: &mut Ebpf, name: &str, len: usize) -> Result<Self, String> {
+        let map = match programs.take_map(name) {
+            Some(Map::Array(map)) => map,
+            _ => return Err(format!("the eBPF object has no array {name}")),
+        };
+        let bytes = (len * size_of::<T>()).next_multiple_of(rustix::param::page_size());
+        let flags = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), bytes, flags, MapFlags::SHARED, map.fd().as_fd(), 0) };
+        let start = start.map_err(|error| format!("cannot map {name}: {error}"))?;
+        let start = NonNull::new(start.cast()).ok_or_else(|| format!("cannot map {name}: at null"))?;
+        Ok(Self { start, len, bytes, _map: map })
+    }
+
+    fn as_slice(&self) -> &[T] {
+        // SAFETY: mapped, page-aligned, plain bytes; the program runs only while `Pass` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    fn read(&self) -> T {
+        // SAFETY: mapped, and plain bytes; volatile because the kernel wrote it.
+        unsafe { self.start.as_ptr().read_volatile() }
+    }
+
+    fn write(&mut self, value: T) {
+        // SAFETY: mapped; volatile because the kernel reads it.
+        unsafe { self.start.as_ptr().write_volatile(value) }
+    }
+}
+
+impl<T> Drop for Mapping<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; no reference into it outlives this.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_holds_twice_what_there_is_within_bounds() {
+        assert_eq!(capacity(None), CAPACITY);
+        assert_eq!(capacity(Some(10)), CAPACITY / 4);
+        assert_eq!(capacity(Some(2015)), 4096);
+        assert_eq!(capacity(Some(u64::MAX)), CAPACITY * 8);
+    }
+}

@@ -1,0 +1,108 @@
+//! Growth of memory while a container starts: each way the kernel charges it is seen, and a node at rest has no program on it.
+
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use observer_tests::daemon::Daemon;
+
+use super::kernel::{counts_faults_of, group, own, run};
+use crate::{Case, Needs::Probes, Stage};
+
+pub const CASES: &[Case] = &[
+    Case { name: "growth_of_anonymous_memory_is_seen_as_it_comes", needs: Probes, run: |s| seen(s, "anon") },
+    Case { name: "growth_of_huge_pages_is_seen_as_it_comes", needs: Probes, run: |s| seen(s, "thp") },
+    Case {
+        name: "growth_of_memory_the_kernel_faults_in_is_seen_as_it_comes",
+        needs: Probes,
+        run: |s| seen(s, "read"),
+    },
+    Case { name: "growth_of_page_cache_is_seen_as_it_comes", needs: Probes, run: |s| seen(s, "cache") },
+    Case { name: "growth_of_tmpfs_is_seen_as_it_comes", needs: Probes, run: |s| seen(s, "tmpfs") },
+    Case { name: "growth_of_a_mapped_file_is_seen_as_it_comes", needs: Probes, run: |s| seen(s, "mapped") },
+    Case {
+        name: "programs_on_growth_are_attached_only_while_a_container_starts",
+        needs: Probes,
+        run: at_rest,
+    },
+];
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 64;
+const SOON: Duration = Duration::from_secs(5);
+
+/// Points pushed by the programs alone, without what was read meanwhile, follow all of the growth.
+fn seen(stage: &Stage, by: &str) -> Result<()> {
+    let recording = stage.directory.join(format!("growth-{by}.jsonl"));
+    let mut daemon =
+        Daemon::start(&stage.observer, &stage.directory, &["--record", &recording.display().to_string()])?;
+    daemon.ready(Duration::from_secs(10))?;
+    let files = std::env::var_os("TEST_FILES").map_or_else(|| stage.directory.clone(), PathBuf::from);
+    let file = match by {
+        "tmpfs" => PathBuf::from(format!("/dev/shm/observer-growth-{}", std::process::id())),
+        _ => files.join(format!("growth-{by}.bin")),
+    };
+    if by == "cache" {
+        // Written outside the group and dropped from the cache, so that reading charges the reader.
+        let mut out = fs::File::create(&file)?;
+        std::io::Write::write_all(&mut out, &vec![1u8; (SIZE * MIB) as usize])?;
+        out.sync_all()?;
+        rustix::fs::fadvise(&out, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
+    let group = group(stage, &format!("grows-{by}"))?;
+    let args = format!("grow --by {by} --size {SIZE} --after 0.3 --file {} --seconds 2", file.display());
+    let output = run(stage, &group, &args)?.wait_with_output()?;
+    let _ = fs::remove_file(&file); // not every way makes one
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut words = text.split_whitespace().map(str::parse::<u64>);
+    let (Some(Ok(began)), Some(Ok(ended))) = (words.next(), words.next()) else {
+        anyhow::bail!("the workload said {text:?}")
+    };
+    let peak = group.peak().unwrap_or(SIZE * MIB);
+    ensure!(peak >= SIZE * MIB, "the group's peak is {peak}: it did not grow in this way here");
+    let id = fs::metadata(group.directory())?.ino();
+    ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
+    // The batches of 31 folios a CPU holds back reach the lists a little late.
+    let late = 50_000_000;
+    let mut points: Vec<u64> = Vec::new();
+    for line in fs::read_to_string(&recording)?.lines() {
+        let event: serde_json::Value = serde_json::from_str(line)?;
+        let (at, point) = (event["at"].as_u64().context("no time")?, &event["what"]["usage"]);
+        if point["cgroup"] == id && (began..=ended + late).contains(&at) {
+            points.extend(point["usage"].as_u64());
+        }
+    }
+    let (first, last) = (points.first().copied().unwrap_or(0), points.last().copied().unwrap_or(0));
+    let followed = last.saturating_sub(first) as f64 / (SIZE * MIB) as f64;
+    ensure!(followed > 0.9, "{} points follow {:.0} % of the growth", points.len(), followed * 100.0);
+    // No gap larger than the bound: 1 MiB or 1/128, what the stocks hold back, and one huge page.
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let bound = 2 * MIB + 2 * MIB + 64 * 4096 * cpus;
+    let gap = points.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or(0);
+    ensure!(gap <= bound, "a gap of {gap} bytes, the bound is {bound}");
+    Ok(())
+}
+
+fn at_rest(stage: &Stage) -> Result<()> {
+    let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
+    daemon.ready(Duration::from_secs(10))?;
+    let attached = |daemon: &Daemon, value: f64, within: Duration| {
+        daemon.wait_metric("observer_probe_attached", &["probe=\"page_fault\""], within, |v| v == value)
+    };
+    attached(&daemon, 0.0, 12 * SOON)?;
+    // Its first pages come before and while the programs are attached.
+    let group = group(stage, "wakes")?;
+    let child = run(stage, &group, "spike --peak 200 --steady 20 --ramp 0.1 --hold 0.05 --seconds 0.4")?;
+    attached(&daemon, 1.0, SOON)?;
+    child.wait_with_output()?;
+    let peak = group.peak().unwrap_or(200 * MIB) as f64;
+    let reported =
+        daemon.wait_metric("observer_container_startup_peak_bytes", &[&own(&group)], SOON, |v| v > 0.0)?;
+    ensure!((reported / peak - 1.0).abs() < 0.02, "start-up peak {reported}, the kernel's is {peak}");
+    // Counted right although the programs come and go.
+    attached(&daemon, 0.0, 20 * SOON)?;
+    counts_faults_of(stage, &daemon, "wakes-again")?;
+    let probes = daemon.get("/api/probes")?;
+    ensure!(probes.contains("\"attached\":true"), "{probes}");
+    sleep(Duration::from_millis(10));
+    Ok(())
+}
