@@ -32,6 +32,12 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// What the daemon costs by the number of cgroups, with the pass and with files
+    Scale {
+        /// Options of the benchmark, after --
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// What a page fault pays, how true a spike is seen, what the daemon holds: one JSON line
     Faults {
         /// Options of the benchmark, after --
@@ -50,6 +56,11 @@ pub fn bench(options: &Options) -> Result<()> {
             let bench = build_bench("bench-fleet")?;
             let mut fleet = Command::new(bench);
             shell::run(fleet.arg("--observer").arg(observer).arg("--scratch").arg(run::target()).args(args))
+        }
+        What::Scale { args } => {
+            run::build()?;
+            let bench = build_bench("bench-scale")?;
+            shell::run(Command::new(bench).args(args))
         }
         What::Faults { args } => {
             run::build()?;

@@ -165,6 +165,10 @@ impl Sampler {
             }
             EventKind::CgroupAttached { cgroup, path, .. } => {
                 let mark = self.insert(*cgroup, path, Some(at), false);
+                // A restart in the group it had before.
+                if self.groups.get(cgroup).is_some_and(|group| group.is_container && !group.lives) {
+                    self.last_birth = Some(at);
+                }
                 self.lives(*cgroup);
                 mark
             }

@@ -110,19 +110,26 @@ pub fn name(hook: &Hook) -> String {
 
 #[cfg(test)]
 mod tests {
-    use observer_ebpf::probes::{self, fault_latency, oom_kill, page_fault};
+    use observer_ebpf::{
+        probe::{ArgIs, ArgType},
+        probes::{self, fault_latency, oom_kill, page_fault},
+    };
 
     use super::*;
     use crate::sources::kernel::btf::{Arg, Layout};
 
     fn all_tracepoints() -> Vec<(&'static str, Vec<Arg>)> {
-        let task = || vec![Arg::PointerTo("task_struct".into())];
+        let asked = |arg: Option<ArgIs>| match arg.map(|arg| arg.ty) {
+            None => Some("task_struct"),
+            Some(ArgType::PointerTo(ty)) => Some(ty),
+            Some(ArgType::Integer) => None,
+        };
         probes::ALL
             .iter()
             .flat_map(|probe| probe.hooks)
             .flat_map(|hook| hook.attachments)
             .filter_map(|attachment| match attachment.point {
-                Point::TpBtf { name, .. } => Some((name, task())),
+                Point::TpBtf { name, arg } => Some((name, vec![Arg::PointerTo(asked(arg)?.into())])),
                 Point::Fentry { .. } | Point::Fexit { .. } | Point::Iter { .. } => None,
             })
             .collect()

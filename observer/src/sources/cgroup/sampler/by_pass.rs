@@ -20,6 +20,8 @@ use crate::sources::{
 const EVERY_SAME: Duration = Duration::from_secs(60);
 /// memory.stat of a group that changed since.
 const EVERY_STAT: Duration = Duration::from_secs(60);
+/// The same of a young group, whose faults are of interest while it starts.
+const EVERY_STAT_YOUNG: Duration = Duration::from_secs(5);
 /// Files read for that in one pass, so that a node's groups do not fall due together.
 const STATS_AT_ONCE: usize = 16;
 /// Groups that move and are looked at by runs of their own; further ones are seen by the pass alone.
@@ -160,10 +162,11 @@ impl Sampler {
             let fingerprint = table::fingerprint(record, whole);
             let changed = mem::replace(&mut group.pass.fingerprint, fingerprint) != fingerprint;
             group.pass.stat_stale |= changed;
-            let stat_due = group.pass.stat_stale
-                && group.pass.stat_read.is_none_or(|read| now.since(read) >= EVERY_STAT)
-                && stats < STATS_AT_ONCE;
             let young = group.born.is_some_and(|born| now.since(born) < YOUNG);
+            let every_stat = if young { EVERY_STAT_YOUNG } else { EVERY_STAT };
+            let stat_due = group.pass.stat_stale
+                && group.pass.stat_read.is_none_or(|read| now.since(read) >= every_stat)
+                && stats < STATS_AT_ONCE;
             let due = changed
                 || young
                 || stat_due
