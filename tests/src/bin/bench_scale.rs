@@ -57,7 +57,8 @@ fn main() -> Result<()> {
         let crowd = Crowd::new(&tree, *cgroups)?;
         for load in &cli.load {
             for (by, args) in [("pass", &[][..]), ("files", &["--disable-probe", "cgroup_pass"][..])] {
-                let bench = Bench { tree: &tree, observer: &observer, workload: &workload, directory: &directory };
+                let bench =
+                    Bench { tree: &tree, observer: &observer, workload: &workload, directory: &directory };
                 let row = bench.measure(args, *load, Duration::from_secs(cli.seconds), *cgroups)?;
                 println!(
                     "| {cgroups} | {load:?} | {by} | {:.3} | {:.1} | {:.1} | {} |",
@@ -66,7 +67,10 @@ fn main() -> Result<()> {
                     row["scrape_cpu_ms"].as_f64().unwrap_or(0.0),
                     row["series"]
                 );
-                eprintln!("{}", json!({ "cgroups": cgroups, "load": format!("{load:?}"), "by": by, "row": row }));
+                eprintln!(
+                    "{}",
+                    json!({ "cgroups": cgroups, "load": format!("{load:?}"), "by": by, "row": row })
+                );
             }
         }
         drop(crowd);
@@ -84,7 +88,8 @@ impl Crowd {
     fn new(tree: &Tree, cgroups: usize) -> Result<Self> {
         let mut crowd = Self { groups: Vec::new(), children: Vec::new() };
         for n in 0..cgroups {
-            let group = tree.group(&format!("observer-scale-{}/workload-{}/{n}", std::process::id(), n / 4))?;
+            let group =
+                tree.group(&format!("observer-scale-{}/workload-{}/{n}", std::process::id(), n / 4))?;
             crowd.children.push(group.spawn("/bin/sleep".as_ref(), &["36000"])?);
             crowd.groups.push(group);
         }
@@ -146,7 +151,8 @@ impl Bench<'_> {
                 Load::Idle => sleep(span.saturating_sub(began.elapsed())),
                 Load::Starts => {
                     let group = self.tree.group(&name(n))?;
-                    let args = ["spike", "--peak", "32", "--steady", "16", "--ramp", "0.1", "--seconds", "0.4"];
+                    let args =
+                        ["spike", "--peak", "32", "--steady", "16", "--ramp", "0.1", "--seconds", "0.4"];
                     group.spawn(self.workload, &args)?.wait()?;
                     sleep(Duration::from_millis(100)); // with the 0.5 s it runs: 100 a minute
                 }
