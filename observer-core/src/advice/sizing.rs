@@ -35,6 +35,8 @@ pub struct Numbers {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdvisedLimit {
+    /// `hold` in JSON, as scripts read it.
+    #[serde(rename = "hold")]
     Firm(u64),
     /// Every start-up was cut off: this is where to look next.
     Trial(u64),
