@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // all of it is test; clippy takes only the marked functions for that
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::BufReader,
     path::PathBuf,
@@ -17,7 +17,10 @@ use observer::{
         server::{self, Protection, Shared},
     },
     recording::replay,
-    sinks::{api_state::NodeState, metrics::Metrics},
+    sinks::{
+        api_state::{NodeState, stream::Reader},
+        metrics::Metrics,
+    },
 };
 use serde_json::{Value, json};
 
@@ -116,36 +119,40 @@ fn deltas_are_as_documented_and_add_up_to_the_state() {
         let name = events.display().to_string();
         let mut state = NodeState::of_recording("case".into());
         let mut reader = state.hub().read(0).unwrap();
-        let mut text = String::new();
-        let mut deltas = 0;
+        let mut sent = String::new();
         let recording = BufReader::new(File::open(&events).unwrap());
-        let mut shown: std::collections::BTreeMap<String, Value> = Default::default();
-        let mut kills: std::collections::BTreeMap<u64, Value> = Default::default();
+        let mut read = |reader: &mut Reader| {
+            while let Some(bytes) = reader.try_next() {
+                sent += std::str::from_utf8(&bytes).unwrap();
+            }
+        };
         replay::replay(recording, |finding| {
             state.apply(finding);
-            while let Some(bytes) = reader.try_next() {
-                text = String::from_utf8(bytes.to_vec()).unwrap();
-                for json in text.lines().filter_map(|line| line.strip_prefix("data: ")) {
-                    let one: Value = serde_json::from_str(json).unwrap();
-                    check(&delta, &one, &format!("{name}: delta"));
-                    deltas += 1;
-                    for container in one["containers"].as_array().unwrap() {
-                        shown.insert(container["id"].as_str().unwrap().to_owned(), container.clone());
-                    }
-                    for row in one["usage"].as_array().unwrap() {
-                        shown.get_mut(row[0].as_str().unwrap()).unwrap()["usage_bytes"] = row[1].clone();
-                    }
-                    for id in one["gone"].as_array().unwrap() {
-                        shown.remove(id.as_str().unwrap());
-                    }
-                    for kill in one["kills"].as_array().unwrap() {
-                        kills.insert(kill["kill"].as_u64().unwrap(), kill.clone());
-                    }
-                }
-            }
+            read(&mut reader);
         })
         .unwrap();
-        assert!(deltas > 3, "{name}: {deltas}");
+        state.moment();
+        read(&mut reader);
+
+        let (mut shown, mut kills) = (BTreeMap::new(), BTreeMap::new());
+        let deltas: Vec<&str> = sent.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        assert!(deltas.len() > 3, "{name}: {}", deltas.len());
+        for json in deltas {
+            let one: Value = serde_json::from_str(json).unwrap();
+            check(&delta, &one, &format!("{name}: delta"));
+            for container in one["containers"].as_array().unwrap() {
+                shown.insert(container["id"].as_str().unwrap().to_owned(), container.clone());
+            }
+            for row in one["usage"].as_array().unwrap() {
+                shown.get_mut(row[0].as_str().unwrap()).unwrap()["usage_bytes"] = row[1].clone();
+            }
+            for id in one["gone"].as_array().unwrap() {
+                shown.remove(id.as_str().unwrap());
+            }
+            for kill in one["kills"].as_array().unwrap() {
+                kills.insert(kill["kill"].as_u64().unwrap(), kill.clone());
+            }
+        }
         let at_end = serde_json::to_value(state.view()).unwrap();
         assert_eq!(at_end["kills"], Value::from_iter(kills.into_values()), "{name}");
         let at_end = at_end["containers"].as_array().unwrap();

@@ -60,6 +60,7 @@ pub async fn serve(
         let mut pace = Pace { speed, first: None };
         let replayed =
             replay_into(&mut metrics, recording, |at| pace.wait(at), |finding| player.state().apply(finding));
+        player.state().moment(); // what came after the last second of the node
         let _ = done.send(replayed); // whoever waited for it has stopped
     });
     let bad = |source| CannotServe::Recording { path: path.display().to_string(), source };

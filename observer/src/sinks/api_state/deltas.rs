@@ -43,7 +43,7 @@ struct Delta<'a> {
 
 impl NodeState {
     /// What changed since the last moment, to everybody who reads.
-    pub(super) fn moment(&mut self) {
+    pub fn moment(&mut self) {
         if !self.hub.is_read() {
             self.changes = Changes::default();
             self.containers.values_mut().for_each(|card| (card.changed, card.sent) = (false, 0));
