@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use observer_tests::cluster::{control, missing, prepare};
+use serde_json::Value;
 
 use crate::{
     build_ebpf, cluster, fuzz, shell,
@@ -66,7 +67,7 @@ pub fn test(options: &Options) -> Result<()> {
         eprintln!("no Prometheus: {error:#}"); // its tests name themselves as skipped
     }
     // The live tests run the daemon itself: built with the rest.
-    tally.step("lints and build", cargo()?.args(["build", "--workspace", "--all-targets"]));
+    tally.lints_and_build(cargo()?.args(["build", "--workspace", "--all-targets"]));
     tally.tests("unit", cargo()?.args(["test", "--workspace", "--lib", "--bins", "--no-fail-fast"]));
     // What is live measures, and wants the machine for itself. An error comes again, with its own name, when the
     // cluster is due.
@@ -106,6 +107,27 @@ impl Tally {
         match shell::run(command) {
             Ok(()) => self.passed += 1,
             Err(error) => self.fail(name, &format!("{error:#}")),
+        }
+    }
+
+    /// Cargo repeats the warnings of what it need not compile again, so none is missed. What the compiler says of its
+    /// environment has no code, and is no lint.
+    fn lints_and_build(&mut self, command: &mut Command) {
+        const NAME: &str = "lints and build";
+        self.begin(NAME);
+        command.args(["--message-format", "json"]);
+        let mut lints = 0;
+        let built = lines(command, |line| {
+            let Ok(message) = serde_json::from_str::<Value>(line) else { return };
+            if message["reason"] == "compiler-message" {
+                eprint!("{}", message["message"]["rendered"].as_str().unwrap_or_default());
+                lints += u32::from(message["message"]["code"].is_object());
+            }
+        });
+        match built {
+            Ok(true) if lints == 0 => self.passed += 1,
+            Ok(_) => self.fail(NAME, &format!("{lints} lint(s) or errors")),
+            Err(error) => self.fail(NAME, &format!("{error:#}")),
         }
     }
 
@@ -200,16 +222,10 @@ impl Tally {
 
     /// Shows the output as it comes and reads the harness's lines from it; whether all passed.
     fn count(&mut self, name: &str, command: &mut Command) -> Result<bool> {
-        let shown = shell::show(command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
-        let stdout = child.stdout.take().context("no pipe")?;
-        for line in BufReader::new(stdout).lines() {
-            let line = line.with_context(|| format!("cannot read from `{shown}`"))?;
+        lines(command, |line| {
             println!("{line}");
-            self.read_line(name, &line);
-        }
-        Ok(child.wait().with_context(|| format!("cannot wait for `{shown}`"))?.success())
+            self.read_line(name, line);
+        })
     }
 
     fn read_line(&mut self, name: &str, line: &str) {
@@ -249,4 +265,16 @@ impl Tally {
         }
         Ok(())
     }
+}
+
+/// Gives every line of the output as it comes; whether the command succeeded.
+fn lines(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool> {
+    let shown = shell::show(command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    let stdout = child.stdout.take().context("no pipe")?;
+    for line in BufReader::new(stdout).lines() {
+        each(&line.with_context(|| format!("cannot read from `{shown}`"))?);
+    }
+    Ok(child.wait().with_context(|| format!("cannot wait for `{shown}`"))?.success())
 }
