@@ -1,4 +1,5 @@
-//! Growth of memory while a container starts: each way the kernel charges it is seen, and a node at rest has no program on it.
+//! Growth of memory while a container starts: each way the kernel charges it is seen, and a node at rest has no program
+//! on it.
 
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, thread::sleep, time::Duration};
 

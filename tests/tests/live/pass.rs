@@ -108,9 +108,10 @@ fn parity(stage: &Stage) -> Result<()> {
 }
 
 /// Between the files read before and after it, give or take:
-/// - 64 pages for each CPU of usage, swap and peak, which the kernel charges in stocks of that size (MEMCG_CHARGE_BATCH);
-/// - 64 pages for each CPU of kinds, by which memory.stat may be behind before it is flushed, and 31 folios that wait to be put
-///   on a list;
+/// - 64 pages for each CPU of usage, swap and peak, which the kernel charges in stocks of that size
+///   (MEMCG_CHARGE_BATCH);
+/// - 64 pages for each CPU of kinds, by which memory.stat may be behind before it is flushed, and 31 folios that wait
+///   to be put on a list;
 /// - nothing of limits and events, which are the same words of memory;
 /// - a microsecond of pressure, to which the file rounds down.
 fn same(
