@@ -4,3 +4,4 @@ pub mod advise;
 pub mod analyse;
 pub mod check;
 pub mod docs;
+pub mod why;

@@ -11,7 +11,7 @@ use clap::Parser;
 use observer::{
     app,
     cli::{Cli, Command, Document},
-    commands::analyse,
+    commands::{analyse, why},
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     recording::{self, replay},
     sinks::log,
@@ -22,6 +22,7 @@ use tracing_subscriber::EnvFilter;
 const FAILED: u8 = 1;
 const BAD_INPUT: u8 = 2;
 const CANNOT_RUN: u8 = 3;
+const WRONG: u8 = 3;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Advise(options) => observer::commands::advise::run(&options)
             .map_err(|error| (FAILED, error))
             .and_then(|text| print(&text)),
+        Command::Why(options) => why(&options),
         Command::Ledger(options) => ledger(options),
         Command::LedgerSecret { namespace, secret, mut names } => {
             if names.is_empty() {
@@ -103,6 +105,15 @@ fn check(roots: RootFlags) -> Done {
     let report = observer::commands::check::report(&Support::gather(&roots), &ProbeChoice::default());
     print(&report.text)?;
     if report.can_run { Ok(()) } else { Err((CANNOT_RUN, String::new())) }
+}
+
+fn why(options: &why::Options) -> Done {
+    let answer = why::run(options).map_err(|error| match error {
+        why::NoAnswer::Failed(message) => (FAILED, message),
+        why::NoAnswer::BadInput(message) => (BAD_INPUT, message),
+    })?;
+    print(&answer.text)?;
+    if answer.wrong { Err((WRONG, String::new())) } else { Ok(()) }
 }
 
 fn replay(path: &Path, findings: bool, story: bool) -> Done {

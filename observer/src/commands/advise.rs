@@ -12,11 +12,11 @@ use observer_core::{
 };
 
 mod explain;
-mod http;
+pub(super) mod http;
 mod patch;
 mod plot;
 mod prometheus;
-mod table;
+pub(super) mod table;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -158,7 +158,7 @@ impl Options {
 }
 
 /// kubectl's short names of what has pods.
-fn long_name(kind: &str) -> String {
+pub(super) fn long_name(kind: &str) -> String {
     let kind = kind.to_lowercase();
     match kind.strip_suffix('s').unwrap_or(&kind) {
         "deploy" => "deployment".into(),

@@ -161,6 +161,9 @@ impl NodeState {
                 let limit = measured.limit.and_then(Limit::bytes);
                 if let Some(card) = self.containers.get_mut(&measured.container.cgroup) {
                     card.view.working_set_bytes = measured.working_set;
+                    card.view.anon_bytes = measured.anon;
+                    card.view.file_bytes = measured.file;
+                    card.view.shmem_bytes = measured.shmem;
                     card.view.peak_bytes = measured.peak;
                     card.changed |= card.view.limit_bytes != limit;
                     card.view.limit_bytes = limit;
@@ -178,6 +181,7 @@ impl NodeState {
                 self.change(&peak.container, |view| {
                     view.startup_peak_bytes = Some(peak.bytes);
                     view.startup_peak_seconds = Some(peak.seconds);
+                    view.startup_peak_anon_bytes = peak.anon;
                 });
                 self.startup(&peak.container, |startup| startup.peak_bytes = peak.bytes);
             }
@@ -292,10 +296,14 @@ impl NodeState {
             cause: None,
             usage_bytes: 0,
             working_set_bytes: 0,
+            anon_bytes: None,
+            file_bytes: None,
+            shmem_bytes: None,
             peak_bytes: 0,
             limit_bytes: None,
             startup_peak_bytes: None,
             startup_peak_seconds: None,
+            startup_peak_anon_bytes: None,
             time_to_stable_seconds: None,
             steady_bytes: None,
             overshoot: None,

@@ -51,7 +51,8 @@ impl Http {
         }
         let response = request.call().map_err(|error| match error {
             ureq::Error::Timeout(_) => format!(
-                "{what}: no answer in time; give it longer with --timeout, or ask for less with --window"
+                "{what}: no answer in time; give it longer with --timeout{}",
+                if query.is_empty() { "" } else { ", or ask for less with --window" }
             ),
             other => format!("{what}: {other}; is it running, and is the address right?"),
         })?;
