@@ -114,7 +114,7 @@ impl Conclusions {
         for finding in out.iter() {
             let (container, outcome) = match &finding.what {
                 FindingKind::State { container, to, .. } if *to != ContainerState::Ended => {
-                    (container, StartupOutcome::of(*to, false))
+                    (container, StartupOutcome::reached(*to))
                 }
                 FindingKind::LateStep { container, .. } => (container, Some(StartupOutcome::Stable)),
                 FindingKind::Ended(ended) => {
@@ -122,12 +122,13 @@ impl Conclusions {
                     if ended.was != ContainerState::Starting {
                         continue;
                     }
-                    (&ended.container, StartupOutcome::of(ContainerState::Ended, ended.oom_killed))
+                    (&ended.container, Some(StartupOutcome::ended(ended.status, ended.oom_killed)))
                 }
                 _ => continue,
             };
             let life = containers.life(container.cgroup);
-            if let Some(past) = outcome.and_then(|outcome| life?.past(wall_ns, outcome)) {
+            if let Some(mut past) = outcome.and_then(|outcome| life?.past(wall_ns, outcome)) {
+                past.cut_short = containers.running_mut(container.cgroup).is_some_and(|of| of.cut_short());
                 learned.push((finding.at, Workload::of(&container.labels), past));
             }
         }

@@ -61,12 +61,14 @@ fn acting_vpa(facts: &Facts) -> Result<(&[Autoscaler], &Autoscaler), Judged> {
 fn settles(facts: &Facts, settings: &Settings) -> Judged {
     let s = &facts.startups;
     let evidence = format!(
-        "of {} start-ups {} settled, {} drift, {} swing, {} were OOM-killed first, {} ended first{}",
+        "of {} start-ups {} settled, {} drift, {} swing, {} were OOM-killed first, {} lost a process to an OOM kill, {} failed first, {} ended first{}",
         s.count,
         s.stable,
         s.drifting,
         s.oscillating,
         s.oom_killed,
+        s.cut_short,
+        s.failed,
         s.ended,
         s.time_to_stable.map_or(String::new(), |[p50, p95, _]| format!(
             "; stable after {} (p50), {} (p95)",
@@ -134,15 +136,15 @@ fn limit_covers_peak(facts: &Facts, numbers: &Numbers) -> Judged {
     let Some(limit) = facts.current.limit else { return unknown("the limit is not known") };
     let Some(limit) = limit else { return unknown("no limit is set: see limit_set") };
     let own = facts.kills.by_limit();
-    let killed = if own > 0 || s.oom_killed > 0 {
-        format!("; {} OOM kill(s) by it, {} of {} start-ups cut off", own, s.oom_killed, s.count)
+    let killed = if own > 0 || s.cut_off() > 0 {
+        format!("; {} OOM kill(s) by it, {} of {} start-ups cut off", own, s.cut_off(), s.count)
     } else {
         String::new()
     };
     if let Some(cut) = s.cut.filter(|cut| limit <= cut.saturating_mul(21) / 20) {
         return (Grade::Fail, format!("limit {}, start-ups cut off at {}{killed}", Bytes(limit), Bytes(cut)));
     }
-    let Some(worst) = numbers.worst else { return unknown("no whole start-up was seen") };
+    let Some(worst) = numbers.worst else { return unknown(format!("no start-up came through whole{}", s.broken_off())) };
     let evidence =
         format!("limit {}, worst need {} in {} start-ups{killed}", Bytes(limit), Bytes(worst), s.whole);
     if worst > limit || own > 0 && facts.at_limit(worst) {

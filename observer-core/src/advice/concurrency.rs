@@ -63,6 +63,7 @@ mod tests {
             started: 0.0,
             pod: String::new(),
             outcome: StartupOutcome::Stable,
+            cut_short: false,
             peak,
             peak_seconds: 1.0,
             unreclaimable_peak: peak,

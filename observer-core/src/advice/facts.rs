@@ -52,10 +52,17 @@ pub struct Startups {
     pub stable: u64,
     pub drifting: u64,
     pub oscillating: u64,
-    /// Ended before a verdict, not by the kernel.
+    /// Ended before a verdict, of its own accord.
     pub ended: u64,
+    /// Ended before a verdict by an exit code other than 0 or a signal.
+    #[serde(default)]
+    pub failed: u64,
+    /// Ended by an OOM kill before a verdict.
     pub oom_killed: u64,
-    /// What a limit has to hold, of those that were not cut off by a kill.
+    /// Went on after an OOM kill of one of their processes; in none of the counts above.
+    #[serde(default)]
+    pub cut_short: u64,
+    /// What a limit has to hold, of those that came through whole.
     pub need: Option<[u64; 3]>,
     /// Standard deviation of the logarithm of the same, and how many there were.
     pub need_spread: Option<f64>,
@@ -133,6 +140,13 @@ impl Facts {
     pub fn at_limit(&self, bytes: u64) -> bool {
         self.current.limit.flatten().is_some_and(|limit| bytes >= limit / 20 * 19)
     }
+
+    /// The limit of today, where usage goes up to it (within a fiftieth: the width of a histogram's bucket) and neither a
+    /// start-up nor a process was killed by it: what does not fit is reclaimed, as file cache is.
+    pub fn limit_filled_by_cache(&self, worst: u64) -> Option<u64> {
+        let killed = self.kills.by_limit() > 0 || self.startups.cut.is_some_and(|cut| self.at_limit(cut));
+        self.current.limit.flatten().filter(|limit| !killed && worst.abs_diff(*limit) <= limit / 50)
+    }
 }
 
 /// Since the observer started.
@@ -150,8 +164,8 @@ pub struct Changes {
 impl Startups {
     pub fn of(past: &[PastStartup]) -> Self {
         let count =
-            |outcome: StartupOutcome| past.iter().filter(|past| past.outcome == outcome).count() as u64;
-        let whole = || past.iter().filter(|past| past.outcome != StartupOutcome::OomKilled);
+            |outcome| past.iter().filter(|past| past.outcome == outcome && !past.cut_short).count() as u64;
+        let whole = || past.iter().filter(|past| past.came_through());
         let logs: Vec<f64> = whole().map(|past| (past.need().max(1) as f64).ln()).collect();
         let mean = (!logs.is_empty()).then(|| logs.iter().sum::<f64>() / logs.len() as f64);
         let spread = mean.filter(|_| logs.len() > 1).map(|mean| {
@@ -168,16 +182,14 @@ impl Startups {
             drifting: count(StartupOutcome::Drifting),
             oscillating: count(StartupOutcome::Oscillating),
             ended: count(StartupOutcome::Ended),
+            failed: count(StartupOutcome::Failed),
             oom_killed: count(StartupOutcome::OomKilled),
+            cut_short: past.iter().filter(|past| past.cut_short).count() as u64,
             need: bytes(quantiles(whole().map(|past| past.need() as f64))),
             need_spread: spread,
             need_mean_log: mean,
             whole: logs.len() as u64,
-            cut: past
-                .iter()
-                .filter(|past| past.outcome == StartupOutcome::OomKilled)
-                .map(|past| past.peak)
-                .max(),
+            cut: past.iter().filter(|past| past.cut_off()).map(|past| past.peak).max(),
             steady: bytes(quantiles(past.iter().filter_map(|past| Some(past.steady? as f64)))),
             overshoot: quantiles(past.iter().filter_map(|past| past.overshoot)),
             time_to_stable: quantiles(past.iter().filter_map(|past| past.time_to_stable)),
@@ -185,12 +197,28 @@ impl Startups {
         }
     }
 
-    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
+    /// Cut off by their own limit.
+    pub fn cut_off(&self) -> u64 {
+        self.oom_killed + self.cut_short
+    }
+
+    /// What became of those that did not come through, as the end of a sentence.
+    pub fn broken_off(&self) -> String {
+        let counts = [(self.cut_off(), "cut off by their limit"), (self.failed, "failed")];
+        let some = counts.iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> =
+            some.map(|(count, what)| format!("{count} of {} {what}", self.count)).collect();
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+    }
+
+    pub fn outcomes(&self) -> [(&'static str, u64); 7] {
         [
             ("stable", self.stable),
             ("drifting", self.drifting),
             ("oscillating", self.oscillating),
             ("ended", self.ended),
+            ("failed", self.failed),
+            ("cut_short", self.cut_short),
             ("oom_killed", self.oom_killed),
         ]
     }

@@ -5,12 +5,18 @@
 //!   a thousand must be expected above that: the one-sided 99.9 % prediction bound of a log-normal from as many start-ups
 //!   (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make it larger by themselves.
 //!   Where memory went higher after start-up, both are meant of that height.
-//! - Start-ups the kernel cut off wanted more than they got. If no whole start-up was seen above them, the limit is a
-//!   **trial**: twice the last one, to be asked again after the next start-up.
+//! - Start-ups that their own limit cut off wanted more than they got. Where every one was, the limit is a **trial**: twice
+//!   the last one, to be asked again after the next start-up. Beside whole ones they do not raise it; where several were
+//!   cut off, the limit of today is not lowered.
+//! - Start-ups that failed say nothing of what is needed.
+//! - A limit that usage fills without a kill is kept: what fills it can be taken back.
 
 use serde::{Deserialize, Serialize};
 
-use crate::advice::{Facts, Settings};
+use crate::{
+    advice::{Facts, Settings},
+    model::units::Bytes,
+};
 
 /// A trial doubles: from any limit, a peak 16 times as high is found in four start-ups. Nor does a prediction from few
 /// start-ups go beyond twice the worst.
@@ -23,6 +29,8 @@ const LEAST: u64 = 16 * MIB;
 pub struct Numbers {
     pub request: Option<u64>,
     pub limit: Option<AdvisedLimit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_from: Option<LimitFrom>,
     /// Worst need seen: of a start-up, or later.
     pub worst: Option<u64>,
     /// Why a number is missing.
@@ -38,8 +46,28 @@ pub enum AdvisedLimit {
     /// `hold` in JSON, as scripts read it.
     #[serde(rename = "hold")]
     Firm(u64),
-    /// Every start-up was cut off: this is where to look next.
+    /// Every start-up was cut off by its own limit: this is where to look next.
     Trial(u64),
+}
+
+/// What decided the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitFrom {
+    /// Worst need and headroom.
+    Headroom,
+    /// How much the start-ups differ.
+    Spread,
+    /// No container does with less.
+    Least,
+    /// A limit is not below its request.
+    Request,
+    /// Several start-ups were cut off above what the whole ones need: not lowered.
+    CutOff,
+    /// Usage fills it, and nothing was killed.
+    Filled,
+    /// Every start-up was cut off.
+    Trial,
 }
 
 impl AdvisedLimit {
@@ -53,8 +81,14 @@ impl AdvisedLimit {
 impl Numbers {
     pub fn of(facts: &Facts, settings: &Settings) -> Self {
         let startups = &facts.startups;
+        let told = startups.count.saturating_sub(startups.failed);
         let missing = if startups.count < settings.min_startups {
             Some(format!("{} start-up(s) seen, {} needed", startups.count, settings.min_startups))
+        } else if told < settings.min_startups {
+            Some(format!(
+                "{} of {} start-ups failed before they were stable: {told} can be judged, {} needed",
+                startups.failed, startups.count, settings.min_startups
+            ))
         } else if startups.judged() > 0 && startups.drifts() {
             Some(format!(
                 "memory does not settle ({} of {} start-ups drifting): no limit is enough, only later",
@@ -70,12 +104,15 @@ impl Numbers {
         }
         let request = facts.steady.map(|steady| round_up(steady.p95.max(LEAST)));
         let limit = limit(facts, worst, settings).map(|limit| match (limit, request) {
-            (AdvisedLimit::Firm(bytes), Some(request)) => AdvisedLimit::Firm(bytes.max(request)),
+            ((AdvisedLimit::Firm(bytes), _), Some(request)) if bytes < request => {
+                (AdvisedLimit::Firm(request), LimitFrom::Request)
+            }
             (limit, _) => limit,
         });
+        let (limit, limit_from) = limit.unzip();
         let missing = match (request, limit) {
-            (None, _) => Some("no start-up of it has become stable yet".to_owned()),
-            (_, None) => Some("no whole start-up was seen".to_owned()),
+            (_, None) => Some(format!("no start-up came through whole{}", startups.broken_off())),
+            (None, _) => Some(format!("no start-up has become stable yet{}", startups.broken_off())),
             _ => None,
         };
         let alive = facts.current.containers as i64;
@@ -87,9 +124,56 @@ impl Numbers {
             limit_change: change(facts.current.limit, limit.map(AdvisedLimit::bytes)),
             request,
             limit,
+            limit_from,
             worst,
             missing,
         }
+    }
+
+    /// Where the limit comes from, in words.
+    pub fn limit_reason(&self, facts: &Facts, settings: &Settings) -> Option<String> {
+        let startups = &facts.startups;
+        let (limit, from) = (self.limit?.bytes(), self.limit_from?);
+        let worst = self.worst.unwrap_or(limit);
+        let free = 100.0 * (limit as f64 / worst.max(1) as f64 - 1.0);
+        let need = format!(
+            "worst need {} and {:.0} % headroom asked for; it leaves {free:.0} %",
+            Bytes(worst),
+            settings.headroom * 100.0
+        );
+        let cut = match startups.cut_off() {
+            0 => String::new(),
+            cut => format!(
+                "; {cut} of {} start-ups cut off by their limit, at up to {}, and not counted in",
+                startups.count,
+                Bytes(startups.cut.unwrap_or(0))
+            ),
+        };
+        Some(match from {
+            LimitFrom::Headroom => need + &cut,
+            LimitFrom::Spread => format!(
+                "{need}, because start-ups differ and one in a thousand must be expected above the worst so far{cut}"
+            ),
+            LimitFrom::Least => format!("worst need {}, and no container does with less{cut}", Bytes(worst)),
+            LimitFrom::Request => format!("as high as the request{cut}"),
+            LimitFrom::CutOff => format!(
+                "{} of {} start-ups were cut off by their limit at up to {}, so it is not lowered; the worst need of the {} whole ones is {}",
+                startups.cut_off(),
+                startups.count,
+                Bytes(startups.cut.unwrap_or(0)),
+                startups.whole,
+                Bytes(worst)
+            ),
+            LimitFrom::Filled => {
+                "usage fills it and nothing was killed, so what fills it can be taken back, as file cache is"
+                    .into()
+            }
+            LimitFrom::Trial => format!(
+                "each of the {} start-ups was cut off by its limit, at up to {}, so the peak is not known",
+                startups.count,
+                Bytes(startups.cut.unwrap_or(0))
+            ),
+        })
     }
 }
 
@@ -99,22 +183,32 @@ fn worst(facts: &Facts) -> Option<u64> {
     startup.max(facts.steady.map(|steady| steady.max))
 }
 
-fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<AdvisedLimit> {
+fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<(AdvisedLimit, LimitFrom)> {
     let startups = &facts.startups;
-    // A child that is killed does not end the start-up, and cuts it off all the same.
-    let child = worst.filter(|worst| facts.kills.by_limit() > 0 && facts.at_limit(*worst));
-    let cut_above = startups.cut.filter(|cut| Some(*cut) >= worst).or(child);
-    if let Some(cut) = cut_above {
-        let tried = facts.current.limit.flatten().unwrap_or(0).max(cut);
-        return Some(AdvisedLimit::Trial(round_up(tried.saturating_mul(TRIAL))));
+    let today = facts.current.limit.flatten();
+    if startups.whole == 0 {
+        let cut = startups.cut.filter(|_| startups.cut_off() == startups.count)?;
+        let tried = today.unwrap_or(0).max(cut);
+        return Some((AdvisedLimit::Trial(round_up(tried.saturating_mul(TRIAL))), LimitFrom::Trial));
     }
     let worst = worst?;
+    if let Some(today) = facts.limit_filled_by_cache(worst) {
+        return Some((AdvisedLimit::Firm(today), LimitFrom::Filled));
+    }
     let roomy = worst as f64 * (1.0 + settings.headroom);
     // What goes higher later than it did while starting differs between pods as the start-ups do.
     let later = startups.need.map_or(1.0, |[.., max]| worst as f64 / max.max(1) as f64);
     let next = prediction(startups.need_mean_log, startups.need_spread, startups.whole);
     let next = (next.unwrap_or(0.0) * later).min(worst as f64 * TRIAL as f64);
-    Some(AdvisedLimit::Firm(round_up((roomy.max(next) as u64).max(LEAST))))
+    let cut = startups.cut.filter(|_| startups.cut_off() > 1).unwrap_or(0);
+    let largest = [
+        (LEAST, LimitFrom::Least),
+        (next as u64, LimitFrom::Spread),
+        (cut, LimitFrom::CutOff),
+        (roomy as u64, LimitFrom::Headroom),
+    ];
+    let (bytes, from) = largest.into_iter().max_by_key(|(bytes, _)| *bytes)?;
+    Some((AdvisedLimit::Firm(round_up(bytes)), from))
 }
 
 /// What 999 of 1,000 next start-ups stay below.
@@ -164,6 +258,7 @@ mod tests {
             started: peak_mib as f64,
             pod: format!("p{peak_mib}"),
             outcome,
+            cut_short: false,
             peak: peak_mib * MIB,
             peak_seconds: 1.0,
             unreclaimable_peak: peak_mib * MIB,
@@ -199,9 +294,9 @@ mod tests {
 
     #[test]
     fn numbers_follow_what_was_seen() {
-        use StartupOutcome::{Drifting, OomKilled, Stable};
+        use StartupOutcome::{Drifting, Failed, OomKilled, Stable};
         type Row = (&'static str, Vec<PastStartup>, Option<u64>, Option<AdvisedLimit>);
-        let table: [Row; 6] = [
+        let table: [Row; 10] = [
             ("too few", vec![past(90, Stable); 2], None, None),
             ("alike", vec![past(90, Stable); 3], Some(40), Some(AdvisedLimit::Firm(100 * MIB))),
             ("a leak", vec![past(90, Drifting); 5], None, None),
@@ -212,6 +307,25 @@ mod tests {
                 Some(AdvisedLimit::Firm(184 * MIB)),
             ),
             ("all cut off", vec![past(64, OomKilled); 4], None, Some(AdvisedLimit::Trial(128 * MIB))),
+            (
+                "one cut off among whole ones: its limit is no need",
+                [vec![past(64, OomKilled)], vec![past(40, Stable); 5]].concat(),
+                Some(40),
+                Some(AdvisedLimit::Firm(44 * MIB)),
+            ),
+            (
+                "one went on without a process that was killed",
+                [vec![PastStartup { cut_short: true, ..past(64, Stable) }], vec![past(40, Stable); 5]].concat(),
+                Some(40),
+                Some(AdvisedLimit::Firm(44 * MIB)),
+            ),
+            (
+                "several cut off among whole ones: not lowered",
+                [vec![past(64, OomKilled); 2], vec![past(40, Stable); 5]].concat(),
+                Some(40),
+                Some(AdvisedLimit::Firm(64 * MIB)),
+            ),
+            ("crashes only", vec![past(40, Failed); 5], None, None),
             (
                 "cut off by an old limit, whole under a larger one",
                 [vec![past(64, OomKilled); 2], vec![past(90, Stable); 3]].concat(),
@@ -224,6 +338,10 @@ mod tests {
             assert_eq!((numbers.request, numbers.limit), (request.map(|mib| mib * MIB), limit), "{name}");
             assert_eq!(numbers.missing.is_some(), request.is_none() || limit.is_none(), "{name}");
         }
+        let mixed = [vec![past(40, Failed); 3], vec![past(64, OomKilled); 3]].concat();
+        let numbers = Numbers::of(&facts(&mixed, 64), &Settings::default());
+        assert_eq!(numbers.limit, None, "not every one was cut off");
+        assert!(numbers.missing.is_some_and(|why| why.contains("3 of 6 cut off") && why.contains("3 of 6 failed")));
         // The same ones that go twice as high later as they did while starting: so may the next.
         let mut later = facts(&[50, 60, 70, 90].map(|peak| past(peak, Stable)), 64);
         later.steady = later.steady.map(|steady| Steady { max: 180 * MIB, ..steady });
@@ -231,5 +349,58 @@ mod tests {
         let numbers = Numbers::of(&facts(&vec![past(90, Stable); 3], 64), &Settings::default());
         assert_eq!(numbers.request_change, Some(-600 * MIB as i64), "ten containers, 60 MiB less each");
         assert_eq!(numbers.limit_change, Some(360 * MIB as i64));
+    }
+
+    #[test]
+    fn a_limit_that_cache_fills_is_kept_however_often_the_advice_is_followed() {
+        let mut limit = 64;
+        for _ in 0..5 {
+            let mut filled = facts(&vec![past(limit, StartupOutcome::Stable); 8], limit);
+            filled.steady = Some(Steady { p50: 40 * MIB, p95: 50 * MIB, max: limit * MIB, seconds: 900.0 });
+            let numbers = Numbers::of(&filled, &Settings::default());
+            limit = numbers.limit.map_or(0, AdvisedLimit::bytes) / MIB;
+        }
+        assert_eq!(limit, 64);
+        // A process that was killed there is no cache.
+        let mut killed = facts(&vec![past(64, StartupOutcome::Stable); 8], 64);
+        killed.kills.steady = 1;
+        let numbers = Numbers::of(&killed, &Settings::default());
+        assert!(numbers.limit.is_some_and(|limit| limit.bytes() > 64 * MIB), "{numbers:?}");
+    }
+
+    proptest::proptest! {
+        /// Whatever else was seen: a trial is advised exactly where every start-up that counts was cut off, and each
+        /// sentence is made from what decided the number.
+        #[test]
+        fn a_trial_is_where_every_start_up_was_cut_off(
+            outcomes in proptest::collection::vec((0usize..5, 20u64..200, proptest::bool::ANY), 3..24),
+            limit in 20u64..400,
+        ) {
+            use StartupOutcome::{Ended, Failed, OomKilled, Oscillating, Stable};
+            let all = [Stable, Oscillating, Ended, Failed, OomKilled];
+            let seen: Vec<PastStartup> = outcomes
+                .iter()
+                .map(|(i, peak, cut_short)| {
+                    let outcome = all[*i];
+                    PastStartup { cut_short: *cut_short, ..past(*peak, outcome) }
+                })
+                .collect();
+            let facts = facts(&seen, limit);
+            let numbers = Numbers::of(&facts, &Settings::default());
+            let every = seen.iter().all(PastStartup::cut_off);
+            let trial = matches!(numbers.limit, Some(AdvisedLimit::Trial(_)));
+            proptest::prop_assert_eq!(trial, every);
+            let reason = numbers.limit_reason(&facts, &Settings::default());
+            proptest::prop_assert_eq!(reason.is_some(), numbers.limit.is_some());
+            proptest::prop_assert_eq!(reason.is_some_and(|text| text.starts_with("each of")), every);
+            if !seen.iter().any(PastStartup::came_through) && !every {
+                proptest::prop_assert_eq!(numbers.limit, None);
+            }
+            let whole = seen.iter().filter(|one| one.came_through()).map(PastStartup::need).max();
+            if let (Some(AdvisedLimit::Firm(bytes)), Some(whole)) = (numbers.limit, whole) {
+                let most = (whole.max(40 * MIB) * 2).max(limit * MIB).max(facts.startups.cut.unwrap_or(0));
+                proptest::prop_assert!(bytes <= round_up(most) && bytes >= whole.min(limit * MIB));
+            }
+        }
     }
 }

@@ -56,6 +56,14 @@ pub struct Running {
     limit: Option<Limit>,
     ready: Option<f64>,
     stable: Option<f64>,
+    /// Its own limit killed a process of it while it started.
+    cut_short: bool,
+}
+
+impl Running {
+    pub fn cut_short(&self) -> bool {
+        self.cut_short
+    }
 }
 
 /// What the other stages know.
@@ -158,6 +166,9 @@ impl AdviceWatch {
             }
             FindingKind::OomKilled(killed) => {
                 if let Some(container) = &killed.container {
+                    if let Some(running) = containers.running_mut(container.cgroup) {
+                        running.cut_short |= killed.starting && killed.scope == OomScope::Container;
+                    }
                     let noted = self.noted(&Workload::of(&container.labels), histories);
                     // It may be over before its files were read.
                     if let (OomScope::Container, Some(limit)) = (killed.scope, killed.limit) {
@@ -278,6 +289,7 @@ fn enter(containers: &mut Containers, container: &Container, started: Option<Tim
         limit: None,
         ready: None,
         stable: None,
+        cut_short: false,
     };
     containers.set_running(container.cgroup, Some(running));
 }

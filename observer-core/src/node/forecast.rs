@@ -88,6 +88,7 @@ mod tests {
             unreclaimable_peak: peak,
             growth: 0.0,
             outcome: StartupOutcome::Stable,
+            cut_short: false,
             peak,
             peak_seconds: at as f64,
             time_to_stable: Some(at as f64 + 1.0),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attribution::cgroup_path::Labels,
     container::startup::Startup,
-    model::{finding::ContainerState, time::Time},
+    model::{event::ExitStatus, finding::ContainerState, time::Time},
     workload::usage_histogram::Levels,
 };
 
@@ -58,6 +58,9 @@ pub struct PastStartup {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod: String,
     pub outcome: StartupOutcome,
+    /// A process of it was killed by its own limit on the way: it went on, with less than it wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_short: bool,
     pub peak: u64,
     pub peak_seconds: f64,
     /// Highest memory that the kernel could not take back; 0 from a state file that did not keep it.
@@ -83,22 +86,31 @@ pub enum StartupOutcome {
     Stable,
     Drifting,
     Oscillating,
-    /// Exited, or was ended, before a verdict.
+    /// Exited with code 0 before a verdict, or in a way that was not seen.
     Ended,
+    /// Ended before a verdict by another exit code or a signal: what it would have needed was not seen.
+    Failed,
     /// Killed before a verdict: the curve is cut off by a limit.
     OomKilled,
 }
 
 impl StartupOutcome {
-    /// `None`: nothing to remember yet.
-    pub fn of(state: ContainerState, oom_killed: bool) -> Option<Self> {
+    /// Of one that lives on. `None`: nothing to remember yet.
+    pub fn reached(state: ContainerState) -> Option<Self> {
         match state {
             ContainerState::Stable => Some(Self::Stable),
             ContainerState::Drifting => Some(Self::Drifting),
             ContainerState::Oscillating => Some(Self::Oscillating),
-            ContainerState::Ended if oom_killed => Some(Self::OomKilled),
-            ContainerState::Ended => Some(Self::Ended),
-            ContainerState::Starting | ContainerState::Running => None,
+            ContainerState::Ended | ContainerState::Starting | ContainerState::Running => None,
+        }
+    }
+
+    /// Of one that ended before a verdict.
+    pub fn ended(status: Option<ExitStatus>, by_own_limit: bool) -> Self {
+        match status {
+            _ if by_own_limit => Self::OomKilled,
+            Some(ExitStatus::Code(0)) | None => Self::Ended,
+            Some(_) => Self::Failed,
         }
     }
 }
@@ -110,6 +122,7 @@ impl PastStartup {
             started: zero.unix_seconds(wall_ns),
             pod: pod.to_owned(),
             outcome,
+            cut_short: false,
             peak: peak.bytes,
             peak_seconds: peak.seconds,
             unreclaimable_peak: startup.unreclaimable_peak(),
@@ -129,9 +142,20 @@ impl PastStartup {
         if mostly_cache { self.unreclaimable_peak } else { self.peak }
     }
 
-    /// Whether it was not killed before this age, in seconds.
+    /// Its own limit kept it from what it wanted.
+    pub fn cut_off(&self) -> bool {
+        self.cut_short || self.outcome == StartupOutcome::OomKilled
+    }
+
+    /// All that it needs was seen.
+    pub fn came_through(&self) -> bool {
+        !self.cut_off() && self.outcome != StartupOutcome::Failed
+    }
+
+    /// Whether it was not killed and did not fail before this age, in seconds.
     pub fn reached(&self, age: f64) -> bool {
-        self.outcome != StartupOutcome::OomKilled || self.span * self.curve.len() as f64 >= age
+        let broke_off = matches!(self.outcome, StartupOutcome::OomKilled | StartupOutcome::Failed);
+        !broke_off || self.span * self.curve.len() as f64 >= age
     }
 
     /// Highest usage between two moments of a start-up; after the end of the curve, what it ended at, or, where it was
@@ -250,6 +274,7 @@ mod tests {
             started,
             pod: String::new(),
             outcome: StartupOutcome::Stable,
+            cut_short: false,
             peak,
             peak_seconds: 1.0,
             unreclaimable_peak: 0,

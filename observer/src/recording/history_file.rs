@@ -102,6 +102,7 @@ mod tests {
             started: 1.5,
             pod: "web-1".into(),
             outcome: StartupOutcome::Stable,
+            cut_short: false,
             peak: 7,
             peak_seconds: 0.5,
             unreclaimable_peak: 6,

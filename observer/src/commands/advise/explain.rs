@@ -24,8 +24,9 @@ pub fn story(told: &Told, settings: &Settings) -> String {
     }
     if let Some(cut) = s.cut {
         say(format!(
-            "{} were cut off by an OOM kill, at up to {}: they wanted more",
-            s.oom_killed,
+            "{} of {} were cut off by their own limit, at up to {}: they wanted more",
+            s.cut_off(),
+            s.count,
             Bytes(cut)
         ));
     }
@@ -45,27 +46,9 @@ pub fn story(told: &Told, settings: &Settings) -> String {
     if let Some(request) = numbers.request {
         say(format!("request {}: p95 of the working set after start-up, rounded up", quantity(request)));
     }
-    match numbers.limit {
-        Some(AdvisedLimit::Firm(limit)) => {
-            let worst = numbers.worst.unwrap_or(limit);
-            say(format!(
-                "limit {}: worst need {} and {:.0} % headroom asked for; it leaves {:.0} %{}",
-                quantity(limit),
-                Bytes(worst),
-                settings.headroom * 100.0,
-                100.0 * (limit as f64 / worst.max(1) as f64 - 1.0),
-                if limit as f64 > worst as f64 * (1.0 + settings.headroom) * 1.07 {
-                    ", because start-ups differ and one in a thousand must be expected above the worst so far"
-                } else {
-                    ""
-                },
-            ));
-        }
-        Some(AdvisedLimit::Trial(limit)) => say(format!(
-            "limit {}, a trial: no whole start-up was seen below the present one",
-            quantity(limit)
-        )),
-        None => {}
+    if let (Some(limit), Some(reason)) = (numbers.limit, numbers.limit_reason(facts, settings)) {
+        let trial = if matches!(limit, AdvisedLimit::Trial(_)) { ", a trial" } else { "" };
+        say(format!("limit {}{trial}: {reason}", quantity(limit.bytes())));
     }
     if let Some(missing) = &numbers.missing {
         say(format!("no number: {missing}"));

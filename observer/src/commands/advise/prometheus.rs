@@ -53,10 +53,12 @@ static QUERIES: &[Query] = &[
                 Some("drifting") => s.drifting = count,
                 Some("oscillating") => s.oscillating = count,
                 Some("ended") => s.ended = count,
+                Some("failed") => s.failed = count,
                 Some("oom_killed") => s.oom_killed = count,
+                Some("cut_short") => s.cut_short = count,
                 _ => {}
             }
-            s.whole = s.count - s.oom_killed.min(s.count);
+            s.whole = s.count.saturating_sub(s.cut_off() + s.failed);
         },
     },
     Query {

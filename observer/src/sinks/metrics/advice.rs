@@ -59,7 +59,7 @@ static OUTCOMES: Declaration = Declaration {
     name: "observer_history_outcomes",
     kind: Kind::Gauge,
     labels: &["namespace", "workload", "workload_type", "workload_container", "outcome"],
-    help: "Start-ups remembered by how they ended: stable, drifting, oscillating, ended, oom_killed.",
+    help: "Start-ups remembered by how they ended: stable, drifting, oscillating, ended, failed (another exit code than 0, or a signal), oom_killed, cut_short (went on after an OOM kill of a process).",
 };
 static CUT: Declaration = Declaration {
     name: "observer_history_cut_peak_bytes",
