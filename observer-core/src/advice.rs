@@ -12,6 +12,7 @@ use crate::workload::history::Workload;
 pub mod checks;
 pub mod concurrency;
 pub mod facts;
+pub mod pod_need;
 pub mod sizing;
 pub mod typical_curve;
 pub mod watch;

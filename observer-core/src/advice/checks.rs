@@ -142,9 +142,18 @@ fn limit_covers_peak(facts: &Facts, numbers: &Numbers) -> Judged {
         String::new()
     };
     if let Some(cut) = s.cut.filter(|cut| limit <= cut.saturating_mul(21) / 20) {
-        return (Grade::Fail, format!("limit {}, start-ups cut off at {}{killed}", Bytes(limit), Bytes(cut)));
+        let evidence = format!("limit {}, start-ups cut off at {}{killed}", Bytes(limit), Bytes(cut));
+        return match numbers.worst {
+            // One that went wrong, where the others fit.
+            Some(worst) if s.cut_off() == 1 && s.whole > 1 && worst <= limit => {
+                (Grade::Warn, format!("{evidence}; the {} whole ones need up to {}", s.whole, Bytes(worst)))
+            }
+            _ => (Grade::Fail, evidence),
+        };
     }
-    let Some(worst) = numbers.worst else { return unknown(format!("no start-up came through whole{}", s.broken_off())) };
+    let Some(worst) = numbers.worst else {
+        return unknown(format!("no start-up came through whole{}", s.broken_off()));
+    };
     let evidence =
         format!("limit {}, worst need {} in {} start-ups{killed}", Bytes(limit), Bytes(worst), s.whole);
     if worst > limit || own > 0 && facts.at_limit(worst) {
@@ -168,13 +177,19 @@ fn limit_covers_peak(facts: &Facts, numbers: &Numbers) -> Judged {
 }
 
 fn pod_limit(facts: &Facts, numbers: &Numbers, settings: &Settings) -> Judged {
-    match (facts.current.pod_limit, facts.current.siblings_need, numbers.worst) {
+    let (siblings, init) = (facts.current.siblings_need, facts.current.init_need);
+    match (facts.current.pod_limit, siblings.zip(init), numbers.worst) {
         (None, ..) => unknown("whether the pod has a limit is not known"),
         (Some(None), ..) => (Grade::Pass, "the pod as a whole has no limit".into()),
-        (Some(Some(limit)), Some(siblings), Some(worst)) => {
-            let sum = worst.saturating_add(siblings);
-            let evidence =
-                format!("pod limit {}, worst needs of its containers {} together", Bytes(limit), Bytes(sum));
+        (Some(Some(limit)), Some((siblings, init)), Some(worst)) => {
+            let together = worst.saturating_add(siblings);
+            let sum = together.max(init);
+            let when = if init > together { " while its init containers run" } else { "" };
+            let evidence = format!(
+                "pod limit {}, worst needs of its containers {} together{when}",
+                Bytes(limit),
+                Bytes(sum)
+            );
             match limit as f64 / sum.max(1) as f64 {
                 ratio if ratio < 1.0 => (Grade::Fail, evidence),
                 ratio if ratio < 1.0 + settings.headroom => (Grade::Warn, evidence),
@@ -390,6 +405,7 @@ mod tests {
     fn pod(facts: &mut Facts, limit: u64) {
         facts.current.pod_limit = Some(Some(limit * MIB));
         facts.current.siblings_need = Some(50 * MIB);
+        facts.current.init_need = Some(0);
     }
 
     /// Four fit at once.
@@ -465,6 +481,10 @@ mod tests {
             (RequestIsSteady, Fail, |facts| facts.current.request = Some(Some(30 * MIB))),
             (RequestIsSteady, Unknown, |facts| facts.current.request = None),
             (LimitCoversPeak, Fail, |facts| facts.startups.cut = Some(127 * MIB)),
+            (LimitCoversPeak, Warn, |facts| {
+                facts.startups.cut = Some(127 * MIB);
+                facts.startups.oom_killed = 1;
+            }),
             (LimitCoversPeak, Unknown, |facts| facts.current.limit = None),
             (LimitSet, Pass, |_| {}),
             (LimitSet, Fail, |facts| {
@@ -476,6 +496,10 @@ mod tests {
             (PodLimitCoversPeaks, Pass, |facts| pod(facts, 200)),
             (PodLimitCoversPeaks, Warn, |facts| pod(facts, 145)),
             (PodLimitCoversPeaks, Fail, |facts| pod(facts, 130)),
+            (PodLimitCoversPeaks, Fail, |facts| {
+                pod(facts, 200);
+                facts.current.init_need = Some(210 * MIB);
+            }),
             (PodLimitCoversPeaks, Unknown, |facts| {
                 pod(facts, 200);
                 facts.current.siblings_need = None;

@@ -93,6 +93,9 @@ pub struct Steady {
 pub struct Current {
     /// Alive now.
     pub containers: u64,
+    /// Of them, still starting.
+    #[serde(default)]
+    pub starting: u64,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub request: Option<Option<u64>>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
@@ -100,8 +103,11 @@ pub struct Current {
     /// Of the whole pod.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub pod_limit: Option<Option<u64>>,
-    /// Sum of what the pod's other containers need, each at its worst; `None` if one is unknown.
+    /// Sum of what the pod's other containers that run beside it need, each at its worst; `None` if one is unknown.
     pub siblings_need: Option<u64>,
+    /// The most that the pod needs while its init containers run.
+    #[serde(default)]
+    pub init_need: Option<u64>,
     pub startup_probe: Option<bool>,
     pub readiness_probe: Option<bool>,
 }

@@ -83,7 +83,11 @@ impl Numbers {
         let startups = &facts.startups;
         let told = startups.count.saturating_sub(startups.failed);
         let missing = if startups.count < settings.min_startups {
-            Some(format!("{} start-up(s) seen, {} needed", startups.count, settings.min_startups))
+            let starting = match facts.current.starting {
+                0 => String::new(),
+                starting => format!("; {starting} under way"),
+            };
+            Some(format!("{} start-up(s) seen, {} needed{starting}", startups.count, settings.min_startups))
         } else if told < settings.min_startups {
             Some(format!(
                 "{} of {} start-ups failed before they were stable: {told} can be judged, {} needed",
@@ -315,7 +319,8 @@ mod tests {
             ),
             (
                 "one went on without a process that was killed",
-                [vec![PastStartup { cut_short: true, ..past(64, Stable) }], vec![past(40, Stable); 5]].concat(),
+                [vec![PastStartup { cut_short: true, ..past(64, Stable) }], vec![past(40, Stable); 5]]
+                    .concat(),
                 Some(40),
                 Some(AdvisedLimit::Firm(44 * MIB)),
             ),
@@ -341,7 +346,11 @@ mod tests {
         let mixed = [vec![past(40, Failed); 3], vec![past(64, OomKilled); 3]].concat();
         let numbers = Numbers::of(&facts(&mixed, 64), &Settings::default());
         assert_eq!(numbers.limit, None, "not every one was cut off");
-        assert!(numbers.missing.is_some_and(|why| why.contains("3 of 6 cut off") && why.contains("3 of 6 failed")));
+        assert!(
+            numbers
+                .missing
+                .is_some_and(|why| why.contains("3 of 6 cut off") && why.contains("3 of 6 failed"))
+        );
         // The same ones that go twice as high later as they did while starting: so may the next.
         let mut later = facts(&[50, 60, 70, 90].map(|peak| past(peak, Stable)), 64);
         later.steady = later.steady.map(|steady| Steady { max: 180 * MIB, ..steady });

@@ -6,6 +6,7 @@ use crate::{
     advice::{
         Advice, Facts, Settings, concurrency,
         facts::{Changes, Current, Kills, Node, Startups, Steady},
+        pod_need,
         typical_curve::Typical,
     },
     attribution::Attribution,
@@ -14,7 +15,7 @@ use crate::{
     model::{
         event::Limit,
         finding::{Advised, Container, ContainerState, Finding, FindingKind, OomScope},
-        kubernetes::{Pod, PodContainer, Role},
+        kubernetes::{Pod, PodContainer},
         time::Time,
     },
     node::watch::{EVICTION_RESERVE, NodeWatch},
@@ -324,21 +325,20 @@ fn current(
     let of_it = || containers.running().filter(|running| running.workload == *workload);
     let limit = of_it().filter_map(|running| running.limit).last();
     let before = before.cloned().unwrap_or_default();
-    let siblings = pod.and_then(|(pod, container)| {
-        let others =
-            pod.containers.iter().filter(|other| other.name != container.name && other.role == Role::Main);
-        let need = |other: &PodContainer| {
-            let sibling = Workload { container: other.name.clone(), ..workload.clone() };
-            histories.get(&sibling).iter().map(|past| past.need()).max()
-        };
-        others.map(need).sum::<Option<u64>>()
-    });
+    let need = |other: &PodContainer| {
+        let sibling = Workload { container: other.name.clone(), ..workload.clone() };
+        histories.get(&sibling).iter().map(|past| past.need()).max()
+    };
+    let siblings = pod.and_then(|(pod, container)| pod_need::beside(pod, &container.name, need));
+    let init = pod.and_then(|(pod, _)| pod_need::while_initializing(pod, need));
     Current {
         containers: of_it().count() as u64,
+        starting: of_it().filter(|running| running.starting).count() as u64,
         request: pod.map(|(_, container)| container.request).or(before.request),
         limit: limit.map(Limit::bytes).or(before.limit),
         pod_limit: pod.map(|(pod, _)| pod.memory_limit).or(before.pod_limit),
         siblings_need: siblings.or(before.siblings_need),
+        init_need: init.or(before.init_need),
         startup_probe: pod.map(|(_, container)| container.startup_probe).or(before.startup_probe),
         readiness_probe: pod.map(|(_, container)| container.readiness_probe).or(before.readiness_probe),
     }

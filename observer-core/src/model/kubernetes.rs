@@ -95,7 +95,10 @@ pub struct PodContainer {
 pub enum Role {
     #[default]
     Main,
+    /// Runs to its end before the main ones start.
     Init,
+    /// An init container with restartPolicy Always: it goes on running beside the main ones.
+    Sidecar,
     Ephemeral,
 }
 

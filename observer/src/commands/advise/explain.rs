@@ -3,7 +3,10 @@
 use crate::commands::advise::{Told, plot, table::quantity};
 use observer_core::{
     advice::{Settings, sizing::AdvisedLimit},
-    model::units::{Bytes, Seconds},
+    model::{
+        printable::printable,
+        units::{Bytes, Seconds},
+    },
 };
 
 /// Columns of a bar.
@@ -12,12 +15,20 @@ const WIDTH: usize = 50;
 pub fn story(told: &Told, settings: &Settings) -> String {
     let (facts, advice) = (&told.facts, &told.advice);
     let s = &facts.startups;
-    let mut text = format!("{}\n", facts.workload);
+    let mut text = format!("{}\n", printable(&facts.workload.to_string()));
     let mut say = |line: String| text += &format!("  {line}\n");
     let days = (s.until - s.from).max(0.0) / 86400.0;
+    let of_pods = match facts.workload.namespace.is_empty() {
+        true => String::new(),
+        false => format!(" of {} pod(s)", s.pods),
+    };
+    let starting = match facts.current.starting {
+        0 => String::new(),
+        starting => format!(", {starting} of them starting"),
+    };
     say(format!(
-        "seen: {} start-ups of {} pod(s) over {days:.1} days; {} alive now",
-        s.count, s.pods, facts.current.containers
+        "seen: {} start-ups{of_pods} over {days:.1} days; {} alive now{starting}",
+        s.count, facts.current.containers
     ));
     if let Some([p50, p95, max]) = s.need {
         say(format!("a start-up needs {} (p50), {} (p95), {} (worst)", Bytes(p50), Bytes(p95), Bytes(max)));
@@ -58,7 +69,12 @@ pub fn story(told: &Told, settings: &Settings) -> String {
         None => bars(told),
     };
     for verdict in &advice.verdicts {
-        text += &format!("  {:8} {:22} {}\n", verdict.grade.name(), verdict.check.name(), verdict.evidence);
+        text += &format!(
+            "  {:8} {:22} {}\n",
+            verdict.grade.name(),
+            verdict.check.name(),
+            printable(&verdict.evidence)
+        );
     }
     text
 }

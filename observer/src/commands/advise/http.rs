@@ -8,6 +8,7 @@ use ureq::{
 };
 
 use crate::http::tls;
+use observer_core::model::printable::printable;
 
 /// An answer larger than this is not what was asked for: 10,000 pods are some 20 MB.
 const LARGEST: u64 = 256 << 20;
@@ -62,6 +63,7 @@ impl Http {
         read.map_err(|error| format!("{what}: the answer broke off: {error}"))?;
         if !status.is_success() {
             let said: String = text.trim().chars().take(300).collect();
+            let said = printable(&said);
             return Err(format!("{what}: answered {status}: {said}"));
         }
         serde_json::from_str(&text).map_err(|error| format!("{what}: the answer is not JSON: {error}"))

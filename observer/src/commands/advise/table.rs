@@ -3,7 +3,7 @@
 use crate::commands::advise::Told;
 use observer_core::{
     advice::{Grade, sizing::AdvisedLimit},
-    model::units::Bytes,
+    model::{printable::printable, units::Bytes},
 };
 
 pub fn table(told: &[Told]) -> String {
@@ -47,7 +47,7 @@ fn row(told: &Told) -> [String; 8] {
         worst => format!("{}: {}", worst.name(), names.join(", ")),
     };
     [
-        facts.workload.to_string(),
+        printable(&facts.workload.to_string()).into_owned(),
         facts.startups.count.to_string(),
         or_dash(facts.steady.map(|steady| steady.p95)),
         or_dash(numbers.worst.max(facts.startups.cut)),
@@ -62,18 +62,22 @@ fn summary(told: &[Told]) -> String {
     let changes = || told.iter().filter_map(|one| one.advice.numbers.request_change);
     let (less, more) = (changes().filter(|c| *c < 0).sum::<i64>(), changes().filter(|c| *c > 0).sum::<i64>());
     let with = |grade| told.iter().filter(|one| one.advice.worst() == grade).count();
+    let waiting =
+        told.iter().any(|one| one.advice.numbers.limit.is_none() && one.facts.current.containers > 0);
     format!(
-        "\n{} container(s) of workloads: {} fail, {} warn. Following the advice reserves {} less and {} more.\n{}",
+        "\n{} container(s) of workloads: {} fail, {} warn. Following the advice reserves {} less and {} more.\n{}{}",
         told.len(),
         with(Grade::Fail),
         with(Grade::Warn),
         Bytes(less.unsigned_abs()),
         Bytes(more.unsigned_abs()),
         if told.iter().any(|one| matches!(one.advice.numbers.limit, Some(AdvisedLimit::Trial(_)))) {
-            "A limit with ? is a trial: every start-up was cut off, so its peak is not known. Ask again after the next.\n"
+            "A limit with ? is a trial: every start-up was cut off by its limit, so its peak is not known. Ask again after the next.\n"
         } else {
             ""
-        }
+        },
+        // Of a node; a fleet's facts come with the scrapes.
+        if waiting { "A start-up counts a few seconds after it has settled or ended.\n" } else { "" }
     )
 }
 

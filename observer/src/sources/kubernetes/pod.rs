@@ -58,7 +58,8 @@ fn containers(pod: &ApiPod) -> Vec<PodContainer> {
     });
     let init = spec.init_containers.iter().flatten().map(|container| {
         let status = find(status.and_then(|s| s.init_container_statuses.as_ref()), &container.name);
-        parse_container(container, Role::Init, status)
+        let stays = container.restart_policy.as_deref() == Some("Always");
+        parse_container(container, if stays { Role::Sidecar } else { Role::Init }, status)
     });
     let ephemeral = status.and_then(|status| status.ephemeral_container_statuses.as_ref());
     let ephemeral = ephemeral.into_iter().flatten().map(|status| PodContainer {
