@@ -17,6 +17,7 @@ pub mod sizing;
 pub mod typical_curve;
 pub mod watch;
 
+pub use checks::Check;
 pub use facts::Facts;
 pub use sizing::Numbers;
 
@@ -32,57 +33,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { headroom: 0.10, min_startups: 3 }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Check {
-    Settles,
-    StartupControlled,
-    RequestIsSteady,
-    LimitCoversPeak,
-    PodLimitCoversPeaks,
-    LimitSet,
-    ScalingSignal,
-    HpaVpaConflict,
-    ScaleUpFits,
-    ReadyAfterSettled,
-    Predictable,
-    VpaThrash,
-}
-
-impl Check {
-    pub const ALL: [Check; 12] = [
-        Check::Settles,
-        Check::StartupControlled,
-        Check::RequestIsSteady,
-        Check::LimitCoversPeak,
-        Check::PodLimitCoversPeaks,
-        Check::LimitSet,
-        Check::ScalingSignal,
-        Check::HpaVpaConflict,
-        Check::ScaleUpFits,
-        Check::ReadyAfterSettled,
-        Check::Predictable,
-        Check::VpaThrash,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Check::Settles => "settles",
-            Check::StartupControlled => "startup_controlled",
-            Check::RequestIsSteady => "request_is_steady",
-            Check::LimitCoversPeak => "limit_covers_peak",
-            Check::PodLimitCoversPeaks => "pod_limit_covers_peaks",
-            Check::LimitSet => "limit_set",
-            Check::ScalingSignal => "scaling_signal",
-            Check::HpaVpaConflict => "hpa_vpa_conflict",
-            Check::ScaleUpFits => "scale_up_fits",
-            Check::ReadyAfterSettled => "ready_after_settled",
-            Check::Predictable => "predictable",
-            Check::VpaThrash => "vpa_thrash",
-        }
     }
 }
 

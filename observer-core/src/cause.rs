@@ -23,73 +23,60 @@ pub mod open_starts;
 /// Names kept; beyond that all are forgotten at once, and restarts look like first starts until they end again.
 const NAMES: usize = 4096;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Nobody of this name ended while the observer watched.
-    First,
-    RestartAfterOomKill,
-    /// A signal, or an exit code other than zero.
-    RestartAfterFailure,
-    RestartAfterCompletion,
-    /// Killed by the kubelet: a failed liveness or startup probe; or by somebody with a signal.
-    RestartAfterKill,
-    /// To take a new size (resizePolicy RestartContainer).
-    RestartAfterResize,
-    /// All containers of the pod together, or its sandbox was made anew.
-    RestartOfPod,
-    RestartAfterReboot,
-    /// It is a restart, and how the one before ended was not seen.
-    RestartUnknown,
-    /// From a file on the node.
-    StaticPod,
-    /// Nobody owns the pod.
-    Standalone,
-    #[serde(rename = "daemonset")]
-    DaemonSet,
-    Job,
-    #[serde(rename = "cronjob")]
-    CronJob,
-    FirstDeploy,
-    Rollout,
-    #[serde(rename = "scale_up_hpa")]
-    ScaleUpByHpa,
-    #[serde(rename = "scale_up_keda")]
-    ScaleUpByKeda,
-    ScaleUpManual,
-    ScaleUpUnknown,
-    /// In place of a pod that was lost: evicted, drained, preempted, deleted.
-    Reschedule,
-    #[default]
-    Unknown,
+macro_rules! causes {
+    ($($(#[$attribute:meta])* $cause:ident = $name:literal, $is:literal, $sure_from:literal;)*) => {
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Cause {
+            $(#[doc = $is] #[serde(rename = $name)] $(#[$attribute])* $cause,)*
+        }
+
+        impl Cause {
+            pub const ALL: [Cause; [$(Cause::$cause),*].len()] = [$(Cause::$cause),*];
+
+            /// Label value, and the word in documents and logs.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Cause::$cause => $name,)*
+                }
+            }
+
+            /// The start is ..., and what makes that sure; for docs/causes.md.
+            pub fn meaning(self) -> (&'static str, &'static str) {
+                match self {
+                    $(Cause::$cause => ($is, $sure_from),)*
+                }
+            }
+        }
+    };
+}
+
+// Name, what the start is, what makes that sure. The only list.
+causes! {
+    First = "first", "the first of its name on this host (outside Kubernetes)", "";
+    RestartAfterOomKill = "restart_after_oom_kill", "after an OOM kill of the container before", "the kill seen (1.0), or the status OOMKilled (0.95)";
+    RestartAfterFailure = "restart_after_failure", "after a signal, or an exit code other than 0", "the status; with a liveness probe less: a program that handles SIGTERM ends as it likes";
+    RestartAfterCompletion = "restart_after_completion", "after exit code 0", "the status; with a liveness probe less";
+    RestartAfterKill = "restart_after_kill", "after exit code 137 or 143 without an OOM kill: a failed probe, or somebody's signal", "with a probe 0.9, else 0.7";
+    RestartAfterResize = "restart_after_resize", "to take a new size (resizePolicy RestartContainer)", "a condition of the pod";
+    RestartOfPod = "restart_of_pod", "of all containers of the pod together, or its sandbox was made anew", "a condition of the pod";
+    RestartAfterReboot = "restart_after_reboot", "after the host was booted", "the host's boot time";
+    RestartUnknown = "restart_unknown", "a restart, and how the one before ended was not seen", "";
+    StaticPod = "static_pod", "of a pod from a file on the node", "the owner's kind";
+    Standalone = "standalone", "of a pod without an owner", "the owner's kind";
+    DaemonSet = "daemonset", "of a DaemonSet's pod", "the owner's kind";
+    Job = "job", "of a Job's pod", "the owner's kind";
+    CronJob = "cronjob", "of a CronJob's pod", "the owner's kind";
+    FirstDeploy = "first_deploy", "of a workload made at most a minute before and not changed since", "creation times";
+    Rollout = "rollout", "of a new revision, or of an old one taken up again", "revision, and the ReplicaSet's steps";
+    ScaleUpByHpa = "scale_up_hpa", "because an HPA raised the replicas", "see below";
+    ScaleUpByKeda = "scale_up_keda", "because KEDA raised the replicas", "see below";
+    ScaleUpManual = "scale_up_manual", "because a person or a tool raised the replicas", "see below";
+    ScaleUpUnknown = "scale_up_unknown", "because the replicas were raised, and it is not known by whom", "see below";
+    Reschedule = "reschedule", "in place of a pod that was lost: evicted, drained, preempted, deleted", "nothing else changed; or a scale-up had all the pods it asked for";
+    #[default] Unknown = "unknown", "not to be told: the API or the owner could not be asked", "";
 }
 
 impl Cause {
-    pub const ALL: [Cause; 22] = [
-        Cause::First,
-        Cause::RestartAfterOomKill,
-        Cause::RestartAfterFailure,
-        Cause::RestartAfterCompletion,
-        Cause::RestartAfterKill,
-        Cause::RestartAfterResize,
-        Cause::RestartOfPod,
-        Cause::RestartAfterReboot,
-        Cause::RestartUnknown,
-        Cause::StaticPod,
-        Cause::Standalone,
-        Cause::DaemonSet,
-        Cause::Job,
-        Cause::CronJob,
-        Cause::FirstDeploy,
-        Cause::Rollout,
-        Cause::ScaleUpByHpa,
-        Cause::ScaleUpByKeda,
-        Cause::ScaleUpManual,
-        Cause::ScaleUpUnknown,
-        Cause::Reschedule,
-        Cause::Unknown,
-    ];
-
     /// Of the start that follows such an end.
     pub fn after(status: Option<ExitStatus>, oom_killed: bool) -> Self {
         match status {
@@ -114,34 +101,6 @@ impl Cause {
             self,
             Cause::ScaleUpByHpa | Cause::ScaleUpByKeda | Cause::ScaleUpManual | Cause::ScaleUpUnknown
         )
-    }
-
-    /// Label value, and the word in docs and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::First => "first",
-            Cause::RestartAfterOomKill => "restart_after_oom_kill",
-            Cause::RestartAfterFailure => "restart_after_failure",
-            Cause::RestartAfterCompletion => "restart_after_completion",
-            Cause::RestartAfterKill => "restart_after_kill",
-            Cause::RestartAfterResize => "restart_after_resize",
-            Cause::RestartOfPod => "restart_of_pod",
-            Cause::RestartAfterReboot => "restart_after_reboot",
-            Cause::RestartUnknown => "restart_unknown",
-            Cause::StaticPod => "static_pod",
-            Cause::Standalone => "standalone",
-            Cause::DaemonSet => "daemonset",
-            Cause::Job => "job",
-            Cause::CronJob => "cronjob",
-            Cause::FirstDeploy => "first_deploy",
-            Cause::Rollout => "rollout",
-            Cause::ScaleUpByHpa => "scale_up_hpa",
-            Cause::ScaleUpByKeda => "scale_up_keda",
-            Cause::ScaleUpManual => "scale_up_manual",
-            Cause::ScaleUpUnknown => "scale_up_unknown",
-            Cause::Reschedule => "reschedule",
-            Cause::Unknown => "unknown",
-        }
     }
 }
 

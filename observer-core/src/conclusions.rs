@@ -128,7 +128,8 @@ impl Conclusions {
             };
             let life = containers.life(container.cgroup);
             if let Some(mut past) = outcome.and_then(|outcome| life?.past(wall_ns, outcome)) {
-                past.cut_short = containers.running_mut(container.cgroup).is_some_and(|of| of.cut_short());
+                let killed = containers.running_mut(container.cgroup).is_some_and(|of| of.cut_short());
+                past.cut_short = killed && past.outcome != StartupOutcome::OomKilled;
                 learned.push((finding.at, Workload::of(&container.labels), past));
             }
         }

@@ -124,4 +124,8 @@ fn positive(text: &str) -> Result<f64, String> {
 pub enum Document {
     Metrics,
     Probes,
+    /// Reads docs/advice.md from standard input
+    Advice,
+    /// Reads docs/causes.md from standard input
+    Causes,
 }

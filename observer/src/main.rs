@@ -49,6 +49,8 @@ fn main() -> ExitCode {
         }
         Command::Docs { name: Document::Metrics } => print(&observer::commands::docs::metrics_md()),
         Command::Docs { name: Document::Probes } => print(&observer::commands::docs::probes_md()),
+        Command::Docs { name: Document::Advice } => document(observer::commands::docs::advice_md),
+        Command::Docs { name: Document::Causes } => document(observer::commands::docs::causes_md),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -183,6 +185,13 @@ fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, (u8, String)> {
         Ok(file) => Ok(Box::new(BufReader::new(file))),
         Err(error) => Err((BAD_INPUT, format!("cannot open {}: {error}", path.display()))),
     }
+}
+
+/// A document that is part written, part made: from standard input.
+fn document(make: fn(&str) -> String) -> Done {
+    let written = io::read_to_string(io::stdin());
+    let written = written.map_err(|error| (FAILED, format!("cannot read standard input: {error}")))?;
+    print(&make(&written))
 }
 
 fn print(text: &str) -> Done {

@@ -15,6 +15,12 @@ pub fn docs() -> Result<()> {
         let text = shell::output(Command::new(&observer).args(["docs", name]))?;
         files.push((shell::root().join(format!("docs/{name}.md")), text));
     }
+    for name in ["advice", "causes"] {
+        let path = shell::root().join(format!("docs/{name}.md"));
+        let written = fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = shell::output(Command::new(&observer).args(["docs", name]).stdin(written))?;
+        files.push((path, text));
+    }
     for (path, text) in files {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());

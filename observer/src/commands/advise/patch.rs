@@ -242,7 +242,7 @@ mod tests {
             ),
             ("systemd_unit", "", "getty@.service", "# it is no single unit: MemoryMax=100M"),
             ("systemd_unit", "", "session-*.scope", "# it is no single unit: MemoryMax=100M"),
-            ("systemd_unit", "", "dev-disk-by\\x2duuid.swap", " 'dev-disk-by\\x2duuid.swap' "),
+            ("systemd_unit", "", "dev-disk-by\\x2duuid.swap", " \"dev-disk-by\\\\x2duuid.swap\" "),
             ("cgroup", "", "/jobs/a", "# write 104857600 to memory.max"),
             ("container", "", "web", "--memory=104857600"),
         ] {
