@@ -569,9 +569,9 @@ mod tests {
             assert_eq!(config.kubernetes.unwrap().node, name);
         }
         let config =
-            with(&[("disabled_probes", "reclaim, page_cache"), ("embed_ledger", "true"), ("node_name", "n")]);
+            with(&[("disabled_probes", "reclaim, growth"), ("embed_ledger", "true"), ("node_name", "n")]);
         let config = config.unwrap();
-        assert_eq!(config.probes.disabled, ["reclaim", "page_cache"]);
+        assert_eq!(config.probes.disabled, ["reclaim", "growth"]);
         assert_eq!(config.kubernetes.unwrap().ledger, Ledger::Embedded);
         let error = with(&[("embed_ledger", "perhaps"), ("retention", "soon")]).unwrap_err();
         for part in ["2 problems", "OBSERVER_EMBED_LEDGER", "OBSERVER_RETENTION"] {
