@@ -21,6 +21,7 @@ const LONG: &[(&str, &str)] = &[
     ("observer-core/src/ledger.rs", "the changes of a workload, half of it tests"),
     ("observer-core/src/model/event.rs", "one list of what sources say"),
     ("observer-core/src/model/finding.rs", "one list of what the core concludes"),
+    ("observer-core/src/advice/sizing.rs", "half of it tests"),
     ("observer/src/app.rs", "the only wiring of the live daemon"),
     ("observer/src/commands/analyse/clock.rs", "a table of notations of time and its tests"),
     ("observer/src/commands/analyse/format/csv.rs", "one format and its tests"),
