@@ -13,7 +13,6 @@ const LINES: usize = 400;
 
 /// Files above `LINES`, with the reason.
 const LONG: &[(&str, &str)] = &[
-    ("observer-core/src/advice/checks.rs", "one list of checks, each a few lines"),
     ("observer-core/src/attribution.rs", "one stage and its tests"),
     ("observer-core/src/attribution/cgroup_path.rs", "a table of runtimes and its tests"),
     ("observer-core/src/cause/decide.rs", "the decision table and its tests"),
