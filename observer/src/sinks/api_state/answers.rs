@@ -119,7 +119,7 @@ impl NodeState {
             host: self.host.as_ref().map(|host| HostView {
                 observer_version: &host.observer_version,
                 kernel: &host.kernel,
-                cpus: host.cpus as u64,
+                cpus: host.cpus,
                 memory_total_bytes: host.memory_total,
             }),
             probes: &self.probes,
