@@ -148,7 +148,7 @@ fn bad_config(stage: &Stage) -> Result<()> {
     fs::write(&file, "listen = 'nowhere'\nretention = 'soon'\nlimits = 3\n")?;
     let file = file.display().to_string();
     let output = observer(stage, &["run", "--config", &file])?;
-    expect(&output, 2, &["3 problems", "nowhere", "soon", "limits", "no such setting", "nothing was started"])
+    expect(&output, 2, &["3 problems", "nowhere", "soon", "limits", "no such setting", "not started"])
 }
 
 fn precedence(stage: &Stage) -> Result<()> {
@@ -214,7 +214,7 @@ fn unprivileged(stage: &Stage) -> Result<()> {
 /// The kubelet's group of all pods, by its name alone, with a limit as node allocatable makes one.
 fn room_for_pods(stage: &Stage) -> Result<()> {
     const LIMIT: u64 = 256 << 20;
-    let path = format!("observer-test-{}/kubepods", std::process::id());
+    let path = format!("observer-test-x{}/kubepods", std::process::id());
     let pods = stage.tree()?.group(&path)?;
     pods.limit(LIMIT)?;
     let daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
@@ -242,7 +242,7 @@ fn disabled(stage: &Stage) -> Result<()> {
     let daemon = Daemon::start(&stage.observer, &stage.directory, &args)?;
     sleep(Duration::from_secs(1));
     ensure!(daemon.get("/readyz").is_err(), "ready without its required probes");
-    let group = stage.tree()?.group(&format!("observer-test-{}/files", std::process::id()))?;
+    let group = stage.tree()?.group(&format!("observer-test-x{}/files", std::process::id()))?;
     group.limit(48 << 20)?;
     let own = format!("container=\"{}\"", group.path());
     let mut main = group.spawn(&stage.workload, &["child", "--size", "200", "--seconds", "30"])?;

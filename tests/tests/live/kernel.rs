@@ -83,7 +83,7 @@ fn wait_marked(accept: impl Fn(&BTreeSet<u64>) -> bool) -> Result<()> {
 
 fn tables(stage: &Stage) -> Result<()> {
     let daemon = daemon(stage, &[])?;
-    let parent = format!("observer-test-{}/tables", std::process::id());
+    let parent = format!("observer-test-x{}/tables", std::process::id());
     let group = stage.tree()?.group(&parent)?;
     let parent_id = fs::metadata(group.directory())?.ino();
     wait_marked(|marked| marked.contains(&parent_id))?;
@@ -115,7 +115,7 @@ fn long_path(stage: &Stage) -> Result<()> {
     let daemon = daemon(stage, &[])?;
     let level = |n: u32| format!("{n}-{}", "x".repeat(90));
     let parent =
-        format!("observer-test-{}/{}", std::process::id(), (0..5).map(level).collect::<Vec<_>>().join("/"));
+        format!("observer-test-x{}/{}", std::process::id(), (0..5).map(level).collect::<Vec<_>>().join("/"));
     for leaf in ["one", "two"] {
         let group = stage.tree()?.group(&format!("{parent}/{leaf}"))?;
         let mut main = group.spawn(&stage.workload, &["child", "--size", "20", "--seconds", "5"])?;
@@ -135,7 +135,7 @@ fn daemon(stage: &Stage, args: &[&str]) -> Result<Daemon> {
 }
 
 pub fn group(stage: &Stage, name: &str) -> Result<Group> {
-    stage.tree()?.group(&format!("observer-test-{}/{name}", std::process::id()))
+    stage.tree()?.group(&format!("observer-test-x{}/{name}", std::process::id()))
 }
 
 /// The label that selects a group's own series.
@@ -493,7 +493,7 @@ fn replays(stage: &Stage) -> Result<()> {
 
 fn restarts(stage: &Stage) -> Result<()> {
     let daemon = daemon(stage, &[])?;
-    let workload = format!("workload=\"/observer-test-{}/again\"", std::process::id());
+    let workload = format!("workload=\"/observer-test-x{}/again\"", std::process::id());
     for (limit, cause) in
         [(32, "first"), (1024, "restart_after_oom_kill"), (1024, "restart_after_completion")]
     {
@@ -508,7 +508,7 @@ fn restarts(stage: &Stage) -> Result<()> {
 
 fn remembers(stage: &Stage) -> Result<()> {
     let state = stage.directory.join("state.json").display().to_string();
-    let workload = format!("workload=\"/observer-test-{}/kept\"", std::process::id());
+    let workload = format!("workload=\"/observer-test-x{}/kept\"", std::process::id());
     let mut first = daemon(stage, &["--state", &state])?;
     let group = group(stage, "kept")?;
     wait(run(stage, &group, "spike --peak 64 --steady 64 --ramp 0.2 --hold 0 --seconds 0.5")?)?;

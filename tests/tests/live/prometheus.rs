@@ -39,7 +39,7 @@ pub fn missing() -> Option<String> {
 fn busy_daemon(stage: &Stage) -> Result<Daemon> {
     let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
     daemon.ready(Duration::from_secs(10))?;
-    let group = stage.tree()?.group(&format!("observer-test-{}/scraped", std::process::id()))?;
+    let group = stage.tree()?.group(&format!("observer-test-x{}/scraped", std::process::id()))?;
     group.limit(32 << 20)?;
     let mut child =
         group.spawn(&stage.workload, &["spike", "--peak", "90", "--steady", "9", "--ramp", "0.2"])?;
