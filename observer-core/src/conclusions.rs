@@ -122,7 +122,7 @@ impl Conclusions {
                     if ended.was != ContainerState::Starting {
                         continue;
                     }
-                    (&ended.container, Some(StartupOutcome::ended(ended.status, ended.oom_killed)))
+                    (&ended.container, Some(StartupOutcome::ended(ended.status, ended.by_own_limit)))
                 }
                 _ => continue,
             };

@@ -17,8 +17,10 @@ use crate::{
 
 pub mod counters;
 pub mod curve;
+pub mod ending;
 pub mod lifecycle;
 pub mod oom;
+pub mod oom_counts;
 pub mod oom_report;
 pub mod page_faults;
 pub mod stability;
@@ -160,7 +162,9 @@ impl Containers {
             EventKind::CgroupMade { cgroup, .. } => {
                 tracked.counters.entry(*cgroup).or_insert_with(Counters::of_a_new_cgroup);
             }
-            EventKind::CgroupAttached { .. } => life.joined(at, host.process_probe, wall_ns, out),
+            EventKind::CgroupAttached { pid, .. } => {
+                life.joined(at, *pid, host.process_probe, wall_ns, out);
+            }
             EventKind::CgroupEmptied { cgroup, watermark, .. } if *cgroup == owner => {
                 life.emptied(at, Some(*watermark), out);
             }
@@ -176,13 +180,7 @@ impl Containers {
             EventKind::Usage { usage, watermark, .. } => life.used(at, *usage, Some(*watermark), out),
             EventKind::Memory { cgroup, reading } if *cgroup == owner => {
                 let counters = tracked.counters.entry(*cgroup).or_default();
-                let kills = counters.files(at, life, reading, out);
-                if kills > 0 && !host.oom_probe {
-                    out.push(Finding {
-                        at,
-                        what: FindingKind::OomKilled(oom_report::by_count(at, life, kills)),
-                    });
-                }
+                counters.files(at, life, reading, out);
                 life.read(at, reading, out);
             }
             EventKind::Totals { cgroup, totals } => {
@@ -193,8 +191,10 @@ impl Containers {
                 let counters = tracked.counters.entry(*cgroup).or_default();
                 counters.latency(at, life.container(), latency, out);
             }
-            EventKind::Exec { comm, watermark, .. } => life.executed(at, comm, *watermark, wall_ns, out),
-            EventKind::Exit { status, .. } => life.exited(*status),
+            EventKind::Exec { pid, comm, watermark, .. } => {
+                life.executed(at, *pid, comm, *watermark, wall_ns, out);
+            }
+            EventKind::Exit { pid, status, init, .. } => life.exited(*pid, *status, *init),
             _ => {}
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     conclusions::Conclusions,
     container::{Containers, oom::Kills},
     model::{
-        event::{AttachOutcome, Event, EventKind, Host, ProbeStatus},
+        event::{AttachOutcome, CgroupVersion, Event, EventKind, Host, ProbeStatus},
         finding::{ContainerState, Finding, FindingKind},
         time::Time,
     },
@@ -42,7 +42,7 @@ impl Pipeline {
                 self.containers.lives().filter_map(|life| life.start_dated(event.at, wall_offset_ns)),
             );
         }
-        for event in self.kills.judge(event) {
+        for event in self.kills.judge(event, &self.host, &self.attribution) {
             for admitted in self.attribution.admit(&event, self.host.wall_ns()) {
                 self.observe(admitted, event.at, &mut findings);
             }
@@ -98,6 +98,11 @@ impl HostFacts {
         self.host.as_ref().map_or(Duration::MAX, |host| Duration::from_nanos(host.retention_ns))
     }
 
+    /// Cgroup v1: each group counts its own kills, and not those of the groups inside.
+    pub fn counts_apart(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.cgroup == CgroupVersion::V1)
+    }
+
     /// Unix time of the host's boot.
     pub fn booted(&self) -> Option<f64> {
         self.host.as_ref()?.booted
@@ -146,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        event::{CgroupId, CgroupVersion},
+        event::CgroupId,
         kubernetes::{ApiState, Pod, PodContainer},
     };
 
@@ -185,7 +190,7 @@ mod tests {
         for cgroup in 6..=10 {
             step(0.1, EventKind::CgroupMade { cgroup, path: path(cgroup) });
             step(0.1, EventKind::CgroupAttached { cgroup, path: path(cgroup), pid: 1 });
-            step(0.2, EventKind::Exec { cgroup, pid: 1, comm: "app".into(), watermark: 0 });
+            step(0.2, EventKind::Exec { cgroup, pid: 1, comm: "app".into(), watermark: 0, init: false });
         }
         for second in 0..silence {
             for part in 0..50 {
@@ -264,8 +269,14 @@ mod tests {
             let (at, path) = (cgroup as f64 / 10.0, format!("/job-{cgroup}"));
             pipeline.step(&event(at, EventKind::CgroupMade { cgroup, path: path.clone() }));
             pipeline.step(&event(at, EventKind::CgroupAttached { cgroup, path, pid: 1 }));
-            pipeline.step(&event(at, EventKind::Exec { cgroup, pid: 1, comm: "job".into(), watermark: 0 }));
-            pipeline.step(&event(at, EventKind::CgroupEmptied { cgroup, usage: 0, watermark: 0 }));
+            pipeline.step(&event(
+                at,
+                EventKind::Exec { cgroup, pid: 1, comm: "job".into(), watermark: 0, init: false },
+            ));
+            pipeline.step(&event(
+                at,
+                EventKind::CgroupEmptied { cgroup, usage: 0, watermark: 0, oom_kills: None },
+            ));
             pipeline.step(&event(at, EventKind::CgroupRemoved { cgroup }));
             pipeline.step(&event(at, EventKind::Tick));
         }

@@ -9,8 +9,9 @@ use bytemuck::{Pod, Zeroable};
 pub const COMM_LEN: usize = 16;
 /// Longest cgroup path carried in a record. A longer one is cut and userland finds it in the tree by its id.
 pub const PATH_LEN: usize = 384;
-/// Levels of the victim's ancestry reported with an OOM kill: container, pod, QoS class, kubepods, root and one spare.
-pub const OOM_LEVELS: usize = 6;
+/// Levels of the victim's ancestry reported with an OOM kill. A group of systemd inside a container of a node that is a
+/// container itself sits ten deep; a way that is longer is marked as cut.
+pub const OOM_LEVELS: usize = 32;
 /// How far below its container a nested cgroup may sit and still be counted as that container.
 pub const MAX_NESTING: u32 = 8;
 
@@ -56,25 +57,32 @@ pub struct Cgroup {
     pub parent: u64,
     pub usage_pages: u64,
     pub watermark_pages: u64,
+    /// As [`OomLevel::oom_kills`]: when the last process has left it is the whole count.
+    pub oom_kills: u64,
     /// Bytes of `path` that are meaningful; `PATH_LEN` means it was cut.
     pub path_len: u64,
     pub path: [u8; PATH_LEN],
 }
 
-/// A process replaced its image, or a thread group's leader exited. Written by `process`, 56 bytes.
+/// A process replaced its image, or its last thread exited. Written by `process`, 72 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Process {
     pub header: Header,
     /// Exec: the cgroup's watermark. Exit: likewise, the last look before the group may empty.
     pub watermark_pages: u64,
-    /// `task_struct.exit_code`: status in bits 8..16, signal in bits 0..7. 0 for exec.
+    /// What wait(2) tells of the whole process: status in bits 8..16, signal in bits 0..7. 0 for exec.
     pub exit_code: u32,
+    /// Its number in its own pid namespace, and how deep that is: 1 in a nested one is the namespace's init.
+    pub namespace_pid: u32,
+    pub namespace_level: u32,
     pub _reserved: u32,
+    /// When its first thread began, CLOCK_MONOTONIC: with the pid it names a process for good.
+    pub start_ns: u64,
     pub comm: [u8; COMM_LEN],
 }
 
-/// One memory cgroup on the way from the victim to the root.
+/// One memory cgroup on the way from the victim to the root. 56 bytes.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct OomLevel {
@@ -85,22 +93,53 @@ pub struct OomLevel {
     /// `memory_events_local[MEMCG_OOM]`: raised once at the group whose limit was hit, before a victim is chosen
     /// (kernel: mm/memcontrol.c, mem_cgroup_oom). [`UNKNOWN`] where the kernel does not have the field.
     pub oom_events: u64,
+    /// `memory_events[MEMCG_OOM_KILL]`, the number that memory.events and memory.oom_control show: raised for every
+    /// process killed here or, on v2, below, before it is marked (mm/oom_kill.c, __oom_kill_process). [`UNKNOWN`] as above.
+    pub oom_kills: u64,
+    /// 1: the OOM killer takes all of this group or nothing (memory.oom.group).
+    pub kills_as_one: u64,
 }
 
-/// The OOM killer chose a victim. Written by `oom_kill`.
+/// The OOM killer marked a victim. Written by `oom_kill`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct OomKill {
-    /// `header.cgroup` is the victim's cgroup (0 where only a pid was given), `header.pid` the one who asked.
+    /// `header.cgroup` is the victim's cgroup, `header.pid` the one who asked.
     pub header: Header,
     pub asker_cgroup: u64,
     /// The group whose limit could not be kept, 0 for the node, by `oom_scope`; [`UNKNOWN`] where that is not attached.
     pub limit_cgroup: u64,
+    /// Of that group.
+    pub limit_pages: u64,
+    pub limit_usage_pages: u64,
+    /// When the victim's first thread began, CLOCK_MONOTONIC.
+    pub victim_start_ns: u64,
+    /// `mm->rss_stat` of the victim. From v6.2 a per-CPU counter, whose parts that are not yet added are left out.
+    pub anon_pages: u64,
+    pub file_pages: u64,
+    pub shmem_pages: u64,
+    /// The process, not the thread that was marked.
     pub victim_pid: u32,
+    pub oom_score_adj: i32,
+    /// How many of `level` are filled; [`OOM_LEVELS`] + 1: there are more.
     pub levels: u32,
+    /// What the asker was last held up by, see [`reclaim`]: a limit or the node.
+    pub asker_reclaim: u32,
+    /// 1: the marked thread was exiting already.
+    pub exiting: u32,
+    pub _reserved: u32,
     pub victim_comm: [u8; COMM_LEN],
     pub asker_comm: [u8; COMM_LEN],
     pub level: [OomLevel; OOM_LEVELS],
+}
+
+/// The kinds of reclaim a thread may have been in; values of the map `LAST_RECLAIM`.
+pub mod reclaim {
+    pub const UNKNOWN: u32 = 0;
+    /// For a group's limit. The OOM killer is called for a limit only after it.
+    pub const LIMIT: u32 = 1;
+    /// For the node, likewise.
+    pub const NODE: u32 = 2;
 }
 
 /// "This kernel does not say": offsets and counters that BTF does not have.
@@ -170,9 +209,11 @@ pub mod lost {
     pub const CGROUP_TABLE_FULL: u32 = 1;
     pub const RECLAIM_TABLE_FULL: u32 = 2;
     pub const RECLAIM_UNMATCHED: u32 = 3;
-    pub const COUNT: u32 = 4;
+    /// The ring of kills and lives.
+    pub const LIFE_RING_FULL: u32 = 4;
+    pub const COUNT: u32 = 5;
     pub const NAMES: [&str; COUNT as usize] =
-        ["ring_full", "cgroup_table_full", "reclaim_table_full", "reclaim_unmatched"];
+        ["ring_full", "cgroup_table_full", "reclaim_table_full", "reclaim_unmatched", "life_ring_full"];
 }
 
 /// Helper number that stands for the kfunc `bpf_rdonly_cast` in the object file: no helper has it.
@@ -192,9 +233,9 @@ pub const LOOK_EVERY: u64 = 16;
 const _: () = {
     assert!(size_of::<Header>() == 24);
     assert!(size_of::<Point>() == 40);
-    assert!(size_of::<Cgroup>() == 56 + PATH_LEN);
-    assert!(size_of::<Process>() == 56);
-    assert!(size_of::<OomKill>() == 80 + 40 * OOM_LEVELS);
+    assert!(size_of::<Cgroup>() == 64 + PATH_LEN);
+    assert!(size_of::<Process>() == 72);
+    assert!(size_of::<OomKill>() == 144 + 56 * OOM_LEVELS);
     assert!(size_of::<Latency>() == 8 * (LATENCY_BUCKETS + 1));
     assert!(size_of::<CgroupTotals>() == 48);
     assert!(size_of::<Slot>() == 64);

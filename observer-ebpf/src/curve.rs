@@ -5,7 +5,7 @@ use aya_ebpf::EbpfContext;
 use crate::{
     abi::{self, MAX_NESTING, STEP_RATIO_SHIFT, Slot, kind},
     field::Field,
-    maps::{self, CGROUPS, CONTAINERS, Urgency},
+    maps::{self, CGROUPS, CONTAINERS},
     walk::{self, MIN_STEP_PAGES, Memcg},
 };
 
@@ -125,7 +125,7 @@ fn moved(slot: &mut Slot, usage: u64) {
     slot.step_pages = step(usage);
     let watermark_pages = Memcg::from_address(slot.memcg).read(Field::MemcgWatermark);
     let header = maps::header(kind::POINT, walk::current_tgid(), slot.cgroup);
-    maps::emit(Urgency::Routine, |point: *mut abi::Point| {
+    maps::emit_point(|point: *mut abi::Point| {
         // SAFETY: reserved ring memory of this size.
         unsafe { point.write(abi::Point { header, usage_pages: usage, watermark_pages }) }
     });

@@ -14,6 +14,9 @@ pub enum Source {
     Element { ty: &'static str, member: &'static str, enumeration: &'static str, enumerator: &'static str },
     /// No offset but the value of an enumerator.
     Enumerator { enumeration: &'static str, enumerator: &'static str },
+    /// Byte offset of the count of one kind of memory in `mm_struct.rss_stat`: an array of longs, or of per-CPU counters
+    /// since v6.2. The kinds have no enumeration by name; their order is that of include/linux/mm_types_task.h.
+    Rss { kind: u32 },
 }
 
 macro_rules! fields {
@@ -58,6 +61,23 @@ fields! {
     TaskTgid = member("task_struct", "tgid"),
     TaskComm = member("task_struct", "comm"),
     TaskExitCode = member("task_struct", "exit_code"),
+    TaskFlags = member("task_struct", "flags"),
+    TaskLeader = member("task_struct", "group_leader"),
+    TaskStart = member("task_struct", "start_time"),
+    TaskMm = member("task_struct", "mm"),
+    TaskSignal = member("task_struct", "signal"),
+    TaskThreadPid = member("task_struct", "thread_pid"),
+    PidLevel = member("pid", "level"),
+    PidNumbers = member("pid", "numbers"),
+    SignalLive = member("signal_struct", "live"),
+    SignalFlags = member("signal_struct", "flags"),
+    SignalExitCode = member("signal_struct", "group_exit_code"),
+    SignalOomScoreAdj = member("signal_struct", "oom_score_adj"),
+    /// The thread whose cgroup a process's memory, and its OOM kill, is charged to.
+    MmOwner = member("mm_struct", "owner"),
+    MmFile = Source::Rss { kind: 0 },
+    MmAnon = Source::Rss { kind: 1 },
+    MmShmem = Source::Rss { kind: 3 },
     /// The task's memory controller state, right on cgroup v1, hybrid and v2 alike.
     CssSetMemory = of_memory("css_set", "subsys"),
     CgroupMemory = of_memory("cgroup", "subsys"),

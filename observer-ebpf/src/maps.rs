@@ -6,14 +6,18 @@ use core::cell::UnsafeCell;
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 
 use crate::abi::{self, CgroupTotals, Header, Latency, Slot};
 
-/// 1 MiB: 25,000 curve points or 2,300 cgroup paths between two drains.
+/// Curve points: 1 MiB is 21,000 of them between two drains.
 #[map]
-pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub static POINTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+/// Kills, cgroups and processes, apart from the points so that a storm of those cannot push out a kill. 1 MiB: 500 kills,
+/// 2,300 cgroup paths or 13,000 execs between two drains.
+#[map]
+pub static LIVES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static CGROUPS: HashMap<u64, CgroupTotals> = HashMap::with_max_entries(8192, 0);
 /// Cgroup -> how many parents up its container is (0: it is one). Written by userland, inherited at mkdir; a cgroup
@@ -27,10 +31,20 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::lost::COU
 /// Thread id -> start of the reclaim it is in.
 #[map]
 pub static RECLAIMING: HashMap<u32, u64> = HashMap::with_max_entries(8192, 0);
-/// Thread id -> cgroup id of the limit it is killing for (0: the node). As many as can be in the OOM killer at once, which
-/// is a handful: they hold its lock in turn.
+/// Thread id -> the kind of reclaim it was in last (`abi::reclaim`). Old entries make room by themselves.
 #[map]
-pub static KILLING_FOR: HashMap<u32, u64> = HashMap::with_max_entries(256, 0);
+pub static LAST_RECLAIM: LruHashMap<u32, u32> = LruHashMap::with_max_entries(4096, 0);
+/// Thread id -> the limit it is killing for. As many as can be in the OOM killer at once, which is a handful: they hold
+/// its lock in turn.
+#[map]
+pub static KILLING_FOR: HashMap<u32, Exceeded> = HashMap::with_max_entries(256, 0);
+/// Thread id -> address of the task it sent SIGKILL to last (before v6.8, where the mark names only a thread id).
+#[map]
+pub static SENT_KILL: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1024, 0);
+/// Cgroup id -> the kernel's count of its OOM kills at the last mark. Old entries make room by themselves: userland looks
+/// once more.
+#[map]
+pub static KILLS_COUNTED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8192, 0);
 /// Thread id -> start of the fault that is being timed.
 #[map]
 pub static FAULTING: HashMap<u32, u64> = HashMap::with_max_entries(8192, 0);
@@ -78,6 +92,15 @@ const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
 
+/// A limit that could not be kept; group 0 is the node.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Exceeded {
+    pub cgroup: u64,
+    pub max_pages: u64,
+    pub usage_pages: u64,
+}
+
 /// How soon userland should look.
 #[derive(Clone, Copy)]
 pub enum Urgency {
@@ -86,17 +109,28 @@ pub enum Urgency {
     Now,
 }
 
-/// Writes one record; a full ring is counted.
+/// Writes one curve point; a full ring is counted.
 #[inline(always)]
-pub fn emit<T: 'static>(urgency: Urgency, fill: impl FnOnce(*mut T)) {
-    let Some(mut entry) = RECORDS.reserve::<T>(0) else {
-        count_lost(abi::lost::RING_FULL);
+pub fn emit_point<T: 'static>(fill: impl FnOnce(*mut T)) {
+    emit(&POINTS, abi::lost::RING_FULL, Urgency::Routine, fill);
+}
+
+/// Writes one record of a kill or a life; a full ring is counted.
+#[inline(always)]
+pub fn emit_life<T: 'static>(urgency: Urgency, fill: impl FnOnce(*mut T)) {
+    emit(&LIVES, abi::lost::LIFE_RING_FULL, urgency, fill);
+}
+
+#[inline(always)]
+fn emit<T: 'static>(ring: &RingBuf, full: u32, urgency: Urgency, fill: impl FnOnce(*mut T)) {
+    let Some(mut entry) = ring.reserve::<T>(0) else {
+        count_lost(full);
         return;
     };
     fill(entry.as_mut_ptr());
     let flags = match urgency {
         Urgency::Now => BPF_RB_FORCE_WAKEUP,
-        Urgency::Routine if RECORDS.query(BPF_RB_AVAIL_DATA) > (1 << 18) => BPF_RB_FORCE_WAKEUP,
+        Urgency::Routine if ring.query(BPF_RB_AVAIL_DATA) > (1 << 18) => BPF_RB_FORCE_WAKEUP,
         Urgency::Routine => BPF_RB_NO_WAKEUP,
     };
     entry.submit(flags);

@@ -154,6 +154,24 @@ fn cast(address: u64, ty: u32) -> Ptr {
     typed as Ptr
 }
 
+/// Reads a value by a helper: for rare paths, and for addresses the verifier has no type for. Zero if the memory is gone.
+///
+/// # Safety
+/// `T` is the field's type, an integer or a pointer, for which zero is valid.
+#[inline(always)]
+pub unsafe fn peek<T: Copy>(base: u64, field: Field) -> T {
+    // SAFETY: the helper checks the address.
+    unsafe { peek_at(base + offset(field) as u64) }
+}
+
+/// # Safety
+/// As [`peek`].
+#[inline(always)]
+pub unsafe fn peek_at<T: Copy>(address: u64) -> T {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const T).unwrap_or(core::mem::zeroed()) }
+}
+
 /// A `struct mem_cgroup`: an address only.
 #[derive(Clone, Copy)]
 pub struct Memcg(u64);

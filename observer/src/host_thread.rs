@@ -237,7 +237,8 @@ impl Reader {
                 self.next_totals = Instant::now() + every;
                 let from = self.pending.len();
                 kernel.totals(now, &mut self.pending);
-                let full = |event: &Event| matches!(event.what, EventKind::Lost { at: Loss::RingFull, .. });
+                let full =
+                    |event: &Event| matches!(event.what, EventKind::Lost { at: Loss::LifeRingFull, .. });
                 if self.pending[from..].iter().any(full) {
                     self.sampler.missed_records();
                 }

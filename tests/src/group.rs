@@ -134,6 +134,14 @@ impl Group {
         self.number(if self.v1 { "memory.max_usage_in_bytes" } else { "memory.peak" }).ok()
     }
 
+    /// How many processes the kernel counts as OOM-killed in it.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let path = self.directory.join(if self.v1 { "memory.oom_control" } else { "memory.events" });
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+        count.with_context(|| format!("{} has no oom_kill: {text}", path.display()))
+    }
+
     fn number(&self, file: &str) -> Result<u64> {
         let path = self.directory.join(file);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -6,6 +6,7 @@ mod live {
     pub mod growth;
     pub mod host;
     pub mod kernel;
+    pub mod kills;
     pub mod pass;
     pub mod prometheus;
 }
@@ -31,6 +32,8 @@ pub enum Needs {
     Probes,
     /// And cgroup v2.
     V2,
+    /// And cgroup v1's freezer, which keeps a process from dying.
+    Freezer,
     /// And PSI per cgroup.
     Pressure,
     /// And functions that can be hooked: no lockdown.
@@ -86,6 +89,7 @@ fn run() -> Conclusion {
         live::kernel::CASES,
         live::pass::CASES,
         live::growth::CASES,
+        live::kills::CASES,
         live::fallback::CASES,
         live::prometheus::CASES,
     ]
@@ -115,6 +119,12 @@ fn trial(
         Needs::V2 => {
             let v1 = stage.tree.as_ref().is_some_and(Tree::is_v1);
             no_probes.map(str::to_owned).or(v1.then(|| "the memory controller is on cgroup v1".to_owned()))
+        }
+        Needs::Freezer => {
+            let there = std::path::Path::new("/sys/fs/cgroup/freezer/tasks").exists();
+            no_probes
+                .map(str::to_owned)
+                .or((!there).then(|| "no freezer of cgroup v1 on this host".to_owned()))
         }
         Needs::Pressure => {
             let told = stage.tree.as_ref().is_some_and(Tree::has_pressure);

@@ -124,6 +124,12 @@ pub struct Kills {
     pub steady: u64,
     /// Of both: for want of memory on the node.
     pub by_node: u64,
+    /// Of both: by a limit above the container's own.
+    #[serde(default)]
+    pub by_group_above: u64,
+    /// By its own limit before its entry point was executed: too low for the runtime to start it.
+    #[serde(default)]
+    pub before_exec: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -135,9 +141,9 @@ pub struct Node {
 }
 
 impl Kills {
-    /// By its own limit, or its pod's.
+    /// By its own limit.
     pub fn by_limit(self) -> u64 {
-        (self.startup + self.steady).saturating_sub(self.by_node)
+        (self.startup + self.steady).saturating_sub(self.by_node + self.by_group_above)
     }
 }
 

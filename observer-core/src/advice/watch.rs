@@ -177,8 +177,13 @@ impl AdviceWatch {
                     }
                     let kills = &mut noted.kills;
                     *(if killed.starting { &mut kills.startup } else { &mut kills.steady }) += killed.kills;
-                    if killed.scope == OomScope::Node {
-                        kills.by_node += killed.kills;
+                    match killed.scope {
+                        OomScope::Node => kills.by_node += killed.kills,
+                        OomScope::Parent | OomScope::Ancestor if !killed.at_own_limit => {
+                            kills.by_group_above += killed.kills;
+                        }
+                        _ if killed.before_exec => kills.before_exec += killed.kills,
+                        _ => {}
                     }
                 }
             }

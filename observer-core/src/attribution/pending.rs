@@ -173,8 +173,14 @@ mod tests {
     }
 
     fn exit(pid: u32) -> Event {
-        let what =
-            EventKind::Exit { cgroup: 1, pid, comm: "x".into(), status: ExitStatus::Code(0), watermark: 0 };
+        let what = EventKind::Exit {
+            cgroup: 1,
+            pid,
+            comm: "x".into(),
+            status: ExitStatus::Code(0),
+            watermark: 0,
+            init: false,
+        };
         Event { at: Time::from_nanos(u64::from(pid)), what }
     }
 
@@ -183,7 +189,7 @@ mod tests {
         let mut held = Held::default();
         let start = Event {
             at: Time::default(),
-            what: EventKind::Exec { cgroup: 1, pid: 1, comm: "app".into(), watermark: 0 },
+            what: EventKind::Exec { cgroup: 1, pid: 1, comm: "app".into(), watermark: 0, init: false },
         };
         let mut dropped = 0;
         held.push(start.clone());

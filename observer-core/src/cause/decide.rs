@@ -111,10 +111,14 @@ fn restart(facts: &Evidence, pod: &Pod) -> Option<Decision> {
     if restarts == 0 && last.is_none() && before.is_none() {
         return None;
     }
-    if before == Some(Cause::RestartAfterOomKill) {
-        return Some(Decision::new(Cause::RestartAfterOomKill, 1.0, "its OOM kill was seen"));
-    }
     let Some(last) = last else {
+        if before == Some(Cause::RestartAfterOomKill) {
+            return Some(Decision::new(
+                Cause::RestartAfterOomKill,
+                0.95,
+                "the OOM kill of its first process was seen",
+            ));
+        }
         let cause = before.unwrap_or(Cause::RestartUnknown);
         return Some(Decision::new(cause, 0.8, format!("restart {restarts}, no status of the one before")));
     };
@@ -124,8 +128,20 @@ fn restart(facts: &Evidence, pod: &Pod) -> Option<Decision> {
 fn after(facts: &Evidence, pod: &Pod, last: &Terminated, before: Option<Cause>) -> Decision {
     let container = facts.container;
     let ended = format!("the one before ended with exit code {}, reason {}", last.code, last.reason);
-    if last.reason == "OOMKilled" {
-        return Decision::new(Cause::RestartAfterOomKill, 0.95, ended);
+    // The first process got SIGKILL, and was seen to be the victim: some runtimes miss the mark. The mark alone may be of a
+    // child's kill, if the first process ended by itself.
+    let seen = before == Some(Cause::RestartAfterOomKill);
+    match (last.reason.as_str(), last.code) {
+        (_, 137) if seen => {
+            return Decision::new(Cause::RestartAfterOomKill, 0.98, ended)
+                .also("the OOM kill of its first process was seen");
+        }
+        ("OOMKilled", 137) => return Decision::new(Cause::RestartAfterOomKill, 0.95, ended),
+        ("OOMKilled", _) if before.is_none_or(|_| seen) => {
+            return Decision::new(Cause::RestartAfterOomKill, 0.7, ended)
+                .or(&[Cause::RestartAfterFailure, Cause::RestartAfterCompletion]);
+        }
+        _ => {}
     }
     if pod.restarting {
         return Decision::new(Cause::RestartOfPod, 0.9, ended).also("condition AllContainersRestarting");
@@ -732,6 +748,24 @@ mod tests {
         for (last, liveness_probe, expected) in table {
             let container = PodContainer { restarts: 1, last, liveness_probe, ..PodContainer::default() };
             let facts = Evidence { pod: Some(&pod), container: Some(&container), ..Evidence::default() };
+            assert_eq!(told(facts), expected);
+        }
+        // A worker's kill was seen too; the status of the first process wins, and only a mark beside SIGKILL is sure.
+        let oom = Some(Cause::RestartAfterOomKill);
+        let failed = Some(Cause::RestartAfterFailure);
+        let table = [
+            (ended(3, "Error"), oom, "restart_after_failure 0.95"),
+            (ended(0, "Completed"), oom, "restart_after_completion 0.95"),
+            (ended(137, "Error"), oom, "restart_after_oom_kill 0.98"),
+            (ended(137, "OOMKilled"), oom, "restart_after_oom_kill 0.98"),
+            (ended(3, "OOMKilled"), failed, "restart_after_failure 0.95"),
+            (ended(3, "OOMKilled"), None, "restart_after_oom_kill 0.70"),
+            (None, oom, "restart_after_oom_kill 0.95"),
+        ];
+        for (last, before, expected) in table {
+            let container = PodContainer { restarts: 1, last, ..PodContainer::default() };
+            let facts =
+                Evidence { pod: Some(&pod), container: Some(&container), before, ..Evidence::default() };
             assert_eq!(told(facts), expected);
         }
         let container = PodContainer { restarts: 1, last: ended(0, "Completed"), ..PodContainer::default() };

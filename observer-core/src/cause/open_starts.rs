@@ -242,7 +242,14 @@ mod tests {
 
     fn ended(container: &Container) -> Ended {
         let container = container.clone();
-        Ended { container, status: None, oom_killed: true, was: ContainerState::Starting, age_seconds: None }
+        Ended {
+            container,
+            status: None,
+            oom_killed: true,
+            by_own_limit: true,
+            was: ContainerState::Starting,
+            age_seconds: None,
+        }
     }
 
     /// One that no status names is told when there is nothing left to wait for; the next may have been told before it.

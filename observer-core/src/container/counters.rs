@@ -77,15 +77,8 @@ impl Counters {
         out.push(Finding { at, what: FindingKind::FaultsTimed { container: container.clone(), buckets } });
     }
 
-    /// What the kernel itself counts: faults, major faults, limits met and pressure. Returns the OOM kills counted since the
-    /// last reading.
-    pub fn files(
-        &mut self,
-        at: Time,
-        life: &Lifecycle,
-        reading: &MemoryReading,
-        out: &mut Vec<Finding>,
-    ) -> u64 {
+    /// What the kernel itself counts: faults, major faults, limits met and pressure.
+    pub fn files(&mut self, at: Time, life: &Lifecycle, reading: &MemoryReading, out: &mut Vec<Finding>) {
         let container = life.container();
         let events = reading.events;
         let major_faults = reading.stat.and_then(|stat| stat.major_faults);
@@ -116,7 +109,7 @@ impl Counters {
                 out.push(Finding { at, what: FindingKind::Faulted { container: container.clone(), faults } });
             }
         }
-        let (Some(now), Some(before)) = (events, before.events) else { return 0 };
+        let (Some(now), Some(before)) = (events, before.events) else { return };
         for event in LimitEvent::ALL {
             // A counter this kernel has, but an older reading did not, begins now.
             let (Some(now), before) = (event.of(&now), event.of(&before)) else { continue };
@@ -126,6 +119,5 @@ impl Counters {
                 out.push(Finding { at, what: FindingKind::LimitMet { container, event, times } });
             }
         }
-        now.oom_kill.saturating_sub(before.oom_kill)
     }
 }

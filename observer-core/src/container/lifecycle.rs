@@ -3,8 +3,9 @@
 //! Turns what happened to one container into findings. Knows nothing of other containers, sources or clocks.
 //!
 //! Phases: *running* (seen mid-life) or *starting* -> *stable* | *drifting* | *oscillating* (and back, when memory moves
-//! again) -> *ended*. The start-up clock begins at the exec of the entry point: the runtime's own init works in the same
-//! cgroup before that, and its memory (runc: about 10 MB) is not the container's.
+//! again) -> *ended*. The start-up clock begins at the exec of the entry point. The runtime's own init works in the same
+//! cgroup before that: the limit has to hold its memory (runc: about 10 MB) too, so its peak is the start-up's, at zero, and
+//! a container that is OOM-killed before its exec has started and ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,6 +13,7 @@ use crate::{
     attribution::cgroup_path::Labels,
     cause::Cause,
     container::{
+        ending::Ending,
         stability::{HORIZON_SECONDS, Verdict},
         startup::{Sample, Startup},
     },
@@ -31,7 +33,7 @@ const EXEC_GRACE: Duration = Duration::from_secs(1);
 const REPEAT: Duration = Duration::from_secs(1);
 
 /// Commands that set a container up before its entry point: their exec is not the start.
-fn is_runtime_init(command: &str) -> bool {
+pub fn is_runtime_init(command: &str) -> bool {
     // runc and crun re-execute themselves from a sealed copy, whose name is that of the descriptor.
     command.starts_with("runc") || matches!(command, "exe" | "crun" | "youki" | "conmon" | "libcrun") || {
         !command.is_empty() && command.bytes().all(|b| b.is_ascii_digit())
@@ -50,8 +52,9 @@ pub struct Lifecycle {
     swap: Option<u64>,
     watermark: u64,
     run: Option<Run>,
-    last_exit: Option<ExitStatus>,
-    oom_killed: bool,
+    ending: Ending,
+    /// It counts as started because its runtime was killed; its entry point may yet be executed.
+    unexecuted: bool,
     /// Of the start under way, or of the next one.
     cause: Cause,
     ended_at: Option<Time>,
@@ -99,8 +102,8 @@ impl Lifecycle {
             swap: None,
             watermark: 0,
             run: None,
-            last_exit: None,
-            oom_killed: false,
+            ending: Ending::default(),
+            unexecuted: false,
             cause,
             ended_at: None,
         }
@@ -139,6 +142,11 @@ impl Lifecycle {
         matches!(self.phase, Phase::Live(ContainerState::Starting))
     }
 
+    /// Its first process is there, and has not executed the entry point.
+    pub fn awaits_exec(&self) -> bool {
+        matches!(self.phase, Phase::Joined(_)) || self.unexecuted
+    }
+
     pub fn usage(&self) -> u64 {
         self.usage
     }
@@ -173,10 +181,18 @@ impl Lifecycle {
 
     /// A process arrived. In an empty or ended group that begins a new start-up, which counts from its exec, or
     /// from now where execs are not seen.
-    pub fn joined(&mut self, at: Time, exec_will_come: bool, wall_ns: i64, out: &mut Vec<Finding>) {
+    pub fn joined(&mut self, at: Time, pid: u32, exec_will_come: bool, wall_ns: i64, out: &mut Vec<Finding>) {
         self.entered(at);
         if !exec_will_come && matches!(self.phase, Phase::Joined(_)) {
+            self.begin(pid);
             self.start(at, None, 0, wall_ns, out);
+        }
+    }
+
+    /// Which process the first one is; 0: nobody can say.
+    fn begin(&mut self, pid: u32) {
+        if pid != 0 {
+            self.ending.began(pid);
         }
     }
 
@@ -184,8 +200,8 @@ impl Lifecycle {
         if !self.is_live() {
             self.phase = Phase::Joined(at);
             self.run = None;
-            self.last_exit = None;
-            self.oom_killed = false;
+            self.ending = Ending::default();
+            self.unexecuted = false;
             self.ended_at = None;
         }
     }
@@ -194,13 +210,21 @@ impl Lifecycle {
     pub fn executed(
         &mut self,
         at: Time,
+        pid: u32,
         command: &str,
         watermark: u64,
         wall_ns: i64,
         out: &mut Vec<Finding>,
     ) {
         self.entered(at);
-        if matches!(self.phase, Phase::Joined(_)) && !is_runtime_init(command) {
+        if is_runtime_init(command) {
+            return;
+        }
+        if std::mem::take(&mut self.unexecuted) {
+            self.begin(pid);
+        }
+        if matches!(self.phase, Phase::Joined(_)) {
+            self.begin(pid);
             self.start(at, Some(command.to_owned()), watermark, wall_ns, out);
         }
     }
@@ -214,11 +238,17 @@ impl Lifecycle {
         out: &mut Vec<Finding>,
     ) {
         self.phase = Phase::Live(ContainerState::Starting);
+        // Of a group that was used before, the watermark may be an earlier start's.
+        let first = self.watermark == 0;
         self.watermark = self.watermark.max(watermark);
+        let mut startup = Startup::default();
+        if first && watermark > 0 {
+            startup.watermark(0.0, watermark);
+        }
         self.run = Some(Run {
             zero,
             watermark_before: watermark,
-            startup: Startup::default(),
+            startup,
             last_sample: zero,
             told: Told::default(),
         });
@@ -315,13 +345,31 @@ impl Lifecycle {
         self.say(at, out, FindingKind::Measured(measured));
     }
 
-    pub fn exited(&mut self, status: ExitStatus) {
-        self.last_exit = Some(status);
+    pub fn exited(&mut self, pid: u32, status: ExitStatus, init: bool) {
+        self.ending.exited(pid, status, init);
     }
 
-    pub fn oom_killed(&mut self, watermark: Option<u64>) {
-        self.oom_killed = true;
-        self.watermark = self.watermark.max(watermark.unwrap_or(0));
+    /// `victim`: if somebody saw. `held`: usage and watermark of its group at that moment.
+    pub fn oom_killed(
+        &mut self,
+        at: Time,
+        victim: Option<u32>,
+        by_own_limit: bool,
+        held: Option<(u64, u64)>,
+        wall_ns: i64,
+        out: &mut Vec<Finding>,
+    ) {
+        if let Phase::Joined(since) = self.phase {
+            // The runtime itself, or what it began: a start-up that is over before its exec.
+            self.begin(victim.unwrap_or(0));
+            self.start(since, None, 0, wall_ns, out);
+            self.unexecuted = true;
+            if let Some((usage, watermark)) = held {
+                self.used(at, usage, Some(watermark), out);
+            }
+        }
+        self.ending.killed(at, victim, by_own_limit);
+        self.watermark = self.watermark.max(held.map_or(0, |(_, watermark)| watermark));
     }
 
     pub fn peak(&self) -> u64 {
@@ -363,12 +411,14 @@ impl Lifecycle {
         self.measure(at, out);
         self.tell_peak(at, out);
         self.phase = Phase::Ended(was);
-        self.cause = Cause::after(self.last_exit, self.oom_killed);
+        let end = self.ending.told(at);
+        self.cause = Cause::after(end.status, end.oom_killed);
         self.ended_at = Some(at);
         let ended = Ended {
             container: self.container.clone(),
-            status: self.last_exit,
-            oom_killed: self.oom_killed,
+            status: end.status,
+            oom_killed: end.oom_killed,
+            by_own_limit: end.by_own_limit,
             was,
             age_seconds: self.age(at),
         };

@@ -1,27 +1,34 @@
-//! Whose limit an OOM kill was about: the container's, its parent's, one further up, or the node's. Pure.
+//! Whose limit an OOM kill was about: one inside the container, the container's, its parent's, one further up, or the
+//! node's. Pure.
 //!
-//! The group whose limit could not be kept has raised its own OOM count before a victim is chosen (kernel:
+//! Where the kernel itself could be asked (probe `oom_scope`), its answer is taken, at any depth.
+//!
+//! Else: the group whose limit could not be kept has raised its own OOM count before a victim is chosen (kernel:
 //! mm/memcontrol.c, mem_cgroup_oom; the count is `memory_events_local[MEMCG_OOM]`, shown on v2 as `oom` of
 //! memory.events.local). So the lowest level on the victim's way to the root whose count rose since the last look is
-//! the one; if none rose, the node ran out. Where a count has no earlier value to compare with (a group older than the
-//! observer on v1) the lowest level that stands at its limit is taken.
+//! the one; first of those that stand at their limit, for a count rises too when nobody had to be killed. Where a count has
+//! no earlier value to compare with (a group older than the observer on v1) the lowest level that stands at its limit is
+//! taken.
 //!
-//! Where the kernel itself could be asked (probe `oom_scope`), its answer is taken.
-//!
-//! *Known wrong answer:* such an old group that happens to stand at its limit, full of page cache, while the node runs
-//! out.
+//! It was the node if the asker reclaimed for the node right before: the kernel calls the OOM killer for a limit only after
+//! reclaim for a limit. Only where that is not known (probe `reclaim`) is the node what remains.
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
-use crate::model::{
-    event::{CgroupId, Event, EventKind, ExceededLimit, OomKill},
-    finding::OomScope,
-    time::Time,
+use crate::{
+    attribution::Attribution,
+    container::oom_counts::{KillCounts, Mark},
+    model::{
+        event::{CgroupId, Event, EventKind, ExceededLimit, OomKill},
+        finding::{OomScope, StalledBy},
+        time::Time,
+    },
+    pipeline::HostFacts,
 };
 
 /// Usage lags its limit by the charges cached per CPU (64 pages each, kernel: mm/memcontrol.c MEMCG_CHARGE_BATCH), and
 /// falls a little while a victim is chosen: 2 % or 2 MiB.
-fn stands_at(usage: u64, limit: u64) -> bool {
+pub fn stands_at(usage: u64, limit: u64) -> bool {
     usage.saturating_add((limit / 50).max(2 << 20)) >= limit
 }
 
@@ -55,6 +62,17 @@ impl Baseline {
     }
 }
 
+/// Which group's limit could not be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    Node,
+    Group(CgroupId),
+    /// A group further up than was recorded.
+    Above,
+    /// The kernel did not say, and its counts do not tell.
+    Unknown,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judged {
     pub scope: OomScope,
@@ -64,7 +82,7 @@ pub struct Judged {
 impl Baselines {
     /// A new group has had no OOM.
     pub fn made(&mut self, cgroup: CgroupId) {
-        self.oom_events.insert(cgroup, Baseline::default());
+        self.oom_events.entry(cgroup).or_default();
     }
 
     pub fn removed(&mut self, cgroup: CgroupId) {
@@ -84,11 +102,10 @@ impl Baselines {
         }
     }
 
-    /// Whose limit it was, and remembers the counts for the next kill. To be asked when the kill comes, once.
-    pub fn exceeded(&mut self, at: Time, kill: &OomKill) -> ExceededLimit {
-        let mut rose = None;
-        let mut guess = None;
-        for (level_index, level) in kill.levels.iter().enumerate() {
+    /// Which group it was, and remembers the counts for the next kill. To be asked when the kill comes, not later, and once.
+    pub fn blame(&mut self, at: Time, kill: &OomKill) -> Blame {
+        let (mut rose, mut rose_at_limit, mut guess) = (None, None, None);
+        for level in &kill.levels {
             let at_limit = level.limit.bytes().is_some_and(|limit| stands_at(level.usage, limit));
             let before = self.oom_events.get_mut(&level.cgroup).map(|known| {
                 if known.pending.is_some_and(|(read, _)| read.after(READ_TIME) < at) {
@@ -97,9 +114,12 @@ impl Baselines {
                 known.count
             });
             match (level.oom_events, before) {
-                (Some(now), Some(before)) if now > before && rose.is_none() => rose = Some(level_index),
+                (Some(now), Some(before)) if now > before => {
+                    rose = rose.or(Some(level.cgroup));
+                    rose_at_limit = rose_at_limit.or(at_limit.then_some(level.cgroup));
+                }
                 (Some(_), Some(_)) => {}
-                _ if at_limit && guess.is_none() => guess = Some(level_index),
+                _ if at_limit && guess.is_none() => guess = Some(level.cgroup),
                 _ => {}
             }
             if let Some(count) = level.oom_events {
@@ -109,16 +129,23 @@ impl Baselines {
         let more_of_the_last = || {
             let (before, asker, cgroup) = self.last?;
             let same = asker == kill.invoker_pid && at.since(before) < ONE_WANT;
-            kill.levels.iter().position(|level| same && level.cgroup == cgroup)
+            kill.levels.iter().map(|level| level.cgroup).find(|level| same && *level == cgroup)
         };
-        let level_index = match kill.exceeded {
-            Some(ExceededLimit::Node) => None,
-            Some(ExceededLimit::Group(cgroup)) => kill.levels.iter().position(|level| level.cgroup == cgroup),
-            None => rose.or_else(more_of_the_last).or(guess),
+        let blame = match (kill.exceeded, kill.reclaim) {
+            (Some(ExceededLimit::Node), _) | (None, Some(StalledBy::Node)) => Blame::Node,
+            (Some(ExceededLimit::Group(cgroup)), _) => Blame::Group(cgroup),
+            (None, reclaim) => match rose_at_limit.or(rose).or_else(more_of_the_last).or(guess) {
+                Some(cgroup) => Blame::Group(cgroup),
+                None if kill.cut => Blame::Above,
+                None if reclaim.is_some() => Blame::Unknown,
+                None => Blame::Node,
+            },
         };
-        let cgroup = level_index.and_then(|index| Some(kill.levels.get(index)?.cgroup));
-        self.last = cgroup.map(|cgroup| (at, kill.invoker_pid, cgroup));
-        cgroup.map_or(ExceededLimit::Node, ExceededLimit::Group)
+        self.last = match blame {
+            Blame::Group(cgroup) => Some((at, kill.invoker_pid, cgroup)),
+            _ => None,
+        };
+        blame
     }
 }
 
@@ -128,67 +155,109 @@ pub fn judge(
     owner: Option<CgroupId>,
     container: impl Fn(CgroupId) -> Option<CgroupId>,
 ) -> Judged {
-    let level_index = match kill.judged {
-        Some(ExceededLimit::Group(cgroup)) => kill.levels.iter().position(|level| level.cgroup == cgroup),
-        _ => None,
+    let told = kill.exceeded_group.and_then(|group| group.limit.bytes());
+    let cgroup = match kill.judged.unwrap_or(Blame::Unknown) {
+        Blame::Node => return Judged { scope: OomScope::Node, limit: None },
+        Blame::Unknown => return Judged { scope: OomScope::Unknown, limit: None },
+        Blame::Above => return Judged { scope: OomScope::Ancestor, limit: told },
+        Blame::Group(cgroup) => cgroup,
     };
-    let Some((level_index, level)) = level_index.and_then(|index| Some((index, kill.levels.get(index)?)))
-    else {
-        return Judged { scope: OomScope::Node, limit: None };
+    let Some(height) = kill.levels.iter().position(|level| level.cgroup == cgroup) else {
+        return Judged { scope: OomScope::Ancestor, limit: told };
     };
-    // Levels inside the container are the container: count heights from its own cgroup.
     let own = owner
         .and_then(|owner| kill.levels.iter().position(|level| level.cgroup == owner))
         .or_else(|| kill.levels.iter().rposition(|level| container(level.cgroup) == owner && owner.is_some()))
         .unwrap_or(0);
-    let scope = match level_index.saturating_sub(own) {
-        0 => OomScope::Container,
-        1 => OomScope::Parent,
-        _ => OomScope::Ancestor,
+    let scope = match height.checked_sub(own) {
+        None => OomScope::Inside,
+        Some(0) => OomScope::Container,
+        Some(1) => OomScope::Parent,
+        Some(_) => OomScope::Ancestor,
     };
-    Judged { scope, limit: level.limit.bytes() }
+    Judged { scope, limit: told.or(kill.levels[height].limit.bytes()) }
 }
 
-/// OOM kills on their way in: each is judged when it comes, by the counts of that moment, and once.
+/// OOM kills on their way in: each mark is held against the kernel's count and judged when it comes, by the counts of that
+/// moment, and once.
 #[derive(Debug, Default)]
 pub struct Kills {
     baselines: Baselines,
+    counts: KillCounts,
     unnamed: Unnamed,
 }
 
 impl Kills {
-    /// The event itself, and kills that are complete because of it.
-    pub fn judge<'a>(&mut self, event: &'a Event) -> Vec<Cow<'a, Event>> {
+    /// The event itself unless it is a mark of no kill, kills that are complete because of it, and kills that only the
+    /// kernel's count tells of.
+    pub fn judge<'a>(
+        &mut self,
+        event: &'a Event,
+        host: &HostFacts,
+        attribution: &Attribution,
+    ) -> Vec<Cow<'a, Event>> {
         let at = event.at;
         let owned = |kill| Cow::Owned(Event { at, what: EventKind::OomKill(kill) });
+        let unseen = |cgroup, unseen: u64| (unseen > 0).then(|| owned(OomKill::unseen(cgroup, unseen)));
+        let itself = || [Cow::Borrowed(event)];
         match &event.what {
             EventKind::OomKill(kill) => {
-                let kill = OomKill { judged: Some(self.baselines.exceeded(at, kill)), ..kill.clone() };
-                return self.unnamed.complete_or_keep(at, kill).map(owned).into_iter().collect();
+                let judged = Some(self.baselines.blame(at, kill));
+                let owner = kill.victim_cgroup.and_then(|cgroup| attribution.container(cgroup));
+                let Mark::Kill { unseen: before } = self.counts.marked(kill, owner, !host.counts_apart())
+                else {
+                    return Vec::new();
+                };
+                let complete = self.unnamed.complete_or_keep(at, OomKill { judged, ..kill.clone() });
+                let before = owner.and_then(|owner| unseen(owner, before));
+                return before.into_iter().chain(complete.map(owned)).collect();
             }
             // Who died names a victim that the kernel named by pid only.
             EventKind::Exit { cgroup, pid, comm, .. } => {
                 let resolved = self.unnamed.resolve(*pid, *cgroup, comm).map(owned);
-                return resolved.into_iter().chain([Cow::Borrowed(event)]).collect();
+                return resolved.into_iter().chain(itself()).collect();
             }
             EventKind::Tick => {
                 let expired = self.unnamed.expire(at).into_iter().map(owned);
-                return [Cow::Borrowed(event)].into_iter().chain(expired).collect();
+                let settled = self.counts.settle(at).into_iter().filter_map(|(cgroup, n)| unseen(cgroup, n));
+                return itself().into_iter().chain(expired).chain(settled).collect();
             }
-            EventKind::CgroupMade { cgroup, .. } => self.baselines.made(*cgroup),
-            EventKind::CgroupRemoved { cgroup } => self.baselines.removed(*cgroup),
+            EventKind::CgroupMade { cgroup, .. } => {
+                self.baselines.made(*cgroup);
+                self.counts.made(*cgroup);
+            }
+            EventKind::CgroupRemoved { cgroup } => {
+                self.baselines.removed(*cgroup);
+                self.counts.removed(*cgroup);
+            }
+            // The whole count, told in the order of the kills: what is missing now was not seen.
+            EventKind::CgroupEmptied { cgroup, oom_kills: Some(count), .. } if host.oom_probe => {
+                let more = self.counts.grew(*cgroup, *count);
+                // On v2 the container's own count includes those of the groups inside.
+                let owner = attribution.container(*cgroup);
+                let owner = owner.filter(|owner| host.counts_apart() || owner == cgroup);
+                return owner.and_then(|owner| unseen(owner, more)).into_iter().chain(itself()).collect();
+            }
             EventKind::Memory { cgroup, reading } => {
-                if let Some(local) = reading.events.and_then(|events| events.oom_local) {
+                let Some(events) = reading.events else { return itself().into() };
+                if let Some(local) = events.oom_local {
                     self.baselines.read(at, *cgroup, local);
+                }
+                if host.oom_probe {
+                    self.counts.read(at, *cgroup, events.oom_kill);
+                } else {
+                    let more = self.counts.grew(*cgroup, events.oom_kill);
+                    return unseen(*cgroup, more).into_iter().chain(itself()).collect();
                 }
             }
             _ => {}
         }
-        vec![Cow::Borrowed(event)]
+        itself().into()
     }
 }
 
-/// Kills whose victim the kernel named by pid only (before 6.8): its exit says which cgroup it was in.
+/// Kills whose victim the kernel named by pid only (recordings of kernels before 6.8 by older observers): its exit says
+/// which cgroup it was in.
 #[derive(Debug, Default)]
 struct Unnamed {
     waiting: Vec<(Time, OomKill)>,
@@ -244,8 +313,6 @@ mod tests {
             invoker_pid: 7,
             invoker_comm: "spike".into(),
             invoker_cgroup: levels[0].0,
-            exceeded: None,
-            judged: None,
             levels: levels
                 .iter()
                 .map(|&(cgroup, usage, limit, oom_events)| OomLevel {
@@ -254,8 +321,11 @@ mod tests {
                     watermark: usage * MIB,
                     limit: limit.map_or(Limit::Unlimited, |limit| Limit::Bytes(limit * MIB)),
                     oom_events,
+                    oom_kills: None,
+                    kills_as_one: false,
                 })
                 .collect(),
+            ..OomKill::default()
         }
     }
 
@@ -266,8 +336,8 @@ mod tests {
         levels: &[(CgroupId, u64, Option<u64>, Option<u64>)],
     ) -> Judged {
         let kill = kill(levels);
-        let at = Time::from_nanos(seconds * 1_000_000_000);
-        let kill = OomKill { judged: Some(baselines.exceeded(at, &kill)), ..kill };
+        let judged = Some(baselines.blame(Time::from_nanos(seconds * 1_000_000_000), &kill));
+        let kill = OomKill { judged, ..kill };
         judge(&kill, Some(10), |cgroup| (cgroup == 10 || cgroup == 11).then_some(10))
     }
 
@@ -339,7 +409,7 @@ mod tests {
             let mut baselines = Baselines::default();
             levels.iter().for_each(|level| baselines.made(level.0));
             let kill = OomKill { exceeded: Some(exceeded), ..kill(&levels) };
-            let kill = OomKill { judged: Some(baselines.exceeded(Time::default(), &kill)), ..kill };
+            let kill = OomKill { judged: Some(baselines.blame(Time::default(), &kill)), ..kill };
             assert_eq!(judge(&kill, Some(10), |c| (c == 10).then_some(10)).scope, expected, "{exceeded:?}");
         }
     }
@@ -355,10 +425,41 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_inside_the_container_is_the_containers() {
+    fn a_limit_inside_the_container_has_a_name_of_its_own() {
         let mut baselines = Baselines::default();
         let levels = [(11, 32, Some(32), Some(1)), (10, 40, Some(64), Some(0)), (1, 0, None, Some(0))];
         levels.iter().for_each(|level| baselines.made(level.0));
-        assert_eq!(judged(&mut baselines, 0, &levels).scope, OomScope::Container);
+        assert_eq!(judged(&mut baselines, 0, &levels).scope, OomScope::Inside);
+    }
+
+    #[test]
+    fn the_node_is_not_blamed_for_a_limit_nor_a_full_group_for_the_node() {
+        let table = [
+            // The kernel's reclaim says which it was; the counts were never seen before.
+            ("an old group full of cache, the node short", Some(StalledBy::Node), false, 63, OomScope::Node),
+            ("an old group at its limit", Some(StalledBy::Limit), false, 63, OomScope::Container),
+            ("a limit, no level stands at one", Some(StalledBy::Limit), false, 9, OomScope::Unknown),
+            ("further up than was recorded", Some(StalledBy::Limit), true, 9, OomScope::Ancestor),
+            ("further up, nothing known", None, true, 9, OomScope::Ancestor),
+        ];
+        for (name, reclaim, cut, usage, expected) in table {
+            let levels = [(10, usage, Some(64), Some(1)), (5, 80, None, Some(3))];
+            let kill = OomKill { reclaim, cut, ..kill(&levels) };
+            let judged = Some(Baselines::default().blame(Time::default(), &kill));
+            let kill = OomKill { judged, ..kill };
+            assert_eq!(judge(&kill, Some(10), |_| None).scope, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_word_counts_beyond_the_levels_recorded() {
+        use crate::model::event::GroupLimit;
+        let levels = [(10, 40, None, Some(0)), (5, 40, None, Some(0))];
+        let exceeded_group = Some(GroupLimit { limit: Limit::Bytes(64 * MIB), usage: 64 * MIB });
+        let kill = OomKill { exceeded: Some(ExceededLimit::Group(77)), exceeded_group, ..kill(&levels) };
+        let judged = Some(Baselines::default().blame(Time::default(), &kill));
+        let kill = OomKill { judged, ..kill };
+        let judged = judge(&kill, Some(10), |_| None);
+        assert_eq!(judged, Judged { scope: OomScope::Ancestor, limit: Some(64 * MIB) });
     }
 }

@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    container::oom::Blame,
     model::{
+        finding::StalledBy,
         kubernetes::{ApiState, ChangeRecord, Owner, Pod, Uid},
         time::Time,
     },
@@ -71,6 +73,9 @@ pub enum EventKind {
         cgroup: CgroupId,
         usage: u64,
         watermark: u64,
+        /// What the kernel counted here (and below, on v2) in all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oom_kills: Option<u64>,
     },
     CgroupRemoved {
         cgroup: CgroupId,
@@ -102,13 +107,19 @@ pub enum EventKind {
         pid: u32,
         comm: String,
         watermark: u64,
+        /// The first process of a pid namespace of its own.
+        #[serde(default, skip_serializing_if = "is_false")]
+        init: bool,
     },
+    /// The last thread of a process exited.
     Exit {
         cgroup: CgroupId,
         pid: u32,
         comm: String,
         status: ExitStatus,
         watermark: u64,
+        #[serde(default, skip_serializing_if = "is_false")]
+        init: bool,
     },
     OomKill(OomKill),
     /// The Kubernetes API began to answer, stopped, or refuses something.
@@ -346,8 +357,13 @@ pub enum ExitStatus {
     Signal(u8),
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OomKill {
+    /// Of the process.
     pub victim_pid: u32,
     /// Empty until the victim's exit tells it (kernels before 6.8).
     pub victim_comm: String,
@@ -363,11 +379,64 @@ pub struct OomKill {
     /// Whose limit it was, where the kernel itself could be asked.
     #[serde(alias = "whose", default, skip_serializing_if = "Option::is_none")]
     pub exceeded: Option<ExceededLimit>,
+    /// That group's limit, and what it held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exceeded_group: Option<GroupLimit>,
+    /// What the invoker reclaimed for right before: the OOM killer is called for a limit only after reclaim for one, and for
+    /// the node only after the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim: Option<StalledBy>,
+    /// When the victim began: with its pid it names it for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim_started: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim_memory: Option<VictimMemory>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i32>,
+    /// It was exiting already.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub exiting: bool,
     /// From the victim's cgroup to the root.
     pub levels: Vec<OomLevel>,
+    /// There are more levels than were recorded.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cut: bool,
     /// Settled when the kill came: a kill that is held until its container is known is not judged again by later counts.
     #[serde(skip)]
-    pub judged: Option<ExceededLimit>,
+    pub judged: Option<Blame>,
+    /// No record: so many kills that only the kernel's count tells of.
+    #[serde(skip)]
+    pub reconciled: u64,
+}
+
+impl OomKill {
+    /// Kills in this group that only the kernel's count tells of.
+    pub fn unseen(cgroup: CgroupId, kills: u64) -> Self {
+        let judged = Some(Blame::Unknown);
+        Self { victim_cgroup: Some(cgroup), judged, reconciled: kills, ..Self::default() }
+    }
+}
+
+/// What the victim itself held, by the kernel's per-process counts. Since Linux 6.2 they lag by what each processor has
+/// not added yet: up to 32 pages, or two per processor, for each processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VictimMemory {
+    pub anon: u64,
+    pub file: u64,
+    pub shmem: u64,
+}
+
+impl VictimMemory {
+    pub fn all(&self) -> u64 {
+        self.anon.saturating_add(self.file).saturating_add(self.shmem)
+    }
+}
+
+/// A limit that could not be kept, and the usage of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupLimit {
+    pub limit: Limit,
+    pub usage: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -386,6 +455,12 @@ pub struct OomLevel {
     /// How often this group's own limit led to the OOM killer, this time included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_events: Option<u64>,
+    /// How many processes were killed here (and below, on v2), this one included: the number that memory.events shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
+    /// memory.oom.group: all of this group is killed, or nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub kills_as_one: bool,
 }
 
 /// The node as a whole. Absent: this kernel does not have it.
@@ -430,8 +505,10 @@ pub struct ObserverReading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
-    /// The kernel's ring was full: a record was not written.
+    /// The kernel's ring of curve points was full: a point was not written.
     RingFull,
+    /// The kernel's ring of kills, cgroups and processes was full.
+    LifeRingFull,
     /// The per-cgroup table was full: faults and stalls of a cgroup are not counted.
     CgroupTableFull,
     ReclaimTableFull,
@@ -456,8 +533,9 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub const ALL: [Loss; 12] = [
+    pub const ALL: [Loss; 13] = [
         Loss::RingFull,
+        Loss::LifeRingFull,
         Loss::CgroupTableFull,
         Loss::ReclaimTableFull,
         Loss::ReclaimUnmatched,
@@ -474,6 +552,7 @@ impl Loss {
     pub fn name(self) -> &'static str {
         match self {
             Loss::RingFull => "ring_full",
+            Loss::LifeRingFull => "life_ring_full",
             Loss::CgroupTableFull => "cgroup_table_full",
             Loss::ReclaimTableFull => "reclaim_table_full",
             Loss::ReclaimUnmatched => "reclaim_unmatched",

@@ -13,6 +13,7 @@ use crate::{
     model::{
         event::{
             CgroupId, ExitStatus, Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus,
+            VictimMemory,
         },
         kubernetes::{ApiState, By},
         time::Time,
@@ -354,7 +355,7 @@ pub struct Measured {
     pub swap: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StalledBy {
     /// The container's own limit, or one above it.
@@ -399,7 +400,9 @@ pub struct Stable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OomScope {
-    /// The container's own limit, or one inside it.
+    /// A limit inside the container, which its own processes set.
+    Inside,
+    /// The container's own limit.
     Container,
     /// The pod, or the cgroup right above.
     Parent,
@@ -407,16 +410,28 @@ pub enum OomScope {
     Ancestor,
     /// The node ran out of memory.
     Node,
-    /// Only a counter moved; nobody saw the kill.
+    /// Only the kernel's count tells of the kill (reconciled), or it could not be said whose limit it was.
     Unknown,
 }
 
 impl OomScope {
-    pub const ALL: [OomScope; 5] =
-        [OomScope::Container, OomScope::Parent, OomScope::Ancestor, OomScope::Node, OomScope::Unknown];
+    /// Whether it says something of the container's own limit: a limit above it, or the node, strikes whoever is there.
+    pub fn is_own(self) -> bool {
+        matches!(self, OomScope::Inside | OomScope::Container | OomScope::Unknown)
+    }
+
+    pub const ALL: [OomScope; 6] = [
+        OomScope::Inside,
+        OomScope::Container,
+        OomScope::Parent,
+        OomScope::Ancestor,
+        OomScope::Node,
+        OomScope::Unknown,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
+            OomScope::Inside => "inside",
             OomScope::Container => "container",
             OomScope::Parent => "parent",
             OomScope::Ancestor => "ancestor",
@@ -438,6 +453,18 @@ pub struct OomKilled {
     pub peak: u64,
     /// The limit that was hit; absent for the node.
     pub limit: Option<u64>,
+    /// The container's own limit, where another one was hit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_limit: Option<u64>,
+    /// What the victim itself held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub victim_memory: Option<VictimMemory>,
+    /// It says something of the container's own limit: that was hit, or one inside it, or the container stood at it when the
+    /// limit above was hit, as the only container of a pod does; or nobody can tell.
+    pub at_own_limit: bool,
+    /// Before the entry point was executed: the limit is too low for the runtime to start it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub before_exec: bool,
     pub invoker_pid: u32,
     pub invoker_command: String,
     /// Who asked for the memory that was not there; absent if it is the victim's own container or the host.
@@ -445,16 +472,23 @@ pub struct OomKilled {
     /// Whether the victim's container was still starting, and for how long it had run.
     pub starting: bool,
     pub age_seconds: Option<f64>,
-    /// Kills counted by this finding: more than one only when files stand in for the probe.
+    /// Kills counted by this finding: more than one only where it was reconciled from the kernel's count.
     pub kills: u64,
+    /// No probe saw it: the kernel's count had risen by more than was reported.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reconciled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ended {
     pub container: Container,
-    /// How its last process ended, if seen.
+    /// How its first process ended, if seen.
     pub status: Option<ExitStatus>,
+    /// That process was the OOM killer's victim.
     pub oom_killed: bool,
+    /// And by the container's own limit, or one inside it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_own_limit: bool,
     /// The state it was in.
     pub was: ContainerState,
     pub age_seconds: Option<f64>,

@@ -53,7 +53,7 @@ mod program {
     use crate::{
         abi::{self, MAX_NESTING, PATH_LEN, kind},
         field::Field,
-        maps::{self, CONTAINERS, Urgency},
+        maps::{self, CONTAINERS, KILLS_COUNTED, Urgency},
         walk::{self, Memcg, Ptr},
     };
 
@@ -87,7 +87,13 @@ mod program {
 
     #[btf_tracepoint(function = "cgroup_rmdir")]
     pub fn cgroup_removed(ctx: BtfTracePointContext) -> i32 {
-        report(kind::CGROUP_REMOVED, ctx.arg(0), ctx.arg(1), 0, Urgency::Routine);
+        let cgroup: Ptr = ctx.arg(0);
+        if report(kind::CGROUP_REMOVED, cgroup, ctx.arg(1), 0, Urgency::Routine).is_some() {
+            // SAFETY: a typed tracepoint argument.
+            let id = unsafe { walk::cgroup_id(cgroup) };
+            // Absent is what is wanted.
+            let _ = KILLS_COUNTED.remove(id);
+        }
         0
     }
 
@@ -111,6 +117,7 @@ mod program {
         // SAFETY: as above. Null on v2 where the controller is not enabled for this cgroup, and while it is removed.
         let css = unsafe { walk::load::<Ptr>(cgroup, Field::CgroupMemory) };
         let (mut parent, mut usage_pages, mut watermark_pages) = (0, 0, 0);
+        let mut oom_kills = abi::UNKNOWN;
         if css.is_null() {
             if kind != kind::CGROUP_REMOVED {
                 return None;
@@ -124,16 +131,20 @@ mod program {
             }
             usage_pages = Memcg::of(css).read(Field::MemcgUsage);
             watermark_pages = Memcg::of(css).read(Field::MemcgWatermark);
+            if walk::has(Field::MemcgEventsOomKill) {
+                oom_kills = Memcg::of(css).read(Field::MemcgEventsOomKill);
+            }
         }
         // SAFETY: a typed tracepoint argument.
         let header = maps::header(kind, pid, unsafe { walk::cgroup_id(cgroup) });
-        maps::emit(urgency, |record: *mut abi::Cgroup| {
+        maps::emit_life(urgency, |record: *mut abi::Cgroup| {
             // SAFETY: reserved ring memory of this size; every field is written.
             unsafe {
                 (*record).header = header;
                 (*record).parent = parent;
                 (*record).usage_pages = usage_pages;
                 (*record).watermark_pages = watermark_pages;
+                (*record).oom_kills = oom_kills;
                 let len = read_str((&raw mut (*record).path).cast(), PATH_LEN as u32, path.cast());
                 (*record).path_len = if len < 0 { 0 } else { len as u64 };
             }

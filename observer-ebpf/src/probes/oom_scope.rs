@@ -26,7 +26,15 @@ pub const PROBE: Probe = Probe {
         lost: "the first kill in a group older than the observer that stands at its limit may be blamed on it \
                though the node ran out (cgroup v1 only)",
     },
-    needs: &[Field::OomControlMemcg, Field::MemcgCss, Field::CssCgroup, Field::CgroupKn, Field::KnId],
+    needs: &[
+        Field::OomControlMemcg,
+        Field::MemcgCss,
+        Field::CssCgroup,
+        Field::CgroupKn,
+        Field::KnId,
+        Field::MemcgMax,
+        Field::MemcgUsage,
+    ],
     feeds: &["observer_container_oom_kills_total", "observer_workload_oom_kills_total"],
 };
 
@@ -43,7 +51,7 @@ mod program {
 
     use crate::{
         field::Field,
-        maps::KILLING_FOR,
+        maps::{Exceeded, KILLING_FOR},
         walk::{self, Memcg, Ptr},
     };
 
@@ -54,8 +62,14 @@ mod program {
         let memcg = unsafe { walk::load::<Ptr>(control, Field::OomControlMemcg) };
         // SAFETY: typed by the walk.
         let cgroup = if memcg.is_null() { 0 } else { unsafe { Memcg::cgroup_id(memcg) } };
+        let mut exceeded = Exceeded { cgroup, max_pages: 0, usage_pages: 0 };
+        if !memcg.is_null() {
+            let memcg = Memcg::from_address(memcg as u64);
+            exceeded.max_pages = memcg.read(Field::MemcgMax);
+            exceeded.usage_pages = memcg.read(Field::MemcgUsage);
+        }
         // Full only if 256 threads were in the OOM killer at once; then the fallback serves this kill.
-        let _ = KILLING_FOR.insert(bpf_get_current_pid_tgid() as u32, cgroup, 0);
+        let _ = KILLING_FOR.insert(bpf_get_current_pid_tgid() as u32, exceeded, 0);
         0
     }
 

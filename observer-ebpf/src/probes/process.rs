@@ -1,8 +1,9 @@
 //! Processes: when a container's entry point was executed, and how its processes ended.
 //!
-//! *Sees* exec and the exit of thread group leaders. *Hooks* sched:sched_process_exec and sched:sched_process_exit
-//! (kernel: fs/exec.c, kernel/exit.c). *Falls back to* the first sight of the cgroup. *Feeds* the start-up clock's
-//! zero and the reason a container ended.
+//! *Sees* exec, and the exit of a process, which is that of its last thread, with the status that wait(2) gives: a first
+//! thread that leaves early ends nothing. *Hooks* sched:sched_process_exec and sched:sched_process_exit (kernel: fs/exec.c,
+//! kernel/exit.c). *Falls back to* the first sight of the cgroup. *Feeds* the start-up clock's zero and the reason a
+//! container ended. Two last threads that leave at once may both be told as the last: the same process, the same status.
 
 use crate::{
     field::Field,
@@ -11,7 +12,7 @@ use crate::{
 
 pub const PROBE: Probe = Probe {
     name: "process",
-    sees: "exec (zero of the start-up clock) and exit with its code or signal",
+    sees: "exec (zero of the start-up clock) and the exit of processes with the status that wait(2) gives",
     intent: Intent::Optional,
     hooks: &[Hook {
         attachments: &[
@@ -29,9 +30,16 @@ pub const PROBE: Probe = Probe {
         Field::CssCgroup,
         Field::CgroupKn,
         Field::KnId,
-        Field::TaskPid,
-        Field::TaskTgid,
         Field::TaskExitCode,
+        Field::TaskLeader,
+        Field::TaskStart,
+        Field::TaskSignal,
+        Field::TaskThreadPid,
+        Field::PidLevel,
+        Field::PidNumbers,
+        Field::SignalLive,
+        Field::SignalFlags,
+        Field::SignalExitCode,
         Field::MemcgCss,
         Field::MemcgWatermark,
     ],
@@ -49,8 +57,13 @@ mod program {
         abi::{self, kind},
         field::Field,
         maps::{self, Urgency},
-        walk,
+        walk::{self, peek, peek_at},
     };
+
+    /// `SIGNAL_GROUP_EXIT` (kernel: include/linux/sched/signal.h).
+    const GROUP_EXIT: u32 = 4;
+    /// `struct upid`: a number and the namespace it is of (include/linux/pid.h).
+    const NUMBER_SIZE: u64 = 16;
 
     #[btf_tracepoint(function = "sched_process_exec")]
     pub fn process_exec(_ctx: BtfTracePointContext) -> i32 {
@@ -61,19 +74,27 @@ mod program {
     #[btf_tracepoint(function = "sched_process_exit")]
     pub fn process_exit(_ctx: BtfTracePointContext) -> i32 {
         maps::next_generation();
-        let task = walk::current_task();
-        // SAFETY: the current task is a typed pointer; these are its u32 fields.
-        let (pid, tgid, code) = unsafe {
-            (
-                walk::load::<u32>(task, Field::TaskPid),
-                walk::load::<u32>(task, Field::TaskTgid),
-                walk::load::<u32>(task, Field::TaskExitCode),
-            )
-        };
-        if pid == tgid {
-            report(kind::EXIT, code);
+        let task = walk::current_task() as u64;
+        // SAFETY: fields of the types that are read.
+        unsafe {
+            let signal = peek::<u64>(task, Field::TaskSignal);
+            if peek::<u32>(signal, Field::SignalLive) == 0 {
+                report(kind::EXIT, exit_code(task, signal));
+            }
         }
         0
+    }
+
+    /// As wait(2) has it (kernel: kernel/exit.c, wait_task_zombie).
+    #[inline(always)]
+    unsafe fn exit_code(task: u64, signal: u64) -> u32 {
+        // SAFETY: as above.
+        unsafe {
+            if peek::<u32>(signal, Field::SignalFlags) & GROUP_EXIT != 0 {
+                return peek::<u32>(signal, Field::SignalExitCode);
+            }
+            peek::<u32>(peek::<u64>(task, Field::TaskLeader), Field::TaskExitCode)
+        }
     }
 
     #[inline(always)]
@@ -82,9 +103,28 @@ mod program {
         let header = maps::header(kind, walk::current_tgid(), cgroup);
         let watermark_pages = memcg.read(Field::MemcgWatermark);
         let comm = bpf_get_current_comm().unwrap_or([0; abi::COMM_LEN]);
-        maps::emit(Urgency::Routine, |process: *mut abi::Process| {
+        // SAFETY: fields of the types that are read; the address of a level is inside the structure, which ends with them.
+        let (start_ns, namespace_level, namespace_pid) = unsafe {
+            let leader = peek::<u64>(walk::current_task() as u64, Field::TaskLeader);
+            let pid = peek::<u64>(leader, Field::TaskThreadPid);
+            let level = peek::<u32>(pid, Field::PidLevel);
+            let number = pid + walk::offset(Field::PidNumbers) as u64 + u64::from(level) * NUMBER_SIZE;
+            (peek::<u64>(leader, Field::TaskStart), level, peek_at::<u32>(number))
+        };
+        maps::emit_life(Urgency::Routine, |process: *mut abi::Process| {
             // SAFETY: reserved ring memory of this size.
-            unsafe { process.write(abi::Process { header, watermark_pages, exit_code, _reserved: 0, comm }) }
+            unsafe {
+                process.write(abi::Process {
+                    header,
+                    watermark_pages,
+                    exit_code,
+                    namespace_pid,
+                    namespace_level,
+                    _reserved: 0,
+                    start_ns,
+                    comm,
+                })
+            }
         });
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! *Sees* each direct reclaim, apart for a cgroup's own limit (`memcg`) and for the node (`direct`). *Hooks* vmscan:
 //! mm_vmscan_memcg_reclaim_begin/end and mm_vmscan_direct_reclaim_begin/end (kernel: mm/vmscan.c). *Falls back to*
-//! memory.pressure. *Feeds* stall counts and seconds per container. A stall is charged to the container of the task
+//! memory.pressure. *Feeds* stall counts and seconds per container, and whether an OOM kill was for a limit or for the node. A stall is charged to the container of the task
 //! that had to wait, which need not be the one that filled the memory.
 
 use crate::{
@@ -42,14 +42,14 @@ mod program {
     };
 
     use crate::{
-        abi::{CgroupTotals, lost},
-        maps::{self, RECLAIMING},
+        abi::{CgroupTotals, lost, reclaim},
+        maps::{self, LAST_RECLAIM, RECLAIMING},
         walk,
     };
 
     #[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
     pub fn memcg_reclaim_begin(_ctx: BtfTracePointContext) -> i32 {
-        begin();
+        begin(reclaim::LIMIT);
         0
     }
 
@@ -62,7 +62,7 @@ mod program {
 
     #[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
     pub fn direct_reclaim_begin(_ctx: BtfTracePointContext) -> i32 {
-        begin();
+        begin(reclaim::NODE);
         0
     }
 
@@ -74,12 +74,15 @@ mod program {
     }
 
     #[inline(always)]
-    fn begin() {
+    fn begin(kind: u32) {
+        let thread = bpf_get_current_pid_tgid() as u32;
         // SAFETY: no preconditions.
         let now = unsafe { bpf_ktime_get_ns() };
-        if RECLAIMING.insert(bpf_get_current_pid_tgid() as u32, now, 0).is_err() {
+        if RECLAIMING.insert(thread, now, 0).is_err() {
             maps::count_lost(lost::RECLAIM_TABLE_FULL);
         }
+        // Without room an OOM kill is judged by the counts of the groups alone.
+        let _ = LAST_RECLAIM.insert(thread, kind, 0);
     }
 
     #[inline(always)]

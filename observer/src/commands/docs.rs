@@ -92,6 +92,7 @@ pub fn probes_md() -> String {
                     format!("`enum {enumeration}`: `{enumerator}`")
                 }
                 Source::Element { ty, member, enumerator, .. } => format!("`{ty}.{member}[{enumerator}]`"),
+                Source::Rss { kind } => format!("`mm_struct.rss_stat[{kind}]`"),
             })
             .collect();
         let feeds: Vec<String> = probe.feeds.iter().map(|name| format!("`{name}`")).collect();

@@ -252,18 +252,34 @@ fn text(finding: &Finding) -> Option<String> {
 fn oom_killed(killed: &OomKilled) -> String {
     let who = killed.container.as_ref().map_or("a process in no container".to_owned(), name);
     let victim = match killed.victim_command.as_str() {
+        _ if killed.reconciled => {
+            format!("{} process(es) that only the kernel's count tells of", killed.kills)
+        }
         "" if killed.victim_pid == 0 => format!("{} process(es), unnamed", killed.kills),
         "" => format!("a process without a name (pid {})", killed.victim_pid),
         command => format!("{command} (pid {})", killed.victim_pid),
     };
     let exceeded = match (killed.scope, killed.limit) {
+        (OomScope::Inside, Some(limit)) => match killed.own_limit {
+            Some(own) => format!(
+                "a limit inside the container, {}, was hit; the container's is {}",
+                Bytes(limit),
+                Bytes(own)
+            ),
+            None => format!("a limit inside the container, {}, was hit", Bytes(limit)),
+        },
         (OomScope::Container, Some(limit)) => format!("its own limit {} was hit", Bytes(limit)),
         (OomScope::Parent, Some(limit)) => format!("its parent's limit {} was hit", Bytes(limit)),
         (OomScope::Ancestor, Some(limit)) => format!("the limit {} of a group above was hit", Bytes(limit)),
+        (OomScope::Ancestor, None) => "the limit of a group above was hit".to_owned(),
         (OomScope::Node, _) => "the node ran out of memory".to_owned(),
         (_, _) => "whose limit it was is not known".to_owned(),
     };
     let when = match (killed.starting, killed.age_seconds) {
+        _ if killed.before_exec && killed.scope.is_own() => {
+            ", before its entry point was executed (the limit is too low for the runtime to start it)"
+                .to_owned()
+        }
         (true, Some(age)) => format!(", {} into its start-up", Seconds(age)),
         (false, Some(age)) => format!(", {} after start", Seconds(age)),
         _ => String::new(),
@@ -272,7 +288,18 @@ fn oom_killed(killed: &OomKilled) -> String {
         Some(asker) => format!("; {} of {} asked for the memory", killed.invoker_command, name(asker)),
         None => String::new(),
     };
-    format!("{who}: OOM kill of {victim}{when}: {exceeded}, it held {}{asker}", Bytes(killed.usage))
+    let held = match killed.victim_memory {
+        Some(memory) => format!(
+            "it held {} (anonymous {}, shared {}, file {}), its group {}",
+            Bytes(memory.all()),
+            Bytes(memory.anon),
+            Bytes(memory.shmem),
+            Bytes(memory.file),
+            Bytes(killed.usage),
+        ),
+        None => format!("its group held {}", Bytes(killed.usage)),
+    };
+    format!("{who}: OOM kill of {victim}{when}: {exceeded}, {held}{asker}")
 }
 
 /// `deployment shop/web scaled from 2 to 4 by hpa web (cpu above target)`.

@@ -2,14 +2,18 @@
 //!
 //! It must never know what a container is: ids go in, ids come out.
 
-use std::{collections::HashSet, os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::HashSet,
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 use aya_log::EbpfLogger;
 use rustix::event::{Timespec, epoll};
 
 use crate::{
     config::ProbeChoice,
-    sources::kernel::{attach::Attached, counters::Counters, ring::Ring, support::Support},
+    sources::kernel::{attach::Attached, counters::Counters, ring::Rings, support::Support},
 };
 use observer_core::model::{
     event::{CgroupId, Event, EventKind, ProbeStatus, Totals},
@@ -36,7 +40,7 @@ pub struct Kernel {
     pub pass: Option<pass::Pass>,
     /// Wakes when the programs ask to be read at once.
     woken: OwnedFd,
-    records: Ring,
+    rings: Rings,
     counters: Counters,
     swept: u64,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -49,9 +53,9 @@ impl Kernel {
         let Attached { programs, links, growth, pass, statuses } = attach::all(support, choice);
         let Some(mut programs) = programs else { return (None, statuses) };
         match Self::with(&mut programs, support) {
-            Ok((records, woken, counters, log)) => {
+            Ok((rings, woken, counters, log)) => {
                 let _links = links;
-                let kernel = Self { programs, _links, growth, pass, woken, records, counters, swept: 0, log };
+                let kernel = Self { programs, _links, growth, pass, woken, rings, counters, swept: 0, log };
                 (Some(kernel), statuses)
             }
             Err(error) => (None, attach::all_broken(&error)),
@@ -62,15 +66,14 @@ impl Kernel {
     fn with(
         programs: &mut aya::Ebpf,
         support: &Support,
-    ) -> Result<(Ring, OwnedFd, Counters, Option<EbpfLogger<&'static dyn log::Log>>), String> {
-        let records = Ring::take(programs, support.page_size)?;
-        let woken =
-            wake_by(&records).map_err(|error| format!("cannot wait for the records ring: {error}"))?;
+    ) -> Result<(Rings, OwnedFd, Counters, Option<EbpfLogger<&'static dyn log::Log>>), String> {
+        let rings = Rings::take(programs, support.page_size)?;
+        let woken = wake_by(rings.fds()).map_err(|error| format!("cannot wait for the rings: {error}"))?;
         let counters = Counters::take(programs)?;
         let log = EbpfLogger::init(programs)
             .inspect_err(|error| tracing::warn!(%error, "the programs' own diagnostics are not shown"))
             .ok();
-        Ok((records, woken, counters, log))
+        Ok((rings, woken, counters, log))
     }
 
     /// Waits until the programs ask to be read at once, but not longer than this.
@@ -79,19 +82,19 @@ impl Kernel {
         let mut events =
             [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
         if let Err(error) = epoll::wait(&self.woken, &mut events[..], Some(&timeout)) {
-            tracing::debug!(%error, "cannot wait for the records ring");
+            tracing::debug!(%error, "cannot wait for the rings");
             std::thread::sleep(at_most);
         }
     }
 
-    /// What is in the ring now, in the order the kernel wrote it; returns whether there is more than `at_most`. A removed
-    /// cgroup's totals come just before its removal, and its table entries are freed.
+    /// What is in the rings now, each in the order the kernel wrote it, together in order of time; returns whether there is
+    /// more than `at_most`. A removed cgroup's totals come just before its removal, and its table entries are freed.
     pub fn drain(&mut self, events: &mut Vec<Event>, at_most: usize) -> bool {
         if let Some(log) = &mut self.log {
             log.flush();
         }
         for _ in 0..at_most {
-            let Some(event) = self.records.take_next() else { return false };
+            let Some(event) = self.rings.take_next() else { return false };
             if let EventKind::CgroupRemoved { cgroup } = event.what
                 && let Some(totals) = self.counters.free(cgroup).totals
             {
@@ -119,7 +122,7 @@ impl Kernel {
 
     /// The totals of every cgroup that moved since the last call, and the loss counters that moved.
     pub fn totals(&mut self, at: Time, events: &mut Vec<Event>) {
-        let undecodable = self.records.undecodable();
+        let undecodable = self.rings.undecodable();
         self.counters.read(at, undecodable, self.swept, events);
     }
 
@@ -150,11 +153,13 @@ impl Kernel {
     }
 }
 
-/// Edge-triggered: the ring is readable whenever anything is in it, and most records are not worth a wake-up.
-fn wake_by(records: &Ring) -> std::io::Result<OwnedFd> {
+/// Edge-triggered: a ring is readable whenever anything is in it, and most records are not worth a wake-up.
+fn wake_by(rings: [BorrowedFd<'_>; 2]) -> std::io::Result<OwnedFd> {
     let woken = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-    epoll::add(&woken, records.fd(), epoll::EventData::new_u64(0), flags)?;
+    for ring in rings {
+        epoll::add(&woken, ring, epoll::EventData::new_u64(0), flags)?;
+    }
     Ok(woken)
 }
 

@@ -4,6 +4,7 @@
 
 use std::{
     io::Write,
+    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -92,6 +93,31 @@ enum Behaviour {
         size: u64,
         #[arg(long, default_value_t = 1.0)]
         after: f64,
+    },
+    /// Let the first thread leave, and exit with a code from another one
+    LeaveFirst {
+        #[arg(long, default_value_t = 0)]
+        code: u8,
+        #[arg(long, default_value_t = 0.5)]
+        after: f64,
+    },
+    /// Move into a cgroup and take memory, in several threads, until killed
+    Eat {
+        #[arg(long)]
+        group: std::path::PathBuf,
+        #[arg(long, default_value_t = 1)]
+        threads: u32,
+    },
+    /// Start so many that do, some at a time; prints how many got SIGKILL
+    Storm {
+        #[arg(long)]
+        group: std::path::PathBuf,
+        #[arg(long)]
+        kills: u32,
+        #[arg(long, default_value_t = 1)]
+        at_a_time: usize,
+        #[arg(long, default_value_t = 1)]
+        threads: u32,
     },
     /// Fork a child that takes memory until it is killed; live on
     Child {
@@ -239,6 +265,16 @@ fn main() {
             sleep(Duration::from_secs_f64(after));
             std::process::exit(i32::from(code));
         }
+        Behaviour::LeaveFirst { code, after } => {
+            std::thread::spawn(move || {
+                sleep(Duration::from_secs_f64(after));
+                std::process::exit(i32::from(code));
+            });
+            // SAFETY: ends this thread alone, as pthread_exit(3) does, without waiting for the others.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        }
+        Behaviour::Eat { group, threads } => eat(&group, threads),
+        Behaviour::Storm { group, kills, at_a_time, threads } => storm(&group, kills, at_a_time, threads),
         Behaviour::Child { size, after } => {
             sleep(Duration::from_secs_f64(after));
             let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
@@ -312,6 +348,44 @@ fn grow(by: Way, size: u64, path: Option<&std::path::Path>) -> std::io::Result<(
 fn now_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn eat(group: &Path, threads: u32) {
+    let procs = group.join("cgroup.procs");
+    std::fs::write(&procs, "0").unwrap_or_else(|error| panic!("cannot enter {}: {error}", group.display()));
+    let take = || {
+        // Kept to the end, which is the kill.
+        let mut arenas = Vec::new();
+        loop {
+            let mut arena = Arena::new(1);
+            arena.set(MIB);
+            arenas.push(arena);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(take);
+        }
+        take();
+    });
+}
+
+fn storm(group: &Path, kills: u32, at_a_time: usize, threads: u32) {
+    let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
+    let (mut killed, mut started) = (0, 0);
+    let mut alive: Vec<std::process::Child> = Vec::new();
+    while started < kills || !alive.is_empty() {
+        if started < kills && alive.len() < at_a_time {
+            let mut child = std::process::Command::new(&me);
+            child.arg("eat").arg("--group").arg(group).arg("--threads").arg(threads.to_string());
+            alive.push(child.spawn().unwrap_or_else(|error| panic!("cannot start one: {error}")));
+            started += 1;
+            continue;
+        }
+        let status = alive.remove(0).wait().unwrap_or_else(|error| panic!("cannot wait: {error}"));
+        killed += u32::from(std::os::unix::process::ExitStatusExt::signal(&status) == Some(9));
+    }
+    let _ = writeln!(std::io::stdout(), "{killed}");
 }
 
 fn fault(size: u64, rounds: u32) {

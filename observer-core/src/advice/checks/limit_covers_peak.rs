@@ -27,6 +27,10 @@ fn judge(facts: &Facts, numbers: &Numbers, _settings: &Settings) -> Judged {
     } else {
         String::new()
     };
+    if facts.kills.before_exec > 0 {
+        let evidence = format!("limit {} is too low for the runtime to start it{killed}", Bytes(limit));
+        return (Grade::Fail, evidence);
+    }
     if let Some(cut) = s.cut.filter(|cut| limit <= cut.saturating_mul(21) / 20) {
         let evidence = format!("limit {}, start-ups cut off at {}{killed}", Bytes(limit), Bytes(cut));
         return match numbers.worst {

@@ -364,7 +364,8 @@ impl Sampler {
                         0
                     }
                 };
-            events.push(Event { at: now, what: EventKind::CgroupEmptied { cgroup, usage: 0, watermark } });
+            let emptied = EventKind::CgroupEmptied { cgroup, usage: 0, watermark, oom_kills: None };
+            events.push(Event { at: now, what: emptied });
         }
     }
 

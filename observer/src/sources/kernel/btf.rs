@@ -134,11 +134,26 @@ fn offset(btf: &Btf, source: Source) -> Option<u32> {
             Some(bits / 8 + 8 * enumerated(btf, enumeration, enumerator)?)
         }
         Source::Enumerator { enumeration, enumerator } => enumerated(btf, enumeration, enumerator),
+        Source::Rss { kind } => rss(btf, kind),
     }
 }
 
 fn has_function(btf: &Btf, name: &str) -> bool {
     btf.resolve_types_by_name(name).is_ok_and(|types| types.iter().any(|ty| matches!(ty, Type::Func(_))))
+}
+
+/// `mm_struct.rss_stat`: a structure that holds an array of longs, or an array of per-CPU counters.
+fn rss(btf: &Btf, kind: u32) -> Option<u32> {
+    let (bits, ty) = member(btf, &structure(btf, "mm_struct")?, "rss_stat")?;
+    if let Type::Struct(_) = ty {
+        let (inside, _) = member(btf, &ty, "count")?;
+        return Some((bits + inside) / 8 + 8 * kind);
+    }
+    let Type::Array(array) = ty else { return None };
+    let element = peel(btf, &array)?;
+    let (inside, _) = member(btf, &element, "count")?;
+    let Type::Struct(element) = element else { return None };
+    Some((bits + inside) / 8 + u32::try_from(element.size()).ok()? * kind)
 }
 
 fn structure(btf: &Btf, name: &str) -> Option<Type> {

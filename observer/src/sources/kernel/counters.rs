@@ -155,6 +155,7 @@ impl Counters {
         let count = |index: u32| self.lost.get(&index, 0).map_or(0, |values| values.iter().sum::<u64>());
         let now = [
             (Loss::RingFull, count(abi::lost::RING_FULL)),
+            (Loss::LifeRingFull, count(abi::lost::LIFE_RING_FULL)),
             (Loss::CgroupTableFull, count(abi::lost::CGROUP_TABLE_FULL)),
             (Loss::ReclaimTableFull, count(abi::lost::RECLAIM_TABLE_FULL)),
             (Loss::ReclaimUnmatched, count(abi::lost::RECLAIM_UNMATCHED)),

@@ -87,6 +87,7 @@ fn describe(field: &Field) -> String {
         Source::Member { ty, path } => format!("{ty}.{path}"),
         Source::Element { ty, member, enumerator, .. } => format!("{ty}.{member}[{enumerator}]"),
         Source::Enumerator { enumeration, enumerator } => format!("{enumeration}.{enumerator}"),
+        Source::Rss { kind } => format!("mm_struct.rss_stat[{kind}]"),
     }
 }
 

@@ -8,26 +8,67 @@ use observer_ebpf::abi::{self, kind};
 
 use crate::sources::cgroup::name;
 use observer_core::model::{
-    event::{Event, EventKind, ExceededLimit, ExitStatus, Limit, OomKill, OomLevel},
+    event::{
+        Event, EventKind, ExceededLimit, ExitStatus, GroupLimit, Limit, OomKill, OomLevel, VictimMemory,
+    },
+    finding::StalledBy,
     time::Time,
 };
 
-pub struct Ring {
+/// Curve points, and kills and lives: two rings, so that a storm of the former cannot push out the latter.
+pub struct Rings {
+    points: Ring,
+    lives: Ring,
+    /// The oldest of each.
+    point: Option<Event>,
+    life: Option<Event>,
+}
+
+impl Rings {
+    pub fn take(programs: &mut aya::Ebpf, page_size: u64) -> Result<Self, String> {
+        let points = Ring::take(programs, "POINTS", page_size)?;
+        let lives = Ring::take(programs, "LIVES", page_size)?;
+        Ok(Self { points, lives, point: None, life: None })
+    }
+
+    /// The oldest record of both as an event.
+    pub fn take_next(&mut self) -> Option<Event> {
+        self.point = self.point.take().or_else(|| self.points.take_next());
+        self.life = self.life.take().or_else(|| self.lives.take_next());
+        let point_first = match (&self.point, &self.life) {
+            (Some(point), Some(life)) => point.at < life.at,
+            (point, _) => point.is_some(),
+        };
+        if point_first { self.point.take() } else { self.life.take() }
+    }
+
+    /// Each becomes readable when the programs ask for it.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.points.records.as_fd(), self.lives.records.as_fd()]
+    }
+
+    /// Records that were not understood.
+    pub fn undecodable(&self) -> u64 {
+        self.points.undecodable + self.lives.undecodable
+    }
+}
+
+struct Ring {
     records: RingBuf<MapData>,
     page_size: u64,
     undecodable: u64,
 }
 
 impl Ring {
-    pub fn take(programs: &mut aya::Ebpf, page_size: u64) -> Result<Self, String> {
-        let map = programs.take_map("RECORDS").ok_or("the eBPF object has no map RECORDS")?;
+    fn take(programs: &mut aya::Ebpf, name: &str, page_size: u64) -> Result<Self, String> {
+        let map = programs.take_map(name).ok_or_else(|| format!("the eBPF object has no map {name}"))?;
         let records =
-            RingBuf::try_from(map).map_err(|error| format!("cannot map the records ring: {error}"))?;
+            RingBuf::try_from(map).map_err(|error| format!("cannot map the ring {name}: {error}"))?;
         Ok(Self { records, page_size, undecodable: 0 })
     }
 
     /// The oldest record as an event. Records nobody understands are counted and passed over.
-    pub fn take_next(&mut self) -> Option<Event> {
+    fn take_next(&mut self) -> Option<Event> {
         loop {
             let item = self.records.next()?;
             match decode(&item, self.page_size) {
@@ -35,15 +76,6 @@ impl Ring {
                 None => self.undecodable += 1,
             }
         }
-    }
-
-    /// Becomes readable when the programs ask for it.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.records.as_fd()
-    }
-
-    pub fn undecodable(&self) -> u64 {
-        self.undecodable
     }
 }
 
@@ -67,19 +99,21 @@ pub fn decode(bytes: &[u8], page_size: u64) -> Option<Event> {
         kind::CGROUP_EMPTIED => {
             let record: abi::Cgroup = read(bytes)?;
             let (usage, watermark) = (pages(record.usage_pages), pages(record.watermark_pages));
-            EventKind::CgroupEmptied { cgroup, usage, watermark }
+            EventKind::CgroupEmptied { cgroup, usage, watermark, oom_kills: known(record.oom_kills) }
         }
         kind::CGROUP_REMOVED => EventKind::CgroupRemoved { cgroup },
         kind::EXEC => {
             let process: abi::Process = read(bytes)?;
             let watermark = pages(process.watermark_pages);
-            EventKind::Exec { cgroup, pid, comm: text(&process.comm), watermark }
+            let init = is_init(&process);
+            EventKind::Exec { cgroup, pid, comm: text(&process.comm), watermark, init }
         }
         kind::EXIT => {
             let process: abi::Process = read(bytes)?;
             let status = exit_status(process.exit_code);
             let watermark = pages(process.watermark_pages);
-            EventKind::Exit { cgroup, pid, comm: text(&process.comm), status, watermark }
+            let init = is_init(&process);
+            EventKind::Exit { cgroup, pid, comm: text(&process.comm), status, watermark, init }
         }
         kind::OOM_KILL => EventKind::OomKill(oom_kill(&read(bytes)?, page_size)),
         _ => return None,
@@ -117,8 +151,20 @@ fn exit_status(code: u32) -> ExitStatus {
     }
 }
 
+/// The first process of a pid namespace below the host's: when it exits the kernel ends all others in it.
+fn is_init(process: &abi::Process) -> bool {
+    process.namespace_pid == 1 && process.namespace_level > 0
+}
+
+fn known(count: u64) -> Option<u64> {
+    (count != abi::UNKNOWN).then_some(count)
+}
+
 fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
     let levels = kill.level.iter().take(kill.levels as usize);
+    let bytes = |pages: u64| pages.saturating_mul(page_size);
+    let exceeded_group =
+        GroupLimit { limit: limit(kill.limit_pages, page_size), usage: bytes(kill.limit_usage_pages) };
     OomKill {
         victim_pid: kill.victim_pid,
         victim_comm: text(&kill.victim_comm),
@@ -131,7 +177,23 @@ fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
             0 => Some(ExceededLimit::Node),
             cgroup => Some(ExceededLimit::Group(cgroup)),
         },
+        exceeded_group: (!matches!(kill.limit_cgroup, 0 | abi::UNKNOWN)).then_some(exceeded_group),
+        reclaim: match kill.asker_reclaim {
+            abi::reclaim::LIMIT => Some(StalledBy::Limit),
+            abi::reclaim::NODE => Some(StalledBy::Node),
+            _ => None,
+        },
+        victim_started: Some(Time::from_nanos(kill.victim_start_ns)),
+        victim_memory: Some(VictimMemory {
+            anon: bytes(kill.anon_pages),
+            file: bytes(kill.file_pages),
+            shmem: bytes(kill.shmem_pages),
+        }),
+        oom_score_adj: Some(kill.oom_score_adj),
+        exiting: kill.exiting != 0,
+        cut: kill.levels as usize > abi::OOM_LEVELS,
         judged: None,
+        reconciled: 0,
         levels: levels.map(|level| oom_level(level, page_size)).collect(),
     }
 }
@@ -142,7 +204,9 @@ fn oom_level(level: &abi::OomLevel, page_size: u64) -> OomLevel {
         usage: level.usage_pages.saturating_mul(page_size),
         watermark: level.watermark_pages.saturating_mul(page_size),
         limit: limit(level.max_pages, page_size),
-        oom_events: (level.oom_events != abi::UNKNOWN).then_some(level.oom_events),
+        oom_events: known(level.oom_events),
+        oom_kills: known(level.oom_kills),
+        kills_as_one: level.kills_as_one != 0,
     }
 }
 
@@ -202,7 +266,7 @@ mod tests {
         #[test]
         fn no_bytes_make_the_decoder_panic(
             kind in 0u32..12,
-            mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..500),
+            mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..2500),
         ) {
             if let Some(first) = bytes.get_mut(..4) {
                 first.copy_from_slice(&kind.to_le_bytes());

@@ -146,7 +146,7 @@ impl Sampler {
                     group.last_words = true;
                     self.by_pass.attention.insert(cgroup);
                     let watermark = record.watermark.saturating_mul(page_size);
-                    EventKind::CgroupEmptied { cgroup, usage: 0, watermark }
+                    EventKind::CgroupEmptied { cgroup, usage: 0, watermark, oom_kills: None }
                 };
                 events.push(Event { at: now, what });
             }

@@ -1,0 +1,145 @@
+//! How a container ended: as its first process did, which is the one whose exec was the start. Pure.
+//!
+//! Whoever exits last is somebody else: when the first process of a pid namespace exits, the kernel kills the rest of it.
+//! And an OOM kill is the end only if that very process was the victim.
+
+use std::time::Duration;
+
+use crate::model::{event::ExitStatus, time::Time};
+
+/// Victims remembered of a container whose first process is not known; the last ones.
+const VICTIMS: usize = 4;
+/// A kill whose victim nobody saw is the end's reason only if the end came so soon after.
+const SOON: Duration = Duration::from_secs(10);
+const SIGKILL: u8 = 9;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending {
+    first: Option<u32>,
+    /// Of the first process.
+    status: Option<ExitStatus>,
+    last: Option<(u32, ExitStatus)>,
+    victims: [Option<Victim>; VICTIMS],
+    next: usize,
+    /// A kill that was only counted, and whether it was by the container's own limit.
+    unseen: Option<(Time, bool)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Victim {
+    pid: u32,
+    by_own_limit: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct End {
+    pub status: Option<ExitStatus>,
+    pub oom_killed: bool,
+    pub by_own_limit: bool,
+}
+
+impl Ending {
+    /// Its first process is known.
+    pub fn began(&mut self, pid: u32) {
+        self.first = Some(pid);
+    }
+
+    /// `init`: the first of its pid namespace, hence of the container, though its start was not seen.
+    pub fn exited(&mut self, pid: u32, status: ExitStatus, init: bool) {
+        if self.first.is_none() && init {
+            self.first = Some(pid);
+        }
+        if self.first == Some(pid) {
+            self.status = Some(status);
+        }
+        self.last = Some((pid, status));
+    }
+
+    /// `by_own_limit`: or nobody can tell whose it was.
+    pub fn killed(&mut self, at: Time, pid: Option<u32>, by_own_limit: bool) {
+        match pid {
+            Some(pid) => {
+                self.victims[self.next % VICTIMS] = Some(Victim { pid, by_own_limit });
+                self.next = (self.next + 1) % VICTIMS;
+            }
+            None => self.unseen = Some((at, by_own_limit)),
+        }
+    }
+
+    /// It is over.
+    pub fn told(&self, at: Time) -> End {
+        let (pid, status) = match (self.first, self.last) {
+            (Some(first), _) => (Some(first), self.status),
+            (None, Some((pid, status))) => (Some(pid), Some(status)),
+            (None, None) => (None, None),
+        };
+        let killed = status.is_none_or(|status| status == ExitStatus::Signal(SIGKILL));
+        let seen = self.victims.iter().flatten().find(|victim| Some(victim.pid) == pid);
+        let unseen = self.unseen.filter(|(counted, _)| at.since(*counted) < SOON);
+        let by_own_limit = seen.map(|victim| victim.by_own_limit).or(unseen.map(|(_, own)| own));
+        let victim = by_own_limit.filter(|_| killed);
+        End { status, oom_killed: victim.is_some(), by_own_limit: victim == Some(true) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILLED: ExitStatus = ExitStatus::Signal(9);
+
+    fn at(seconds: u64) -> Time {
+        Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn an_end_is_the_first_processes() {
+        let mut ending = Ending::default();
+        ending.began(1);
+        ending.killed(at(1), Some(2), true);
+        ending.exited(2, KILLED, false);
+        ending.exited(1, ExitStatus::Code(3), true);
+        ending.exited(3, KILLED, false);
+        let end = End { status: Some(ExitStatus::Code(3)), ..End::default() };
+        assert_eq!(ending.told(at(2)), end, "neither the worker's kill nor the last to exit");
+    }
+
+    #[test]
+    fn oom_killed_is_only_the_victim_itself() {
+        let table = [
+            ("the first process", Some(1), Some(1), KILLED, true),
+            ("a worker, and later a kill by hand", Some(1), Some(2), KILLED, false),
+            ("it handled the rest and left by itself", Some(1), Some(1), ExitStatus::Code(0), false),
+            ("nobody saw the victim", Some(1), None, KILLED, true),
+            ("its start was not seen", None, Some(1), KILLED, true),
+        ];
+        for (name, first, victim, status, expected) in table {
+            let mut ending = Ending::default();
+            if let Some(first) = first {
+                ending.began(first);
+            }
+            ending.killed(at(1), victim, true);
+            ending.exited(1, status, true);
+            ending.exited(5, KILLED, false);
+            assert_eq!(ending.told(at(2)).oom_killed, expected, "{name}");
+            assert_eq!(ending.told(at(2)).status, Some(status), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_kill_hours_before_that_was_only_counted_is_not_the_end() {
+        let mut ending = Ending::default();
+        ending.began(1);
+        ending.killed(at(1), None, true);
+        ending.exited(1, KILLED, true);
+        assert!(!ending.told(at(7200)).oom_killed);
+    }
+
+    #[test]
+    fn a_first_process_whose_exit_was_lost_lends_no_status_from_others() {
+        let mut ending = Ending::default();
+        ending.began(1);
+        ending.exited(2, KILLED, false);
+        assert_eq!(ending.told(at(1)), End::default());
+    }
+}

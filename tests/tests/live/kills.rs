@@ -1,0 +1,246 @@
+//! A kill is one kill, and an end is the first process's: what the observer says beside what the kernel itself counted.
+
+use std::{fs, path::Path, process::Command, thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use observer_tests::{
+    daemon::{Daemon, patience},
+    group::Group,
+};
+
+use super::kernel::{MIB, SOON, daemon, group, own, run, wait};
+use crate::{
+    Case,
+    Needs::{Freezer, Probes, V2},
+    Stage,
+};
+
+pub const CASES: &[Case] = &[
+    Case { name: "oom_kills_are_as_many_as_the_kernel_counts", needs: Probes, run: as_many },
+    Case { name: "oom_kills_in_groups_removed_at_once_are_all_counted", needs: Probes, run: removed_at_once },
+    Case { name: "oom_kills_of_whole_groups_are_as_many_as_the_kernel_counts", needs: V2, run: whole_groups },
+    Case { name: "a_process_that_was_dying_anyway_is_not_oom_killed", needs: Freezer, run: only_marked },
+    Case { name: "oom_kill_names_the_process_and_what_it_held", needs: Probes, run: facts },
+    Case { name: "oom_kill_by_a_limit_far_above_is_not_the_nodes", needs: Probes, run: far_above },
+    Case { name: "oom_kill_by_a_limit_inside_the_container_says_so", needs: Probes, run: inside },
+    Case { name: "an_end_is_the_first_processes_not_a_workers", needs: Probes, run: workers_kill },
+    Case {
+        name: "an_end_is_the_last_threads_with_the_status_of_the_process",
+        needs: Probes,
+        run: leaves_first,
+    },
+];
+
+const KILLS: &str = "observer_container_oom_kills_total";
+
+/// How many kills the storms make together: `TEST_KILLS`, or as many as take about three minutes.
+fn kills() -> u32 {
+    let asked = std::env::var("TEST_KILLS").ok().and_then(|kills| kills.parse().ok());
+    asked.unwrap_or(10_000 / patience().pow(2))
+}
+
+fn storm(stage: &Stage, group: &Group, kills: u32, at_a_time: u32, threads: u32) -> Result<u64> {
+    let (kills, at_a_time, threads) = (kills.to_string(), at_a_time.to_string(), threads.to_string());
+    let output = Command::new(&stage.workload)
+        .args(["storm", "--kills", &kills, "--at-a-time", &at_a_time, "--threads", &threads, "--group"])
+        .arg(group.directory())
+        .output()
+        .context("cannot start the storm")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.trim().parse().with_context(|| format!("the storm says {text:?}"))
+}
+
+/// Waits until the observer tells as many as the kernel, and again later: not one more.
+fn compare(daemon: &Daemon, what: &str, with: &str, kernel: u64) -> Result<()> {
+    let kernel = kernel as f64;
+    daemon.wait_metric(KILLS, &[with], 2 * SOON, |told| told >= kernel)?;
+    sleep(Duration::from_secs(3)); // what is reconciled waits for two
+    let told = daemon.metric(KILLS, &[with])?;
+    ensure!(told == Some(kernel), "{what}: the kernel counts {kernel} OOM kills, the observer {told:?}");
+    println!("{what}: kernel {kernel}, observer {kernel}");
+    Ok(())
+}
+
+fn as_many(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let all = kills();
+    let mut sum = 0;
+    for (part, at_a_time, threads) in [(50, 1, 1), (20, 4, 1), (10, 1, 2), (10, 1, 8), (5, 1, 32), (5, 4, 32)]
+    {
+        let kind = format!("storm-{at_a_time}-{threads}");
+        let group = group(stage, &kind)?;
+        group.limit(8 * MIB)?;
+        storm(stage, &group, (all * part / 100).max(5), at_a_time, threads)?;
+        let kernel = group.oom_kills()?;
+        ensure!(kernel > 0, "{kind}: nothing was killed");
+        compare(&daemon, &kind, &own(&group), kernel)?;
+        sum += kernel;
+    }
+    println!("together: {sum}");
+    let lost = daemon.metric("observer_lost_total", &["life_ring_full"])?;
+    ensure!(lost.unwrap_or(0.0) == 0.0, "{lost:?} records of kills and lives were lost");
+    Ok(())
+}
+
+/// Truth here is the wait status: the counter goes with the group.
+fn removed_at_once(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let mut killed = 0;
+    for n in 0..40 {
+        let mut group = group(stage, &format!("brief/{n}"))?;
+        group.limit(8 * MIB)?;
+        killed += storm(stage, &group, 1, 1, 1 + n % 4)?;
+        group.remove();
+    }
+    compare(&daemon, "removed at once", "/brief/", killed)
+}
+
+fn whole_groups(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "as-one-often")?;
+    group.limit(16 * MIB)?;
+    group.kill_as_one()?;
+    for threads in [1, 8] {
+        storm(stage, &group, 12, 3, threads)?;
+    }
+    compare(&daemon, "memory.oom.group", &own(&group), group.oom_kills()?)
+}
+
+/// A frozen process with SIGKILL pending cannot die until the OOM killer, called for by a neighbour, thaws it: it is marked,
+/// and nothing is killed.
+fn only_marked(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "dying")?;
+    group.limit(100 * MIB)?;
+    let freezer = Path::new("/sys/fs/cgroup/freezer").join(format!("observer-test-{}", std::process::id()));
+    fs::create_dir_all(&freezer)?;
+    let result = mark_only(stage, &group, &freezer);
+    let _ = fs::write(freezer.join("freezer.state"), "THAWED"); // so that nothing is left in it
+    let _ = fs::remove_dir(&freezer);
+    result?;
+    let kernel = group.oom_kills()? as f64;
+    sleep(Duration::from_secs(4));
+    let told = daemon.metric(KILLS, &[&own(&group)])?.unwrap_or(0.0);
+    ensure!(
+        told == kernel,
+        "the kernel counts {kernel} OOM kills, the observer {told}:\n{}",
+        daemon.log_text()
+    );
+    println!("only marked: kernel {kernel}, observer {told}");
+    Ok(())
+}
+
+fn mark_only(stage: &Stage, group: &Group, freezer: &Path) -> Result<()> {
+    let mut big = run(stage, group, "spike --peak 80 --steady 80 --ramp 0 --seconds 60")?;
+    while group.usage()? < 75 * MIB {
+        sleep(Duration::from_millis(20));
+    }
+    fs::write(freezer.join("cgroup.procs"), big.id().to_string())?;
+    fs::write(freezer.join("freezer.state"), "FROZEN")?;
+    while !fs::read_to_string(freezer.join("freezer.state"))?.starts_with("FROZEN") {
+        sleep(Duration::from_millis(10));
+    }
+    big.kill()?;
+    let small = run(stage, group, "spike --peak 40 --steady 40 --ramp 0 --hold 0 --seconds 0.5")?;
+    wait(small)?;
+    fs::write(freezer.join("freezer.state"), "THAWED")?;
+    big.wait()?;
+    Ok(())
+}
+
+fn kill_line(daemon: &Daemon, group: &Group) -> Result<String> {
+    daemon.wait_metric(KILLS, &[&own(group)], 2 * SOON, |kills| kills >= 1.0)?;
+    let log = daemon.log_text();
+    let line = log.lines().find(|line| line.contains("OOM kill of") && line.contains(group.path()));
+    Ok(line.unwrap_or_default().to_owned())
+}
+
+/// A group of processes: the one that is killed is told by its own pid and memory.
+fn facts(stage: &Stage) -> Result<()> {
+    let recording = stage.directory.join("facts.jsonl");
+    let daemon = daemon(stage, &["--record", &recording.display().to_string()])?;
+    let group = group(stage, "held")?;
+    group.limit(96 * MIB)?;
+    let mut calm = run(stage, &group, "spike --peak 24 --steady 24 --ramp 0 --seconds 30")?;
+    while group.usage()? < 24 * MIB {
+        sleep(Duration::from_millis(20));
+    }
+    let greedy = run(stage, &group, "spike --peak 200 --steady 1 --ramp 0.3")?;
+    let pid = greedy.id();
+    wait(greedy)?;
+    let line = kill_line(&daemon, &group)?;
+    ensure!(line.contains(&format!("(pid {pid})")), "pid {pid} not in: {line}");
+    calm.kill()?;
+    calm.wait()?;
+    ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
+    let text = fs::read_to_string(&recording)?;
+    let kill = text.lines().find(|line| line.contains("\"oom_kill\":{\"victim_pid\"")).context("no kill")?;
+    let kill: serde_json::Value = serde_json::from_str(kill)?;
+    let held = kill["what"]["oom_kill"]["victim_memory"]["anon"].as_u64().context("no anonymous memory")?;
+    // 96 MiB less what the calm one holds; the kernel's count lags by what each processor has not added.
+    let (least, most) = (60 * MIB, 76 * MIB);
+    ensure!((least..most).contains(&held), "the victim is said to have held {held} bytes");
+    Ok(())
+}
+
+fn far_above(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let top = group(stage, "top")?;
+    top.limit(48 * MIB)?;
+    let path = (1..12).map(|n| format!("/{n}")).collect::<String>();
+    let deep = group(stage, &format!("top{path}"))?;
+    wait(run(stage, &deep, "spike --peak 100 --steady 10 --ramp 0.5")?)?;
+    let line = kill_line(&daemon, &deep)?;
+    ensure!(line.contains("the limit 48 MiB of a group above was hit"), "{line}");
+    Ok(())
+}
+
+fn inside(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let id = "ab".repeat(32);
+    let container = group(stage, &format!("docker-{id}.scope"))?;
+    container.limit(256 * MIB)?;
+    let own_group = group(stage, &format!("docker-{id}.scope/init.scope"))?;
+    own_group.limit(32 * MIB)?;
+    wait(run(stage, &own_group, "spike --peak 100 --steady 10 --ramp 0.5")?)?;
+    let within = 2 * SOON;
+    daemon
+        .wait_metric("observer_node_oom_kills_by_scope_total", &["scope=\"inside\""], within, |n| n == 1.0)?;
+    let log = daemon.log_text();
+    let told = "a limit inside the container, 32 MiB, was hit; the container's is 256 MiB";
+    ensure!(log.contains(told), "{told:?} not in:\n{log}");
+    Ok(())
+}
+
+/// A worker is killed, the main process lives on and exits by itself.
+fn workers_kill(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "master")?;
+    group.limit(48 * MIB)?;
+    let script =
+        format!("{} spike --peak 100 --steady 1 --ramp 0.1; sleep 1; exit 3", stage.workload.display());
+    let status = wait(group.spawn("/bin/sh".as_ref(), &["-c", &script])?)?.status;
+    ensure!(status.code() == Some(3), "the main process ended with {status}");
+    daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
+    let log = daemon.log_text();
+    ensure!(log.contains("OOM kill of workload") && log.contains("(exit code 3)"), "{log}");
+    wait(group.spawn("/bin/true".as_ref(), &[])?)?;
+    let again = || daemon.log_text().contains("started again after a failure");
+    let began = std::time::Instant::now();
+    while !again() {
+        ensure!(began.elapsed() < SOON * patience(), "no start after a failure:\n{}", daemon.log_text());
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn leaves_first(stage: &Stage) -> Result<()> {
+    let daemon = daemon(stage, &[])?;
+    let group = group(stage, "threads")?;
+    let status = wait(run(stage, &group, "leave-first --code 7")?)?.status;
+    ensure!(status.code() == Some(7), "the process ended with {status}");
+    daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
+    let log = daemon.log_text();
+    ensure!(log.contains("(exit code 7)"), "{log}");
+    Ok(())
+}
