@@ -112,7 +112,7 @@ fn only_marked(stage: &Stage) -> Result<()> {
     let daemon = daemon(stage, &[])?;
     let group = group(stage, "dying")?;
     group.limit(100 * MIB)?;
-    let freezer = Path::new("/sys/fs/cgroup/freezer").join(format!("observer-test-{}", std::process::id()));
+    let freezer = Path::new("/sys/fs/cgroup/freezer").join(format!("observer-test-x{}", std::process::id()));
     fs::create_dir_all(&freezer)?;
     let result = mark_only(stage, &group, &freezer);
     let _ = fs::write(freezer.join("freezer.state"), "THAWED"); // so that nothing is left in it
