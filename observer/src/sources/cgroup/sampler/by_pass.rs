@@ -139,7 +139,10 @@ impl Sampler {
             if doubt && (self.only_walks || group.pass.doubt > DOUBTS) {
                 (group.lives, group.pass.doubt) = (whole.populated, 0);
                 let (cgroup, path) = (record.cgroup, group.path.clone());
-                let what = if group.lives {
+                let what = if group.lives && group.born.is_none() && !self.only_walks {
+                    // It ran before the observer did, with all of its processes in groups below it.
+                    EventKind::CgroupSeeded { cgroup, path, populated: true }
+                } else if group.lives {
                     self.last_birth = Some(now);
                     EventKind::CgroupAttached { cgroup, path, pid: 0 }
                 } else {
