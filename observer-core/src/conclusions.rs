@@ -14,12 +14,14 @@ use crate::{
     node::watch::NodeWatch,
     pipeline::HostFacts,
     scale_event::ScaleEvents,
-    workload::history::{Histories, StartupOutcome, Workload},
+    workload::history::{Dropped, Histories, StartupOutcome, Workload},
 };
 
 #[derive(Debug, Default)]
 pub struct Conclusions {
     histories: Histories,
+    /// As last reported.
+    dropped: Dropped,
     causes: Causes,
     scale: ScaleEvents,
     node: NodeWatch,
@@ -48,7 +50,8 @@ impl Conclusions {
         self.take(event, host, attribution, containers, out);
         self.learn(host.wall_ns(), containers, out);
         self.follow_findings(event.at, attribution, containers, out);
-        let known = Known { attribution, node: &self.node, wall_ns: host.wall_ns() };
+        let known =
+            Known { attribution, node: &self.node, wall_ns: host.wall_ns(), retention: host.retention() };
         self.advice.follow(containers, &mut self.histories, &known, out);
         for finding in out.iter() {
             if let FindingKind::Forgotten { container } = &finding.what {
@@ -82,13 +85,18 @@ impl Conclusions {
                 self.causes.evidence_came()
             }
             EventKind::History { workload, startups, levels } => {
-                self.histories.restore(workload.clone(), startups.clone(), levels.clone());
+                self.histories.restore(workload, startups.clone(), levels.clone());
                 self.report_history(at, workload, out);
             }
             EventKind::Node(reading) => self.node.read(reading),
             EventKind::Tick => {
                 for finding in out.iter() {
                     self.count_kills(finding);
+                }
+                if self.histories.dropped() != self.dropped {
+                    self.dropped = self.histories.dropped();
+                    let Dropped { workloads, startups } = self.dropped;
+                    out.push(Finding { at, what: FindingKind::HistoryDropped { workloads, startups } });
                 }
                 self.scale.tick(at, out);
                 self.causes.evidence_came(); // closes what is too old

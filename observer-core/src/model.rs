@@ -1,5 +1,6 @@
 //! The vocabulary. Depends on nothing but itself.
 
+pub mod bounded;
 pub mod event;
 pub mod finding;
 pub mod kubernetes;

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -16,8 +16,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -34,7 +33,8 @@ use crate::{
     },
     ledger,
     recording::{
-        folder, history_file,
+        folder,
+        history_file::Saver,
         writer::{CannotRecord, Recorder},
     },
     sinks::{api_state::NodeState, log, metrics::Metrics},
@@ -54,14 +54,10 @@ use observer_core::{
 
 /// Events of the API on their way to the pipeline.
 const CHANNEL: usize = 1024;
-/// The state file, if anything was learned.
-const EVERY_SAVE: Duration = Duration::from_secs(60);
 /// The host is looked at ten times a second; after this long without a word of it, a read hangs.
 const STALLED: Duration = Duration::from_secs(5);
 /// When stopping, the thread that reads the host is waited for this long.
 const LAST_LOOK: Duration = Duration::from_secs(2);
-/// And so long for the state file.
-const LAST_SAVE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CannotRun {
@@ -126,7 +122,7 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     }
     let (events, received) = mpsc::channel(CHANNEL);
     let cluster = config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events)));
-    let state = config.state.clone().map(Saver::new);
+    let state = config.state.clone().map(|path| Saver::new(path, Instant::now().into_std()));
     let core = Core {
         pipeline: Pipeline::default(),
         metrics,
@@ -248,46 +244,6 @@ struct Core {
     starting: Starting,
 }
 
-/// When to write the histories. Written by a thread that may hang as the disk does.
-struct Saver {
-    path: PathBuf,
-    changed: bool,
-    next: Instant,
-    writing: Option<JoinHandle<io::Result<()>>>,
-}
-
-impl Saver {
-    fn new(path: PathBuf) -> Self {
-        Self { path, changed: false, next: Instant::now() + EVERY_SAVE, writing: None }
-    }
-
-    /// Begins to write if there is something new, and the last time is over.
-    async fn save(&mut self, pipeline: &Pipeline) {
-        self.next = Instant::now() + EVERY_SAVE;
-        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
-            return;
-        }
-        self.finish().await;
-        if !std::mem::take(&mut self.changed) {
-            return;
-        }
-        let (path, contents) = (self.path.clone(), history_file::contents(pipeline.histories()));
-        self.writing = Some(spawn_blocking(move || history_file::write(&path, &contents?)));
-    }
-
-    /// Waits until what was begun is written.
-    async fn finish(&mut self) {
-        let Some(writing) = self.writing.take() else { return };
-        if let Err(error) = writing.await.map_err(io::Error::other).flatten() {
-            self.changed = true;
-            tracing::warn!(
-                "cannot write the state to {}: {error}; a restart would forget the start-ups seen since",
-                self.path.display()
-            );
-        }
-    }
-}
-
 impl Core {
     /// Until the host is no longer read, or was waited for in vain. Returns the metrics as they are then.
     async fn run(
@@ -308,7 +264,7 @@ impl Core {
                         self.take(event);
                     }
                     heard = Instant::now();
-                    self.save_if_due().await;
+                    self.save_if_due();
                 }
                 None if host.is_closed() && host.is_empty() => break,
                 None => {}
@@ -329,15 +285,8 @@ impl Core {
         while let Ok(event) = cluster.try_recv() {
             self.take(&event);
         }
-        if let Some(state) = &mut self.state {
-            let last = async {
-                state.finish().await;
-                state.save(&self.pipeline).await;
-                state.finish().await;
-            };
-            if timeout(LAST_SAVE, last).await.is_err() {
-                tracing::warn!("the disk does not answer: the state of the last minute is not kept");
-            }
+        if let Some(state) = self.state.take() {
+            state.finish(self.pipeline.histories()).await;
         }
         if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::flush) {
             tracing::error!("{error}");
@@ -362,9 +311,9 @@ impl Core {
         }
     }
 
-    async fn save_if_due(&mut self) {
-        if let Some(state) = self.state.as_mut().filter(|state| state.next <= Instant::now()) {
-            state.save(&self.pipeline).await;
+    fn save_if_due(&mut self) {
+        if let Some(state) = &mut self.state {
+            state.tick(Instant::now().into_std(), self.pipeline.histories());
         }
     }
 
@@ -377,7 +326,7 @@ impl Core {
             shown.apply(finding);
             log::log(finding);
             if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
-                state.changed = true;
+                state.learned();
             }
         }
         if matches!(event.what, EventKind::Tick) {

@@ -157,9 +157,10 @@ impl Reader {
             pending.push(Event { at: began, what: EventKind::Api(watching) });
         }
         if let Some(path) = &config.state {
-            match history_file::restore(path, began) {
-                Ok(histories) => pending.extend(histories),
-                Err(error) => tracing::warn!("{error}"),
+            let (histories, damage) = history_file::restore(path, began, clock::unix_seconds());
+            pending.extend(histories);
+            if let Some(damage) = damage {
+                tracing::warn!("{damage}");
             }
         }
         pending

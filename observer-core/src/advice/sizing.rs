@@ -271,7 +271,7 @@ mod tests {
             steady: (outcome == StartupOutcome::Stable).then_some(40 * MIB),
             overshoot: Some(2.0),
             span: 1.0,
-            curve: vec![peak_mib * MIB, 40 * MIB],
+            curve: vec![(peak_mib * MIB) as f32, (40 * MIB) as f32],
         }
     }
 

@@ -1,6 +1,9 @@
 //! Gathers what advice is made from, and reports what is advised when that changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     advice::{
@@ -19,20 +22,28 @@ use crate::{
         time::Time,
     },
     node::watch::{EVICTION_RESERVE, NodeWatch},
-    workload::history::{Histories, WORKLOADS, Workload},
+    workload::history::{Histories, StartupOutcome, WORKLOADS, Workload},
 };
 
 /// A container that is not looked at for longer was not seen at its level.
 const LONGEST_LOOK: f64 = 60.0;
 /// Advice changes slowly; a workload is judged again this often at the most. Seconds.
 const AGAIN: f64 = 5.0;
+/// Advice of a workload that has a verdict or a kill to show stays this long after its last container.
+const KEPT: Duration = Duration::from_secs(3600);
+/// Workloads judged at one tick: after a restart there may be a thousand.
+const AT_ONCE: usize = 32;
 
 #[derive(Debug, Default)]
 pub struct AdviceWatch {
     workloads: BTreeMap<Workload, Noted>,
     /// Something about them changed since they were judged.
     dirty: BTreeSet<Workload>,
+    /// To be judged in the next ticks, before those that changed meanwhile.
+    due: BTreeSet<Workload>,
     judged: Option<Time>,
+    /// Found no room, or was over; reported at the next tick.
+    dropped: Vec<Workload>,
     shortages: u64,
 }
 
@@ -45,6 +56,7 @@ struct Noted {
     /// What is set today, as last seen.
     current: Current,
     reported: Option<Advice>,
+    touched: Time,
 }
 
 /// What advice needs to know of a container alive.
@@ -72,6 +84,7 @@ pub struct Known<'a> {
     pub attribution: &'a Attribution,
     pub node: &'a NodeWatch,
     pub wall_ns: i64,
+    pub retention: Duration,
 }
 
 impl AdviceWatch {
@@ -90,13 +103,32 @@ impl AdviceWatch {
                 judge = Some(finding.at); // once a tick
             }
         }
-        let due = |at: &Time| self.judged.is_none_or(|judged| at.seconds_since(judged) >= AGAIN);
-        if let Some(at) = judge.filter(due) {
+        let Some(at) = judge else { return };
+        let again = self.judged.is_none_or(|judged| at.seconds_since(judged) >= AGAIN);
+        if self.due.is_empty() && again {
             self.judged = Some(at);
-            for workload in std::mem::take(&mut self.dirty) {
-                self.judge(at, workload, containers, histories, known, out);
-            }
+            self.due = std::mem::take(&mut self.dirty);
+            self.expire(at, known.retention, containers, histories);
         }
+        for workload in self.dropped.drain(..) {
+            out.push(Finding { at, what: FindingKind::AdviceDropped { workload } });
+        }
+        for _ in 0..AT_ONCE {
+            let Some(workload) = self.due.pop_first() else { break };
+            self.judge(at, workload, containers, histories, known, out);
+        }
+    }
+
+    /// Nothing of it runs, and has not for long enough.
+    fn expire(&mut self, now: Time, retention: Duration, containers: &Containers, histories: &Histories) {
+        let alive: BTreeSet<&Workload> = containers.running().map(|running| &running.workload).collect();
+        let gone = self.workloads.extract_if(.., |workload, noted| {
+            let verdict = histories.get(workload).iter().any(|past| past.outcome != StartupOutcome::Ended);
+            let worth = verdict || noted.kills != Kills::default();
+            let patience = if worth { retention.max(KEPT) } else { retention };
+            !alive.contains(workload) && now.since(noted.touched) > patience
+        });
+        self.dropped.extend(gone.map(|(workload, _)| workload));
     }
 
     fn note(
@@ -114,7 +146,7 @@ impl AdviceWatch {
                 let workload = Workload::of(&started.container.labels);
                 let of_it = |running: &&Running| running.workload == workload && running.starting;
                 let starting = containers.running().filter(of_it).count();
-                let changes = &mut self.noted(&workload, histories).changes;
+                let changes = &mut self.noted(at, &workload, histories).changes;
                 changes.starting_max = changes.starting_max.max(starting as u64);
             }
             FindingKind::Identified { container, .. } => {
@@ -124,7 +156,7 @@ impl AdviceWatch {
             }
             FindingKind::Caused(caused) => {
                 let workload = Workload::of(&caused.container.labels);
-                let changes = &mut self.noted(&workload, histories).changes;
+                let changes = &mut self.noted(at, &workload, histories).changes;
                 match caused.decision.cause {
                     Cause::RestartAfterResize => changes.restarts_after_resize += 1,
                     Cause::Reschedule => changes.rescheduled += 1,
@@ -139,12 +171,12 @@ impl AdviceWatch {
             }
             FindingKind::Ready { container, seconds } => {
                 let ready = |running: &mut Running| running.ready = running.ready.or(Some(*seconds));
-                self.settle(container, containers, histories, ready);
+                self.settle(at, container, containers, histories, ready);
             }
             FindingKind::Stable(stable) => {
                 let settled =
                     |running: &mut Running| running.stable = running.stable.or(Some(stable.seconds));
-                self.settle(&stable.container, containers, histories, settled);
+                self.settle(at, &stable.container, containers, histories, settled);
             }
             FindingKind::Measured(measured) => {
                 let now = at.unix_seconds(wall_ns);
@@ -160,7 +192,7 @@ impl AdviceWatch {
                 }
                 if resized || first {
                     let workload = running.workload.clone();
-                    let noted = self.noted(&workload, histories);
+                    let noted = self.noted(at, &workload, histories);
                     noted.changes.resizes += u64::from(resized);
                     noted.current.limit = measured.limit.map(Limit::bytes);
                 }
@@ -170,7 +202,7 @@ impl AdviceWatch {
                     if let Some(running) = containers.running_mut(container.cgroup) {
                         running.cut_short |= killed.starting && killed.scope == OomScope::Container;
                     }
-                    let noted = self.noted(&Workload::of(&container.labels), histories);
+                    let noted = self.noted(at, &Workload::of(&container.labels), histories);
                     // It may be over before its files were read.
                     if let (OomScope::Container, Some(limit)) = (killed.scope, killed.limit) {
                         noted.current.limit = Some(Some(limit));
@@ -188,28 +220,37 @@ impl AdviceWatch {
                 }
             }
             FindingKind::Learned { workload, .. } => {
-                self.noted(workload, histories);
+                self.noted(at, workload, histories);
             }
-            FindingKind::Ended(ended) => containers.set_running(ended.container.cgroup, None),
+            FindingKind::Ended(ended) => {
+                containers.set_running(ended.container.cgroup, None);
+                if let Some(noted) = self.workloads.get_mut(&Workload::of(&ended.container.labels)) {
+                    noted.touched = at;
+                }
+            }
             FindingKind::StampedeBegan(_) | FindingKind::ShortageForecast(_) => self.shortages += 1,
             _ => {}
         }
     }
 
     /// Its workload is judged again.
-    fn noted(&mut self, workload: &Workload, histories: &Histories) -> &mut Noted {
+    fn noted(&mut self, at: Time, workload: &Workload, histories: &Histories) -> &mut Noted {
         self.dirty.insert(workload.clone());
         if self.workloads.len() >= WORKLOADS && !self.workloads.contains_key(workload) {
             let gone = self.workloads.keys().find(|known| histories.get(known).is_empty()).cloned();
             if let Some(gone) = gone.or_else(|| self.workloads.keys().next().cloned()) {
                 self.workloads.remove(&gone);
+                self.dropped.push(gone);
             }
         }
-        self.workloads.entry(workload.clone()).or_default()
+        let noted = self.workloads.entry(workload.clone()).or_default();
+        noted.touched = at;
+        noted
     }
 
     fn settle(
         &mut self,
+        at: Time,
         container: &Container,
         containers: &mut Containers,
         histories: &Histories,
@@ -220,7 +261,7 @@ impl AdviceWatch {
         note(running);
         let (Some(ready), Some(stable), false) = (running.ready, running.stable, counted) else { return };
         let workload = running.workload.clone();
-        let (early, seen) = &mut self.noted(&workload, histories).ready_early;
+        let (early, seen) = &mut self.noted(at, &workload, histories).ready_early;
         *seen += 1;
         *early += u64::from(ready < stable);
     }

@@ -501,7 +501,7 @@ pub struct ObserverReading {
     pub cpu_ns: u64,
 }
 
-/// Where data can be lost. Every one is a series of `observer_lost_total`.
+/// Where data can be lost. Every one is a series of `observer_lost_records_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {

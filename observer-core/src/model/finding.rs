@@ -143,8 +143,18 @@ pub enum FindingKind {
         workload: Workload,
         summary: Summary,
     },
+    /// What the histories had no room for, since the start: workloads, and start-ups of those that are still known.
+    HistoryDropped {
+        workloads: u64,
+        startups: u64,
+    },
     /// What is advised for a workload, when it has become another; and what it is made from.
     Advised(Box<Advised>),
+    /// Nothing of it has run for long, or there was no room: what was advised for it is no longer kept.
+    AdviceDropped {
+        #[serde(flatten)]
+        workload: Workload,
+    },
     /// A container was ready for the first time, this long after its exec.
     Ready {
         container: Container,

@@ -80,8 +80,8 @@ mod tests {
     use crate::workload::history::StartupOutcome;
 
     fn spike(peak: u64, at: usize, steady: u64) -> PastStartup {
-        let mut curve = vec![steady; 20];
-        curve[at] = peak;
+        let mut curve = vec![steady as f32; 20];
+        curve[at] = peak as f32;
         PastStartup {
             started: 0.0,
             pod: String::new(),
@@ -109,8 +109,11 @@ mod tests {
 
     #[test]
     fn one_that_outlived_the_killed_is_not_expected_to_grow_as_they_would_have() {
-        let killed =
-            PastStartup { outcome: StartupOutcome::OomKilled, curve: vec![20, 60, 90], ..spike(90, 2, 0) };
+        let killed = PastStartup {
+            outcome: StartupOutcome::OomKilled,
+            curve: vec![20.0, 60.0, 90.0],
+            ..spike(90, 2, 0)
+        };
         let past = [spike(80, 2, 40), killed.clone()];
         let growth = |age, usage, past| forecast(&[Starting { age, usage, limit: None, past }]).growth;
         assert_eq!(growth(1.0, 60, &past), 30);

@@ -214,6 +214,9 @@ impl NodeState {
                     self.advice.insert(workload.clone(), (**advised).clone());
                 }
             }
+            FindingKind::AdviceDropped { workload } => {
+                self.advice.remove(workload);
+            }
             FindingKind::Forgotten { container } => {
                 self.containers.remove(&container.cgroup);
                 self.changes.gone.push(container.cgroup);
