@@ -207,7 +207,7 @@ fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<(
     let of = format!("namespace=\"{NAMESPACE}\", workload=\"web\"");
     // It may be killed too. Once it is remembered, the others can be foreseen.
     cluster.wait("the first start-up", Duration::from_secs(90), || {
-        Ok(prometheus.number(&format!("sum(observer_history_startups{{{of}}})"))? >= 1.0)
+        Ok(prometheus.number(&format!("sum(observer_workload_history_startups{{{of}}})"))? >= 1.0)
     })?;
     let stampedes = "sum(observer_node_stampedes_total)".to_owned();
     let before = prometheus.number(&stampedes)?;
@@ -227,11 +227,7 @@ fn scale_up(cluster: &Cluster, home: &Path, prometheus: &Prometheus) -> Result<(
     at_least("the scale event", format!("sum(observer_scale_events_total{{{of}, by=\"hpa\"}})"), 1.0)?;
     let victims = format!("sum(observer_scale_event_oom_kills_total{{{of}, by=\"hpa\", role=\"victim\"}})");
     at_least("OOM kills tied to the scale event", victims, 1.0)?;
-    at_least(
-        "times to stable",
-        format!("sum(observer_workload_time_to_stable_seconds_count{{{of}, cause=\"scale_up_hpa\"}})"),
-        4.0,
-    )?;
+    at_least("times to stable", format!("count(observer_container_time_to_stable_seconds{{{of}}})"), 4.0)?;
     at_least("peaks", format!("count(observer_container_startup_peak_bytes{{{of}}})"), REPLICAS as f64)?;
     // Until each has settled or waits for its next try, and the kubelet's metrics were scraped twice.
     sleep(Duration::from_secs(60));

@@ -63,8 +63,8 @@ const fn panel(
 }
 
 const WORKLOADS: (&str, &str) =
-    ("workload", "label_values(observer_history_startups{namespace=~\"$namespace\"}, workload)");
-const NAMESPACES: (&str, &str) = ("namespace", "label_values(observer_history_startups, namespace)");
+    ("workload", "label_values(observer_workload_history_startups{namespace=~\"$namespace\"}, workload)");
+const NAMESPACES: (&str, &str) = ("namespace", "label_values(observer_workload_history_startups, namespace)");
 
 /// Where a counter grew within one step; one that is first scraped with something in it has grown, too.
 macro_rules! fresh {
@@ -98,7 +98,7 @@ const DASHBOARDS: &[Dashboard] = &[
                 8,
                 &[(
                     "{{check}}",
-                    "count by (check) (max by (namespace, workload, workload_type, workload_container, check) (observer_advice_grade{namespace=~\"$namespace\"}) == 3)",
+                    "count by (check) (max by (namespace, workload, workload_type, container, check) (observer_advice_grade{namespace=~\"$namespace\"}) == 3)",
                 )],
             ),
             panel(
@@ -109,18 +109,18 @@ const DASHBOARDS: &[Dashboard] = &[
                 8,
                 &[(
                     "{{namespace}}/{{workload}}",
-                    "topk(20, max by (namespace, workload, workload_container) (observer_history_startup_need_bytes{statistic=\"max\", namespace=~\"$namespace\"}) / (min by (namespace, workload, workload_container) (observer_workload_memory_limit_bytes) > 0))",
+                    "topk(20, max by (namespace, workload, container) (observer_workload_history_startup_need_bytes{statistic=\"max\", namespace=~\"$namespace\"}) / min by (namespace, workload, container) (observer_workload_memory_limit_bytes))",
                 )],
             ),
             panel(
-                "Overshoot, p95",
-                "Start-up peak over steady level.",
+                "Overshoot, worst",
+                "Start-up peak over steady level, of the containers there are.",
                 BARS,
                 SHORT,
                 8,
                 &[(
                     "{{namespace}}/{{workload}}",
-                    "topk(20, histogram_quantile(0.95, sum by (namespace, workload, le) (observer_workload_startup_overshoot_ratio_bucket{namespace=~\"$namespace\"})))",
+                    "topk(20, max by (namespace, workload) (observer_container_startup_overshoot_ratio{namespace=~\"$namespace\"}))",
                 )],
             ),
             panel(
@@ -164,7 +164,7 @@ const DASHBOARDS: &[Dashboard] = &[
                 12,
                 &[(
                     "{{cause}}",
-                    "histogram_quantile(0.95, sum by (cause, le) (observer_workload_time_to_stable_seconds_bucket{namespace=~\"$namespace\"}))",
+                    "histogram_quantile(0.95, sum by (cause, le) (observer_node_time_to_stable_seconds_bucket))",
                 )],
             ),
             panel(
@@ -193,7 +193,7 @@ const DASHBOARDS: &[Dashboard] = &[
                 &[
                     ("nodes", "count(observer_build_info)"),
                     ("probes broken", "sum(observer_probe_status{status=\"broken\"}) or vector(0)"),
-                    ("lost, 1 h", "sum(increase(observer_lost_total[1h]))"),
+                    ("lost, 1 h", "sum(increase(observer_lost_records_total[1h]))"),
                 ],
             ),
         ],
@@ -258,7 +258,7 @@ const DASHBOARDS: &[Dashboard] = &[
                     ("stampedes", "increase(observer_node_stampedes_total{instance=~\"$instance\"}[1h])"),
                     (
                         "shortages ahead",
-                        "increase(observer_node_shortages_ahead_total{instance=~\"$instance\"}[1h])",
+                        "increase(observer_node_memory_shortage_forecasts_total{instance=~\"$instance\"}[1h])",
                     ),
                 ],
             ),
@@ -359,26 +359,20 @@ const DASHBOARDS: &[Dashboard] = &[
                     ),
                     (
                         "steady {{pod}}",
-                        "observer_container_steady_bytes{namespace=~\"$namespace\", workload=~\"$workload\"}",
+                        "observer_container_memory_steady_bytes{namespace=~\"$namespace\", workload=~\"$workload\"}",
                     ),
                 ],
             ),
             panel(
-                "Time to stable by cause, p50 and p95",
-                "",
+                "Time to stable, p95, by container",
+                "Over the start-ups remembered; the worst node.",
                 LINES,
                 SECONDS,
                 12,
-                &[
-                    (
-                        "p50 {{cause}}",
-                        "histogram_quantile(0.5, sum by (cause, le) (observer_workload_time_to_stable_seconds_bucket{namespace=~\"$namespace\", workload=~\"$workload\"}))",
-                    ),
-                    (
-                        "p95 {{cause}}",
-                        "histogram_quantile(0.95, sum by (cause, le) (observer_workload_time_to_stable_seconds_bucket{namespace=~\"$namespace\", workload=~\"$workload\"}))",
-                    ),
-                ],
+                &[(
+                    "{{container}}",
+                    "max by (container) (observer_workload_history_time_to_stable_seconds{namespace=~\"$namespace\", workload=~\"$workload\"})",
+                )],
             ),
             panel(
                 "OOM kills by scale-up, an hour",
@@ -416,7 +410,7 @@ const DASHBOARDS: &[Dashboard] = &[
                 12,
                 &[(
                     "{{instance}}",
-                    "observer_scale_event_starting_max{namespace=~\"$namespace\", workload=~\"$workload\"}",
+                    "observer_scale_event_concurrent_starts_max{namespace=~\"$namespace\", workload=~\"$workload\"}",
                 )],
             ),
             panel(
@@ -428,31 +422,31 @@ const DASHBOARDS: &[Dashboard] = &[
                 &[
                     (
                         "request",
-                        "min by (workload_container) (observer_workload_memory_request_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
+                        "min by (container) (observer_workload_memory_request_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
                     ),
                     (
                         "request advised",
-                        "max by (workload_container) (observer_advice_request_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
+                        "max by (container) (observer_advice_request_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
                     ),
                     (
                         "limit",
-                        "min by (workload_container) (observer_workload_memory_limit_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
+                        "min by (container) (observer_workload_memory_limit_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
                     ),
                     (
                         "limit advised",
-                        "max by (workload_container) (observer_advice_limit_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
+                        "max by (container) (observer_advice_limit_bytes{namespace=~\"$namespace\", workload=~\"$workload\"})",
                     ),
                 ],
             ),
             panel(
                 "Checks",
-                "0 unknown, 1 pass, 2 warn, 3 fail.",
+                "2 warn, 3 fail; what passes is not shown.",
                 BARS,
                 SHORT,
                 12,
                 &[(
                     "{{check}}",
-                    "max by (workload_container, check) (observer_advice_grade{namespace=~\"$namespace\", workload=~\"$workload\"})",
+                    "max by (container, check) (observer_advice_grade{namespace=~\"$namespace\", workload=~\"$workload\"})",
                 )],
             ),
         ],

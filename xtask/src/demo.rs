@@ -163,7 +163,7 @@ fn why_nothing(exposition: &str) -> String {
     let containers = observer_tests::daemon::sum(exposition, "observer_node_containers", &[]).unwrap_or(0.0);
     let lost: Vec<&str> = exposition
         .lines()
-        .filter(|line| line.starts_with("observer_lost_total") && !line.ends_with(" 0"))
+        .filter(|line| line.starts_with("observer_lost_records_total") && !line.ends_with(" 0"))
         .collect();
     format!(
         "the observer watches {containers} containers, none of them the demo's; what it lost: {}",

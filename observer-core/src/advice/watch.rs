@@ -123,7 +123,10 @@ impl AdviceWatch {
     fn expire(&mut self, now: Time, retention: Duration, containers: &Containers, histories: &Histories) {
         let alive: BTreeSet<&Workload> = containers.running().map(|running| &running.workload).collect();
         let gone = self.workloads.extract_if(.., |workload, noted| {
-            let verdict = histories.get(workload).iter().any(|past| past.outcome != StartupOutcome::Ended);
+            let verdict = histories
+                .get(workload)
+                .iter()
+                .any(|past| !matches!(past.outcome, StartupOutcome::Ended | StartupOutcome::Failed));
             let worth = verdict || noted.kills != Kills::default();
             let patience = if worth { retention.max(KEPT) } else { retention };
             !alive.contains(workload) && now.since(noted.touched) > patience

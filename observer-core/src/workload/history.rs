@@ -1,5 +1,5 @@
-//! What the start-ups of each workload were like: the last few of each, kept over restarts of the observer. Pure; the file
-//! is the app's business.
+//! What the start-ups of each workload were like: the last few of each, kept over restarts of the observer. Pure; the
+//! file is the app's business.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -185,8 +185,8 @@ impl PastStartup {
         size_of::<Self>() + self.pod.len() + size_of_val(&self.curve[..])
     }
 
-    /// What a limit has to hold: the peak, unless more than a fifth of it was file cache, which the kernel takes back before
-    /// it kills anybody. Below that the exact peak is better than the sampled remainder.
+    /// What a limit has to hold: the peak, unless more than a fifth of it was file cache, which the kernel takes back
+    /// before it kills anybody. Below that the exact peak is better than the sampled remainder.
     pub fn need(&self) -> u64 {
         let mostly_cache = self.unreclaimable_peak > 0 && self.unreclaimable_peak < self.peak / 5 * 4;
         if mostly_cache { self.unreclaimable_peak } else { self.peak }

@@ -1,7 +1,7 @@
 //! How long memory was how high: a histogram of time over levels, of any length in a small size. Pure.
 //!
-//! A quantile of it is off by at most one bucket, 2 %. Time counts half after seven days, so that a release of last month
-//! does not size the one of today.
+//! A quantile of it is off by at most one bucket, 2 %. Time counts half after seven days, so that a release of last
+//! month does not size the one of today.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,8 @@ const LEAST: f64 = (1 << 20) as f64;
 const HALF_LIFE: f64 = 7.0 * 86400.0;
 /// Buckets at the most: 1 MiB to 20 TiB.
 const BUCKETS: u16 = 850;
-/// Buckets with time in them that are kept: the highest is a hundred times the lowest. Below them lower ones count as the lowest.
+/// Buckets with time in them that are kept: the highest is a hundred times the lowest. Below them lower ones count as
+/// the lowest.
 const KEPT: usize = 256;
 /// Beyond this many half-lives nothing is left of a second.
 const FADED: f64 = 64.0;

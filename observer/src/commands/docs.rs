@@ -14,20 +14,30 @@ use observer_core::{advice::Check, cause::Cause};
 use crate::{ledger, sinks::metrics, sources::kernel::attach};
 
 pub fn metrics_md() -> String {
+    let mut families = metrics::declarations();
+    families.extend(ledger::metrics::ALL.iter().copied());
+    metrics_of(families)
+}
+
+pub fn metrics_of(mut families: Vec<&metrics::Declaration>) -> String {
     let mut md = String::from(
         "# Metrics\n\nGenerated from the declarations by `cargo xtask docs`; a test keeps it fresh.\n\n\
          Amounts are bytes, spans seconds. Container series carry `namespace`, `pod`, `container`, the labels everybody \
-         else's metrics join on, and `workload`, `workload_type`. Outside Kubernetes `namespace` and `pod` are empty, \
-         `container` is the systemd unit, the container id or the cgroup's path. Series of an ended container stay for \
-         the retention (5 minutes unless configured), then go; workload series stay.\n",
+         else's metrics join on, and `workload`, `workload_type`; workload, history, advice and scale series all of these but \
+         `pod`. A label that is empty is absent: outside Kubernetes there is no `namespace` and no `pod`, and `container` is the \
+         systemd unit, the container id or the cgroup's path in container series, absent in workload series.\n\n\
+         What a container uses is gone at its end; its peak, time to stable, state and counters stay for the retention (5 minutes \
+         unless configured). A workload without a container leaves after the retention, or after an hour if a start-up of it got a \
+         verdict, it had an OOM kill or a scale-up; at most 1,000 are kept, those that ran last. A running container has at most 14 \
+         series at rest, a workload 20.\n\n\
+         A scraper that accepts `application/openmetrics-text` gets OpenMetrics 1.0 with `_created`.\n",
     );
-    const GROUPS: [&str; 7] = ["container", "workload", "scale", "history", "node", "observer", "ledger"];
+    const GROUPS: [&str; 8] =
+        ["container", "workload", "advice", "scale", "node", "observer", "process", "ledger"];
     let group_of = |name: &str| {
-        let word = name.split('_').nth(1);
+        let word = name.strip_prefix("observer_").unwrap_or(name).split('_').next();
         GROUPS.into_iter().find(|group| Some(*group) == word).unwrap_or("observer")
     };
-    let mut families = metrics::declarations();
-    families.extend(ledger::metrics::ALL.iter().copied());
     families.sort_by_key(|family| GROUPS.iter().position(|group| *group == group_of(family.name)));
     let mut group = "";
     for family in families {
@@ -36,15 +46,14 @@ pub fn metrics_md() -> String {
             group = of;
             let _ = write!(md, "\n## {group}\n\n| name | type | labels | meaning |\n|---|---|---|---|\n");
         }
-        let own: Vec<String> = family
-            .labels
-            .iter()
-            .filter(|label| !["namespace", "pod", "container", "workload", "workload_type"].contains(*label))
-            .map(|label| format!("`{label}`"))
-            .collect();
+        let own = family.labels.iter().filter(|label| {
+            // Those the ledger declares itself.
+            !["namespace", "workload", "workload_type"].contains(*label)
+        });
+        let own: Vec<String> = own.map(|label| format!("`{label}`")).collect();
         let common = match group {
             "container" => "container labels",
-            "workload" | "scale" | "history" => "workload labels",
+            "workload" | "advice" | "scale" => "workload labels",
             _ => "",
         };
         let labels = [common.to_owned(), own.join(", ")].into_iter().filter(|l| !l.is_empty());

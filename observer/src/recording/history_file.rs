@@ -1,7 +1,7 @@
 //! The file in which the histories outlive the daemon: read at the start, written now and then, beside the work.
 //!
-//! One line a workload, after one that says of what version they are, each with its checksum: damage costs the lines that it
-//! is in. Version 1 was one JSON object, and is still read.
+//! One line a workload, after one that says of what version they are, each with its checksum: damage costs the lines
+//! that it is in. Version 1 was one JSON object, and is still read.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -79,7 +79,8 @@ pub enum Damage {
     Damaged { path: PathBuf, why: String, dropped: usize, used: usize, kept: PathBuf },
 }
 
-/// What the last run kept, as events, and what is wrong with the file. One that is not there yet is an empty one. `now`: Unix time.
+/// What the last run kept, as events, and what is wrong with the file. One that is not there yet is an empty one.
+/// `now`: Unix time.
 pub fn restore(path: &Path, at: Time, now: f64) -> (Vec<Event>, Option<Damage>) {
     let file = match open(path) {
         Ok(file) => file,
@@ -213,7 +214,8 @@ impl Restored {
     }
 }
 
-/// Beside, then renamed: a crash leaves the old file or the new one. Readable by its owner only, since it names workloads.
+/// Beside, then renamed: a crash leaves the old file or the new one. Readable by its owner only, since it names
+/// workloads.
 pub fn save(path: &Path, histories: &Histories) -> io::Result<()> {
     let new = beside(path, "new");
     let written = create(&new).and_then(|file| write(file, histories)?.sync_all());

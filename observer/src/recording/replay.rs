@@ -37,12 +37,12 @@ pub struct Replayed {
 
 /// Feeds every event to the pipeline; `each` is called with every finding.
 pub fn replay(recording: impl BufRead, each: impl FnMut(&Finding)) -> Result<Replayed, BadRecording> {
-    replay_into(&mut Metrics::default(), recording, |_| {}, each)
+    replay_into(&Metrics::default(), recording, |_| {}, each)
 }
 
 /// The same into these metrics; `before` is called with the time of each event, before it.
 pub fn replay_into(
-    metrics: &mut Metrics,
+    metrics: &Metrics,
     mut recording: impl BufRead,
     mut before: impl FnMut(Time),
     mut each: impl FnMut(&Finding),

@@ -48,7 +48,7 @@ pub async fn serve(
     // The folder tells one `events.jsonl` from another.
     let parts: Vec<_> = path.iter().rev().take(2).collect();
     let name = parts.iter().rev().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
-    let mut metrics = Metrics::default();
+    let metrics = Metrics::default();
     let state = Arc::new(Mutex::new(NodeState::of_recording(name)));
     let shared = Shared { registry: metrics.registry(), state, stalled: Arc::default() };
     let address = listener.local_addr().unwrap_or(address);
@@ -59,7 +59,7 @@ pub async fn serve(
     thread::spawn(move || {
         let mut pace = Pace { speed, first: None };
         let replayed =
-            replay_into(&mut metrics, recording, |at| pace.wait(at), |finding| player.state().apply(finding));
+            replay_into(&metrics, recording, |at| pace.wait(at), |finding| player.state().apply(finding));
         player.state().moment(); // what came after the last second of the node
         let _ = done.send(replayed); // whoever waited for it has stopped
     });

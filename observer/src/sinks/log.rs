@@ -32,7 +32,11 @@ pub fn log(finding: &Finding) {
             loss: Loss::CgroupUnreadable | Loss::NodeUnreadable | Loss::HostStalled, ..
         } => {}
         FindingKind::Lost { loss, count } => {
-            tracing::warn!(count, "data lost: {}; see observer_lost_total in docs/operating.md", loss.name());
+            tracing::warn!(
+                count,
+                "data lost: {}; see observer_lost_records_total in docs/operating.md",
+                loss.name()
+            );
         }
         _ => {
             if let Some(line) = line(finding) {

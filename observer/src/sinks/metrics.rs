@@ -1,74 +1,154 @@
 //! Findings -> Prometheus series. The only place that names the prometheus crate.
 //!
-//! Adding a metric is one declaration and one arm. Nothing here reads a clock or a file, so a replay renders the same
-//! bytes as the run it was recorded from.
+//! A metric is one declaration in the table of its subject; what is exported is read from the subject's own, bounded
+//! state at the scrape, so it goes with it. Nothing here reads a clock or a file, so a replay renders the same bytes
+//! as the run it was recorded from.
 
-use prometheus::{Encoder, Registry, TextEncoder};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use observer_core::model::finding::Finding;
+use observer_core::{
+    attribution::cgroup_path::Labels,
+    model::{
+        finding::{self, Finding, FindingKind, ScaleEvent},
+        time::Time,
+    },
+    workload::history::{self, WORKLOADS},
+};
+use prometheus::{
+    Encoder, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
 
-mod advice;
 mod container;
+mod exposition;
 mod family;
-mod history;
 mod node;
 mod observer;
-mod scale;
 mod workload;
 
-pub use family::{Declaration, Kind};
+use exposition::{Exposition, Families, OpenMetrics, Text, expose};
+pub use family::{Declaration, Kind, Metric};
+pub use workload::grade_number;
 
-/// Every family, for docs/metrics.md and the tests.
-pub fn declarations() -> Vec<&'static Declaration> {
-    [container::ALL, workload::ALL, history::ALL, advice::ALL, scale::ALL, node::ALL, observer::ALL].concat()
+/// What is kept of a workload that has a verdict or a kill to show stays at least this long after its last container.
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// Every family by its subject.
+#[derive(Clone)]
+pub struct Tables {
+    pub container: Vec<&'static Metric<container::Container>>,
+    pub workload: Vec<&'static Metric<workload::Workload>>,
+    pub node: Vec<&'static Metric<node::Node>>,
+    pub observer: Vec<&'static Metric<observer::Observer>>,
 }
 
-pub struct Metrics {
-    registry: Registry,
-    container: container::Families,
-    workload: workload::Families,
-    history: history::Families,
-    advice: advice::Families,
-    scale: scale::Families,
-    node: node::Families,
-    observer: observer::Families,
-}
-
-impl Default for Metrics {
+impl Default for Tables {
     fn default() -> Self {
-        let registry = Registry::new();
         Self {
-            container: container::Families::new(&registry),
-            workload: workload::Families::new(&registry),
-            history: history::Families::new(&registry),
-            advice: advice::Families::new(&registry),
-            scale: scale::Families::new(&registry),
-            node: node::Families::new(&registry),
-            observer: observer::Families::new(&registry),
-            registry,
+            container: container::METRICS.iter().collect(),
+            workload: workload::METRICS.iter().collect(),
+            node: node::METRICS.iter().collect(),
+            observer: observer::METRICS.iter().collect(),
         }
     }
 }
 
+impl Tables {
+    /// For docs/metrics.md and the tests.
+    pub fn declarations(&self) -> Vec<&'static Declaration> {
+        let container = self.container.iter().map(|metric| &metric.declaration);
+        let workload = self.workload.iter().map(|metric| &metric.declaration);
+        let node = self.node.iter().map(|metric| &metric.declaration);
+        let observer = self.observer.iter().map(|metric| &metric.declaration);
+        container.chain(workload).chain(node).chain(observer).collect()
+    }
+}
+
+/// Every family.
+pub fn declarations() -> Vec<&'static Declaration> {
+    Tables::default().declarations()
+}
+
+#[derive(Clone)]
+pub struct Metrics {
+    tables: Arc<Tables>,
+    state: Arc<Mutex<State>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::of(Tables::default())
+    }
+}
+
 impl Metrics {
-    pub fn apply(&mut self, finding: &Finding) {
-        self.container.apply(finding);
-        self.workload.apply(finding);
-        self.history.apply(finding);
-        self.advice.apply(finding);
-        self.scale.apply(finding);
-        self.node.apply(finding);
-        self.observer.apply(finding);
+    pub fn of(tables: Tables) -> Self {
+        Self { tables: Arc::new(tables), state: Arc::default() }
     }
 
-    /// The text exposition format, version 0.0.4.
+    pub fn apply(&self, finding: &Finding) {
+        self.state().apply(finding);
+    }
+
+    /// The text exposition format, version 0.0.4. Family by family, so that no other copy of all of them is made.
     pub fn render(&self) -> String {
-        render(&self.registry)
+        let mut text = Text::default();
+        self.state().expose(&self.tables, &mut text);
+        text.finish()
     }
 
-    /// A handle for the server: gathers from the same series.
+    /// OpenMetrics 1.0, for a scraper that asks for it.
+    pub fn open_metrics(&self) -> String {
+        let mut text = OpenMetrics::default();
+        self.state().expose(&self.tables, &mut text);
+        text.finish()
+    }
+
+    /// A handle for the server: gathers from the same state.
     pub fn registry(&self) -> Registry {
-        self.registry.clone()
+        let registry = Registry::new();
+        // A wrong declaration is a programming error that every test meets at once.
+        registry.register(Box::new(Scrape::of(self.clone()))).unwrap_or_else(|error| panic!("{error}"));
+        registry
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner) // every change is whole
+    }
+}
+
+/// Makes the families when the library asks.
+struct Scrape {
+    metrics: Metrics,
+    descriptions: Vec<Desc>,
+}
+
+impl Scrape {
+    fn of(metrics: Metrics) -> Self {
+        let description = |declaration: &Declaration| {
+            let labels = declaration.labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new(declaration.name.to_owned(), declaration.help.to_owned(), labels, Default::default())
+                .unwrap_or_else(|error| panic!("{}: {error}", declaration.name))
+        };
+        let descriptions = metrics.tables.declarations().into_iter().map(description).collect();
+        Self { metrics, descriptions }
+    }
+}
+
+impl Collector for Scrape {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = Families::default();
+        self.metrics.state().expose(&self.metrics.tables, &mut families);
+        families.0
     }
 }
 
@@ -82,3 +162,185 @@ pub fn render(registry: &Registry) -> String {
         Err(error) => format!("# cannot encode: {error}\n"),
     }
 }
+
+/// What is exported, by subject.
+#[derive(Debug, Default)]
+struct State {
+    containers: BTreeMap<Arc<Labels>, Kept<container::Container>>,
+    workloads: BTreeMap<history::Workload, Kept<workload::Workload>>,
+    node: node::Node,
+    observer: observer::Observer,
+    began: f64,
+    wall_ns: i64,
+    retention: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Kept<S> {
+    subject: S,
+    /// Unix seconds.
+    created: f64,
+    touched: Time,
+}
+
+impl State {
+    fn apply(&mut self, finding: &Finding) {
+        let at = finding.at;
+        if let FindingKind::Host(host) = &finding.what {
+            self.wall_ns = host.wall_offset_ns;
+            self.retention = Duration::from_nanos(host.retention_ns);
+            self.began = at.unix_seconds(self.wall_ns);
+        }
+        if let FindingKind::ClockSet { moved_seconds } = &finding.what {
+            self.wall_ns += (moved_seconds * 1e9) as i64;
+        }
+        self.observer.apply(at.unix_seconds(self.wall_ns), &finding.what);
+        self.node.apply(&finding.what);
+        match &finding.what {
+            FindingKind::Identified { container, before } => self.rename(at, container, before),
+            FindingKind::Forgotten { container } => {
+                let held = |kept: &Kept<container::Container>| kept.subject.holder == Some(container.cgroup);
+                if self.containers.get(&container.labels).is_some_and(held) {
+                    self.containers.remove(&container.labels);
+                }
+            }
+            FindingKind::Advised(advised) => {
+                let workload = &advised.facts.workload;
+                self.with_workload(at, workload, |workload| workload.advise(advised));
+            }
+            FindingKind::ScaleEventBegan(event) => {
+                self.with_workload(at, &scaled(event), |workload| workload.scaled_up(event));
+            }
+            FindingKind::OomLinked(linked) => {
+                self.with_workload(at, &scaled(&linked.scale_event), |workload| workload.linked(linked));
+            }
+            FindingKind::ScaleEventEnded(ended) => {
+                self.with_workload(at, &scaled(&ended.event), |workload| workload.scale_ended(ended));
+            }
+            FindingKind::Node(_) => self.expire(at),
+            kind => {
+                if let Some(container) = of_container(kind) {
+                    self.container(at, container, kind);
+                }
+            }
+        }
+    }
+
+    fn container(&mut self, at: Time, of: &finding::Container, kind: &FindingKind) {
+        let created = at.unix_seconds(self.wall_ns);
+        let kept = self.containers.entry(Arc::clone(&of.labels)).or_insert_with(|| Kept {
+            subject: Default::default(),
+            created,
+            touched: at,
+        });
+        kept.touched = at;
+        if let FindingKind::Seen { .. } | FindingKind::Started(_) = kind {
+            kept.subject.take_over(of.cgroup);
+        }
+        kept.subject.apply(of.cgroup, kind);
+        let workload = history::Workload::of(&of.labels);
+        self.with_workload(at, &workload, |workload| workload.apply(of.cgroup, kind));
+    }
+
+    /// It has another name now: what is kept of it moves along.
+    fn rename(&mut self, at: Time, of: &finding::Container, before: &Arc<Labels>) {
+        let held = |kept: &Kept<container::Container>| kept.subject.holder == Some(of.cgroup);
+        if self.containers.get(before).is_some_and(held)
+            && let Some(old) = self.containers.remove(before)
+        {
+            let kept = self.containers.entry(Arc::clone(&of.labels)).or_default();
+            kept.created = if kept.created > 0.0 { kept.created } else { old.created };
+            kept.touched = at;
+            kept.subject.merge(old.subject);
+        }
+        let (old, new) = (history::Workload::of(before), history::Workload::of(&of.labels));
+        if old != new
+            && let Some(kept) = self.workloads.remove(&old)
+        {
+            self.with_workload(at, &new, |workload| workload.merge(kept.subject));
+        }
+    }
+
+    fn with_workload(
+        &mut self,
+        at: Time,
+        workload: &history::Workload,
+        change: impl FnOnce(&mut workload::Workload),
+    ) {
+        if !self.workloads.contains_key(workload) {
+            if self.workloads.len() >= WORKLOADS && !self.make_room() {
+                return;
+            }
+            let kept = Kept { created: at.unix_seconds(self.wall_ns), ..Kept::default() };
+            self.workloads.insert(workload.clone(), kept);
+        }
+        if let Some(kept) = self.workloads.get_mut(workload) {
+            kept.touched = at;
+            change(&mut kept.subject);
+        }
+    }
+
+    /// The workload whose last container is longest gone goes, one with nothing to show first. None runs: none goes.
+    fn make_room(&mut self) -> bool {
+        self.observer.dropped_workloads += 1.0;
+        let gone = self.workloads.iter().filter(|(_, kept)| kept.subject.alive.is_empty());
+        let least = gone.min_by_key(|(_, kept)| (kept.subject.is_worth_keeping(), kept.touched));
+        let least = least.map(|(workload, _)| workload.clone());
+        least.is_some_and(|workload| self.workloads.remove(&workload).is_some())
+    }
+
+    /// Whatever has an end has reached it.
+    fn expire(&mut self, now: Time) {
+        let retention = self.retention;
+        self.workloads.retain(|_, kept| {
+            let patience = if kept.subject.is_worth_keeping() { retention.max(KEPT) } else { retention };
+            !kept.subject.alive.is_empty() || now.since(kept.touched) <= patience
+        });
+        // Of containers that never began to live nothing is heard again.
+        self.containers.retain(|_, kept| !kept.subject.is_unseen() || now.since(kept.touched) <= retention);
+    }
+
+    fn expose(&self, tables: &Tables, to: &mut dyn Exposition) {
+        let containers = self.containers.iter();
+        let containers = containers.map(|(labels, kept)| (&**labels, kept.created, &kept.subject));
+        let workloads = self.workloads.iter().map(|(labels, kept)| (labels, kept.created, &kept.subject));
+        expose(&tables.container, containers, to);
+        expose(&tables.workload, workloads, to);
+        expose(&tables.node, std::iter::once((&(), self.began, &self.node)), to);
+        expose(&tables.observer, std::iter::once((&(), self.began, &self.observer)), to);
+    }
+}
+
+/// All its containers together.
+fn scaled(event: &ScaleEvent) -> history::Workload {
+    let ScaleEvent { namespace, workload, workload_type, .. } = event.clone();
+    history::Workload { namespace, workload, workload_type, container: String::new() }
+}
+
+/// Of the findings that are exported by container.
+fn of_container(kind: &FindingKind) -> Option<&finding::Container> {
+    match kind {
+        FindingKind::Seen { container }
+        | FindingKind::Point { container, .. }
+        | FindingKind::Faulted { container, .. }
+        | FindingKind::FaultsTimed { container, .. }
+        | FindingKind::LimitMet { container, .. }
+        | FindingKind::Pressed { container, .. }
+        | FindingKind::Stalled { container, .. }
+        | FindingKind::State { container, .. }
+        | FindingKind::LateStep { container, .. }
+        | FindingKind::StartDated { container, .. }
+        | FindingKind::Drifting { container, .. } => Some(container),
+        FindingKind::Started(started) => Some(&started.container),
+        FindingKind::Caused(caused) => Some(&caused.container),
+        FindingKind::Measured(measured) => Some(&measured.container),
+        FindingKind::StartupPeak(peak) => Some(&peak.container),
+        FindingKind::Stable(stable) => Some(&stable.container),
+        FindingKind::OomKilled(killed) => killed.container.as_ref(),
+        FindingKind::Ended(ended) => Some(&ended.container),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

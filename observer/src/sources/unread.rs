@@ -22,7 +22,7 @@ impl Unread {
         if self.logged.insert((error.kind(), error.raw_os_error())) {
             let at = if path.is_empty() { String::new() } else { format!(" at {path:?}") };
             tracing::warn!(
-                "cannot read {}{at}: {error}; counted in observer_lost_total, and what was known stays",
+                "cannot read {}{at}: {error}; counted in observer_lost_records_total, and what was known stays",
                 self.what
             );
         }

@@ -50,13 +50,15 @@ const WORKLOAD: &str = r#"workload="web""#;
 
 /// Asked over the window; the others that are kept are asked of now.
 const PAST: &[&str] = &[
-    "observer_history_outcomes",
-    "observer_history_startup_need_bytes",
-    "observer_history_steady_bytes",
-    "observer_history_working_set_bytes",
+    "observer_workload_history_startups",
+    "observer_workload_history_startup_need_bytes",
+    "observer_workload_history_startup_need_spread_ratio",
+    "observer_workload_history_steady_bytes",
+    "observer_workload_history_working_set_bytes",
 ];
 const NOW: &[&str] = &[
     "observer_advice_grade",
+    "observer_workload_containers",
     "observer_workload_memory_request_bytes",
     "observer_workload_memory_limit_bytes",
 ];

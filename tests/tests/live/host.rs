@@ -127,7 +127,7 @@ fn no_psi(stage: &Stage) -> Result<()> {
     let mut daemon = Daemon::start(&stage.observer, &stage.directory, &["--proc-root", &proc])?;
     daemon.ready(Duration::from_secs(10))?;
     daemon.wait_metric("observer_node_memory_available_bytes", &[], Duration::from_secs(5), |v| v > 0.0)?;
-    let pressure = daemon.metric("observer_node_memory_pressure_waiting_seconds_total", &[])?;
+    let pressure = daemon.metric("observer_node_pressure_memory_waiting_seconds_total", &[])?;
     ensure!(pressure.is_none(), "pressure is told as {pressure:?} without PSI");
     Ok(())
 }
@@ -287,7 +287,7 @@ fn hanging_file(stage: &Stage) -> Result<()> {
     answers(&daemon)?;
     let within = Duration::from_secs(20);
     // Answered while the read hangs: nobody has written.
-    daemon.wait_metric("observer_lost_total", &["where=\"host_stalled\""], within, |v| v >= 5.0)?;
+    daemon.wait_metric("observer_lost_records_total", &["reason=\"host_stalled\""], within, |v| v >= 5.0)?;
     ensure!(daemon.get("/healthz")? == "ok\n", "not alive while a read hangs");
     ensure!(daemon.get("/readyz").is_err(), "ready although nothing is measured");
 
@@ -302,8 +302,9 @@ fn hanging_file(stage: &Stage) -> Result<()> {
     // It hangs again, and ends all the same.
     fs::remove_file(&pipe)?;
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-    let stalled = daemon.metric("observer_lost_total", &["where=\"host_stalled\""])?.unwrap_or(0.0);
-    daemon.wait_metric("observer_lost_total", &["where=\"host_stalled\""], within, |v| v > stalled)?;
+    let stalled = daemon.metric("observer_lost_records_total", &["reason=\"host_stalled\""])?.unwrap_or(0.0);
+    daemon
+        .wait_metric("observer_lost_records_total", &["reason=\"host_stalled\""], within, |v| v > stalled)?;
     let status = daemon.stop()?;
     ensure!(status.success(), "ended with {status}");
     fs::remove_dir_all(&root)?;
@@ -332,11 +333,11 @@ fn unreadable(stage: &Stage) -> Result<()> {
     let procs = root.join("system.slice/cgroup.procs");
     fs::remove_file(&procs)?;
     fs::create_dir(&procs)?;
-    let lost = ["where=\"cgroup_unreadable\""];
-    daemon.wait_metric("observer_lost_total", &lost, within, |v| v >= 3.0)?;
+    let lost = ["reason=\"cgroup_unreadable\""];
+    daemon.wait_metric("observer_lost_records_total", &lost, within, |v| v >= 3.0)?;
     fs::remove_dir(&procs)?;
     fs::write(&procs, "1\n")?;
-    let seen = daemon.metric("observer_lost_total", &lost)?.unwrap_or(0.0);
+    let seen = daemon.metric("observer_lost_records_total", &lost)?.unwrap_or(0.0);
     ensure!(seen >= 3.0, "three walks met it");
     let log = daemon.log_text();
     ensure!(log.matches("cannot read the cgroup tree").count() == 1, "not logged once:\n{log}");

@@ -94,19 +94,22 @@ fn tables(stage: &Stage) -> Result<()> {
         });
         made.collect()
     };
-    let swept = ["where=\"entry_swept\""];
+    let swept = ["reason=\"entry_swept\""];
     let made = churn(500)?;
     wait_marked(|marked| marked.is_disjoint(&made))?;
-    ensure!(daemon.metric("observer_lost_total", &swept)?.unwrap_or(0.0) == 0.0, "freed by a walk only");
+    ensure!(
+        daemon.metric("observer_lost_records_total", &swept)?.unwrap_or(0.0) == 0.0,
+        "freed by a walk only"
+    );
 
     // Stopped, so that the ring runs over and removals are lost.
     daemon.signal(Signal::STOP)?;
     let made = churn(2500)?;
     ensure!(!marked()?.is_disjoint(&made), "nothing to free");
     daemon.signal(Signal::CONT)?;
-    daemon.wait_metric("observer_lost_total", &["where=\"life_ring_full\""], SOON, |v| v > 0.0)?;
+    daemon.wait_metric("observer_lost_records_total", &["reason=\"life_ring_full\""], SOON, |v| v > 0.0)?;
     wait_marked(|marked| marked.is_disjoint(&made))?;
-    daemon.wait_metric("observer_lost_total", &swept, SOON, |v| v > 0.0)?;
+    daemon.wait_metric("observer_lost_records_total", &swept, SOON, |v| v > 0.0)?;
     ensure!(marked()?.contains(&parent_id), "one that lives was freed");
     Ok(())
 }
@@ -193,7 +196,8 @@ fn pushes_a_spike(stage: &Stage) -> Result<()> {
         (told / peak - 1.0).abs() < 0.02,
         "start-up peak told as {told}, the kernel's watermark is {peak}"
     );
-    let at = daemon.metric("observer_container_startup_peak_seconds", &[&own(&group)])?.unwrap_or(9.0);
+    let at =
+        daemon.metric("observer_container_startup_time_to_peak_seconds", &[&own(&group)])?.unwrap_or(9.0);
     ensure!((0.05..lasted).contains(&at), "the peak of a 0.1 s ramp is said to be at {at} s of {lasted:.3}");
     Ok(())
 }
@@ -513,12 +517,14 @@ fn remembers(stage: &Stage) -> Result<()> {
     let mut first = daemon(stage, &["--state", &state])?;
     let group = group(stage, "kept")?;
     wait(run(stage, &group, "spike --peak 64 --steady 64 --ramp 0.2 --hold 0 --seconds 0.5")?)?;
-    first.wait_metric("observer_history_startups", &[&workload], SOON, |startups| startups == 1.0)?;
+    first
+        .wait_metric("observer_workload_history_startups", &[&workload], SOON, |startups| startups == 1.0)?;
     first.signal(rustix::process::Signal::TERM)?;
     first.wait(SOON)?;
     let second = daemon(stage, &["--state", &state])?;
     let with = [workload.as_str(), "statistic=\"max\""];
-    let peak = second.wait_metric("observer_history_startup_peak_bytes", &with, SOON, |peak| peak > 0.0)?;
+    let peak =
+        second.wait_metric("observer_workload_history_startup_need_bytes", &with, SOON, |peak| peak > 0.0)?;
     ensure!((peak / (64 * MIB) as f64 - 1.0).abs() < 0.05, "peak {peak} after the restart");
     Ok(())
 }

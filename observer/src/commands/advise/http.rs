@@ -113,7 +113,7 @@ mod tests {
             (response("200 OK", "<html>login</html>"), "not JSON"),
             (response("200 OK", r#"{"status":"error","error":"x"}"#), "is that the address of a Prometheus?"),
             (response("200 OK", r#"{"status":"success","data":{}}"#), "without data.result"),
-            (response("200 OK", foreign), "no series observer_history_outcomes"),
+            (response("200 OK", foreign), "no series observer_workload_history_startups"),
             (String::new(), "is it running"),
         ] {
             let http = answering(answer, 1);

@@ -1,16 +1,20 @@
 //! The whole fleet's facts by PromQL: plain instant queries, so whatever speaks its HTTP API will do.
 //!
-//! Each node tells quantiles of what it saw; here they become the fleet's: the worst of the worst, the 95th percentile over
-//! nodes of their 95th percentiles (which is at or above the true one), and a spread that holds both the spread on each
-//! node and that between nodes. Checks that need more than numbers are the worst of what the nodes said.
+//! Each node tells of what it saw; here that becomes the fleet's: the worst of the worst, the 95th percentile over
+//! nodes of their worst start-ups and of their 95th percentiles (which are at or above the true ones), and a spread
+//! that holds both the spread on each node and that between nodes. Checks that need more than numbers are the worst
+//! of what the nodes warn of; what passes there has no series, and stays unknown here.
 //!
-//! A node's series are memory already (its last start-ups, a week of levels), so what it says now is asked of those that
-//! answer, and the window is there for nodes that have gone, and for observers that have forgotten. It is looked into at [`LOOKS`] moments: reading every sample of
-//! a week of 10,000 pods takes a Prometheus minutes.
+//! A node's series are memory already (its last start-ups, a week of levels), so what it says now is asked of those
+//! that answer, and the window is there for nodes that have gone, and for observers that have forgotten. It is looked
+//! into at [`LOOKS`] moments: reading every sample of a week of 10,000 pods takes a Prometheus minutes.
 
 use std::collections::BTreeMap;
 
-use crate::commands::advise::{Told, Window, http::Http};
+use crate::{
+    commands::advise::{Told, Window, http::Http},
+    sinks::metrics::grade_number,
+};
 use observer_core::{
     advice::{Advice, Check, Facts, Grade, Settings, facts::Steady},
     workload::history::Workload,
@@ -19,7 +23,7 @@ use observer_core::{
 /// Moments of the window that are looked at: of a week, every six hours. A node that lived between two is not seen.
 const LOOKS: u64 = 28;
 
-const BY: &str = "namespace, workload, workload_type, workload_container";
+const BY: &str = "namespace, workload, workload_type, container";
 
 type Fill = fn(&mut Facts, &BTreeMap<String, String>, f64);
 struct Query {
@@ -40,11 +44,12 @@ fn steady(facts: &mut Facts) -> &mut Steady {
     facts.steady.get_or_insert_default()
 }
 
-/// `$LAST(series)`: as last seen in the window, `$ALL(series)`: now and in the window, `$BY`: the labels of a container of a workload.
+/// `$LAST(series)`: as last seen in the window, `$ALL(series)`: now and in the window, `$BY`: the labels of a
+/// container of a workload.
 static QUERIES: &[Query] = &[
     Query {
         what: "how start-ups ended",
-        promql: "sum by ($BY, outcome) ($LAST(observer_history_outcomes))",
+        promql: "sum by ($BY, outcome) ($LAST(observer_workload_history_startups))",
         fill: |facts, labels, value| {
             let (s, count) = (&mut facts.startups, bytes(value));
             s.count += count;
@@ -63,32 +68,30 @@ static QUERIES: &[Query] = &[
     },
     Query {
         what: "worst start-ups",
-        promql: "max by ($BY) ($ALL(observer_history_startup_need_bytes{statistic=\"max\"}))",
+        promql: "max by ($BY) ($ALL(observer_workload_history_startup_need_bytes{statistic=\"max\"}))",
         fill: |facts, _, value| triple(&mut facts.startups.need, 2, bytes(value)),
     },
     Query {
-        what: "usual start-ups",
-        promql: "quantile by ($BY) (0.5, $LAST(observer_history_startup_need_bytes{statistic=\"p50\"}))",
-        fill: |facts, _, value| triple(&mut facts.startups.need, 0, bytes(value)),
-    },
-    Query {
         what: "high start-ups",
-        promql: "quantile by ($BY) (0.95, $LAST(observer_history_startup_need_bytes{statistic=\"p95\"}))",
+        promql: "quantile by ($BY) (0.95, $LAST(observer_workload_history_startup_need_bytes{statistic=\"max\"}))",
         fill: |facts, _, value| triple(&mut facts.startups.need, 1, bytes(value)),
     },
     Query {
-        what: "level of start-ups",
-        promql: "avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"}))",
-        fill: |facts, _, value| facts.startups.need_mean_log = Some(value),
+        what: "usual start-ups",
+        promql: "avg by ($BY) (ln($LAST(observer_workload_history_startup_need_bytes{statistic=\"geometric_mean\"})))",
+        fill: |facts, _, value| {
+            facts.startups.need_mean_log = Some(value);
+            triple(&mut facts.startups.need, 0, bytes(value.exp()));
+        },
     },
     Query {
         what: "spread of start-ups between nodes",
-        promql: "stdvar by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"mean_log\"}))",
+        promql: "stdvar by ($BY) (ln($LAST(observer_workload_history_startup_need_bytes{statistic=\"geometric_mean\"})))",
         fill: |facts, _, value| facts.startups.need_spread = Some(value.sqrt()),
     },
     Query {
         what: "spread of start-ups on each",
-        promql: "avg by ($BY) ($LAST(observer_history_startup_need_bytes{statistic=\"spread_log\"}) ^ 2)",
+        promql: "avg by ($BY) (ln($LAST(observer_workload_history_startup_need_spread_ratio)) ^ 2)",
         fill: |facts, _, value| {
             let between = facts.startups.need_spread.unwrap_or(0.0);
             facts.startups.need_spread = Some(between.hypot(value.sqrt()));
@@ -96,32 +99,32 @@ static QUERIES: &[Query] = &[
     },
     Query {
         what: "start-ups cut off",
-        promql: "max by ($BY) ($LAST(observer_history_cut_peak_bytes))",
+        promql: "max by ($BY) ($LAST(observer_workload_history_oom_killed_peak_bytes))",
         fill: |facts, _, value| facts.startups.cut = Some(bytes(value)),
     },
     Query {
         what: "usual working sets",
-        promql: "quantile by ($BY) (0.5, $LAST(observer_history_working_set_bytes{statistic=\"p50\"}))",
+        promql: "quantile by ($BY) (0.5, $LAST(observer_workload_history_working_set_bytes{statistic=\"p50\"}))",
         fill: |facts, _, value| steady(facts).p50 = bytes(value),
     },
     Query {
         what: "high working sets",
-        promql: "quantile by ($BY) (0.95, $LAST(observer_history_working_set_bytes{statistic=\"p95\"}))",
+        promql: "quantile by ($BY) (0.95, $LAST(observer_workload_history_working_set_bytes{statistic=\"p95\"}))",
         fill: |facts, _, value| steady(facts).p95 = bytes(value),
     },
     Query {
         what: "highest working sets",
-        promql: "max by ($BY) ($ALL(observer_history_working_set_bytes{statistic=\"max\"}))",
+        promql: "max by ($BY) ($ALL(observer_workload_history_working_set_bytes{statistic=\"max\"}))",
         fill: |facts, _, value| steady(facts).max = bytes(value),
     },
     Query {
         what: "levels settled at",
-        promql: "quantile by ($BY) (0.5, $LAST(observer_history_steady_bytes{statistic=\"p50\"}))",
+        promql: "quantile by ($BY) (0.5, $LAST(observer_workload_history_steady_bytes))",
         fill: |facts, _, value| triple(&mut facts.startups.steady, 0, bytes(value)),
     },
     Query {
         what: "highest levels settled at",
-        promql: "max by ($BY) ($ALL(observer_history_steady_bytes{statistic=\"max\"}))",
+        promql: "max by ($BY) ($ALL(observer_workload_history_steady_bytes))",
         fill: |facts, _, value| {
             triple(&mut facts.startups.steady, 1, bytes(value));
             triple(&mut facts.startups.steady, 2, bytes(value));
@@ -130,16 +133,16 @@ static QUERIES: &[Query] = &[
     Query {
         what: "requests",
         promql: "min by ($BY) (observer_workload_memory_request_bytes)",
-        fill: |facts, _, value| facts.current.request = Some(Some(bytes(value)).filter(|set| *set > 0)),
+        fill: |facts, _, value| facts.current.request = Some(Some(bytes(value))),
     },
     Query {
         what: "limits",
         promql: "min by ($BY) (observer_workload_memory_limit_bytes)",
-        fill: |facts, _, value| facts.current.limit = Some(Some(bytes(value)).filter(|set| *set > 0)),
+        fill: |facts, _, value| facts.current.limit = Some(Some(bytes(value))),
     },
     Query {
         what: "containers alive",
-        promql: "count by (namespace, workload, workload_type, workload_container) (label_replace(observer_container_state{state!=\"ended\", namespace!=\"\"} == 1, \"workload_container\", \"$1\", \"container\", \"(.*)\")) or sum by (namespace, workload, workload_type) (observer_workload_containers{namespace=\"\"})",
+        promql: "sum by ($BY) (observer_workload_containers)",
         fill: |facts, _, value| facts.current.containers = bytes(value),
     },
 ];
@@ -171,7 +174,7 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Told
         }
         if i == 0 && all.is_empty() {
             return Err(format!(
-                "{}: it has no series observer_history_outcomes of the last {}: does it scrape the observer (port 9843, /metrics), and is that at least this version?",
+                "{}: it has no series observer_workload_history_startups of the last {}: does it scrape the observer (port 9843, /metrics), and is that at least this version?",
                 http.url(),
                 window.text()
             ));
@@ -181,15 +184,21 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Told
     let mut grades: BTreeMap<(Workload, String), Grade> = BTreeMap::new();
     for (labels, value) in ask(http, GRADES, window)? {
         let (Some(workload), Some(check)) = (workload(&labels), labels.get("check")) else { continue };
-        let grade = Grade::ALL.into_iter().find(|grade| f64::from(*grade as u8) == value);
+        let grade = Grade::ALL.into_iter().find(|grade| grade_number(*grade) == value);
         grades.insert((workload, check.clone()), grade.unwrap_or(Grade::Unknown));
     }
     if foreign > 0 {
         eprintln!("{foreign} series had not the labels of an observer and were left out");
     }
     let told = |(workload, mut facts): (Workload, Facts)| {
-        // A node's histogram is empty until ten minutes of container time: the level its start-ups settled at stands in.
+        // A node's histogram is empty until ten minutes of container time: the level its start-ups settled at stands
+        // in.
         facts.steady = facts.steady.filter(|steady| steady.p95 > 0);
+        // What is unset has no series. A request is of pods only.
+        facts.current.limit = facts.current.limit.or(Some(None));
+        if !workload.namespace.is_empty() {
+            facts.current.request = facts.current.request.or(Some(None));
+        }
         let mut advice = Advice::of(&facts, settings);
         for verdict in &mut advice.verdicts {
             let said = grades.get(&(workload.clone(), verdict.check.name().to_owned()));
@@ -227,7 +236,7 @@ fn workload(labels: &BTreeMap<String, String>) -> Option<Workload> {
         workload: labels.get("workload")?.clone(),
         workload_type: labels.get("workload_type")?.clone(),
         namespace: label("namespace"),
-        container: label("workload_container"),
+        container: label("container"),
     })
 }
 

@@ -1,4 +1,5 @@
-//! The first version: one JSON object with all workloads. Read as a stream, so that what comes before damage can be used.
+//! The first version: one JSON object with all workloads. Read as a stream, so that what comes before damage can be
+//! used.
 
 use std::{
     fmt,

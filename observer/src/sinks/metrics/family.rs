@@ -1,12 +1,15 @@
-//! One metric family: its declaration as data, and the series behind it.
+//! What a metric is: one declaration, from which its registration, series, removal and documentation follow.
 
-use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, core::Collector};
+use prometheus::{CounterVec, GaugeVec, Opts, Registry, core::Collector};
+
+use observer_core::{attribution::cgroup_path::Labels, workload::history::Workload};
 
 /// Name, type, labels and meaning of a family; docs/metrics.md is made of these.
 #[derive(Debug)]
 pub struct Declaration {
     pub name: &'static str,
     pub kind: Kind,
+    /// Beside those of its subject.
     pub labels: &'static [&'static str],
     pub help: &'static str,
 }
@@ -15,6 +18,7 @@ pub struct Declaration {
 pub enum Kind {
     Counter,
     Gauge,
+    /// With these upper bounds.
     Histogram(&'static [f64]),
 }
 
@@ -28,26 +32,137 @@ impl Kind {
     }
 }
 
-impl Declaration {
-    fn opts(&self) -> Opts {
-        Opts::new(self.name, self.help)
+/// A family with the way it is read from the state of one subject: a container, a workload, the node, the observer.
+pub struct Metric<S: 'static> {
+    pub declaration: Declaration,
+    pub(super) read: Read<S>,
+}
+
+pub(super) enum Read<S: 'static> {
+    /// One series, or none.
+    One(fn(&S) -> Option<f64>),
+    /// A series for each set of values of its own labels.
+    Each(fn(&S, &mut Each)),
+    Distributions(fn(&S, &mut EachDistribution)),
+}
+
+pub(super) type Each<'a> = dyn FnMut(&[&str], f64) + 'a;
+pub(super) type EachDistribution<'a> = dyn FnMut(&[&str], &Distribution) + 'a;
+
+pub(super) const fn gauge<S>(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&S) -> Option<f64>,
+) -> Metric<S> {
+    let declaration = Declaration { name, kind: Kind::Gauge, labels: &[], help };
+    Metric { declaration, read: Read::One(read) }
+}
+
+pub(super) const fn gauges<S>(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&S, &mut Each),
+) -> Metric<S> {
+    Metric { declaration: Declaration { name, kind: Kind::Gauge, labels, help }, read: Read::Each(read) }
+}
+
+pub(super) const fn counter<S>(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&S) -> Option<f64>,
+) -> Metric<S> {
+    let declaration = Declaration { name, kind: Kind::Counter, labels: &[], help };
+    Metric { declaration, read: Read::One(read) }
+}
+
+pub(super) const fn counters<S>(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&S, &mut Each),
+) -> Metric<S> {
+    Metric { declaration: Declaration { name, kind: Kind::Counter, labels, help }, read: Read::Each(read) }
+}
+
+pub(super) const fn histograms<S>(
+    name: &'static str,
+    bounds: &'static [f64],
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&S, &mut EachDistribution),
+) -> Metric<S> {
+    let declaration = Declaration { name, kind: Kind::Histogram(bounds), labels, help };
+    Metric { declaration, read: Read::Distributions(read) }
+}
+
+/// What a histogram shows.
+#[derive(Clone, Debug, Default)]
+pub struct Distribution {
+    /// Of each bound, and beyond the last one.
+    pub counts: Vec<u64>,
+    pub sum: f64,
+}
+
+impl Distribution {
+    pub fn observe(&mut self, bounds: &[f64], value: f64, times: u64) {
+        self.counts.resize(bounds.len() + 1, 0);
+        self.counts[bounds.partition_point(|bound| *bound < value)] += times;
+        self.sum += value * times as f64;
     }
 
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.resize(self.counts.len().max(other.counts.len()), 0);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+        self.sum += other.sum;
+    }
+}
+
+/// The labels of a subject; one that is empty is absent.
+pub trait LabelSet {
+    fn labels(&self) -> Vec<(&'static str, &str)>;
+}
+
+impl LabelSet for Labels {
+    fn labels(&self) -> Vec<(&'static str, &str)> {
+        let Self { namespace, pod, container, workload, workload_type } = self;
+        vec![
+            ("namespace", namespace),
+            ("pod", pod),
+            ("container", container),
+            ("workload", workload),
+            ("workload_type", workload_type),
+        ]
+    }
+}
+
+impl LabelSet for Workload {
+    fn labels(&self) -> Vec<(&'static str, &str)> {
+        let Self { namespace, workload, workload_type, container } = self;
+        vec![
+            ("namespace", namespace),
+            ("workload", workload),
+            ("workload_type", workload_type),
+            ("container", container),
+        ]
+    }
+}
+
+/// The node, and the observer.
+impl LabelSet for () {
+    fn labels(&self) -> Vec<(&'static str, &str)> {
+        Vec::new()
+    }
+}
+
+/// Families that a registry of the library keeps: the ledger's.
+impl Declaration {
     pub fn counters(&self, registry: &Registry) -> CounterVec {
-        self.register(registry, CounterVec::new(self.opts(), self.labels))
+        self.register(registry, CounterVec::new(Opts::new(self.name, self.help), self.labels))
     }
 
     pub fn gauges(&self, registry: &Registry) -> GaugeVec {
-        self.register(registry, GaugeVec::new(self.opts(), self.labels))
-    }
-
-    pub fn histograms(&self, registry: &Registry) -> HistogramVec {
-        let buckets = match self.kind {
-            Kind::Histogram(buckets) => buckets.to_vec(),
-            _ => Vec::new(),
-        };
-        let opts = HistogramOpts::new(self.name, self.help).buckets(buckets);
-        self.register(registry, HistogramVec::new(opts, self.labels))
+        self.register(registry, GaugeVec::new(Opts::new(self.name, self.help), self.labels))
     }
 
     /// A wrong declaration is a programming error that every test meets at once.
@@ -59,14 +174,5 @@ impl Declaration {
         let family = family.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         registry.register(Box::new(family.clone())).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         family
-    }
-}
-
-/// Moves what was counted under one set of labels to another. A series that was never made moves nothing.
-pub fn carry(family: &CounterVec, from: &[&str], to: &[&str]) {
-    let counted = family.with_label_values(from).get();
-    let _ = family.remove_label_values(from);
-    if counted > 0.0 {
-        family.with_label_values(to).inc_by(counted);
     }
 }

@@ -1,136 +1,136 @@
 //! The observer about itself: probes, losses, cost.
 
-use prometheus::{CounterVec, GaugeVec, Registry};
+use std::collections::BTreeMap;
 
-use crate::sinks::metrics::family::{Declaration, Kind};
+use super::family::{Metric, counter, counters, gauge, gauges};
 use observer_core::model::{
-    event::{AttachOutcome, Loss, ObserverReading},
-    finding::{Finding, FindingKind},
+    event::{AttachOutcome, CgroupVersion, Host, Loss, ObserverReading},
+    finding::FindingKind,
 };
 
-static BUILD: Declaration = Declaration {
-    name: "observer_build_info",
-    kind: Kind::Gauge,
-    labels: &["version", "kernel", "cgroup"],
-    help: "1; the observer's version, the kernel's release, and the cgroup version (v1 or v2) of the memory controller.",
-};
-static PROBE: Declaration = Declaration {
-    name: "observer_probe_status",
-    kind: Kind::Gauge,
-    labels: &["probe", "status"],
-    help: "1 for the outcome of attaching each probe: attached, fallback, unsupported, broken, disabled. Details: /api/v1/probes.",
-};
-static ATTACHED: Declaration = Declaration {
-    name: "observer_probe_attached",
-    kind: Kind::Gauge,
-    labels: &["probe"],
-    help: "1 while the probe is attached. Those that follow growth (page_fault, growth) are attached only while a container starts.",
-};
-static LOST: Declaration = Declaration {
-    name: "observer_lost_total",
-    kind: Kind::Counter,
-    labels: &["where"],
-    help: "Data lost, by where; docs/operating.md says what each costs.",
-};
-static UNATTRIBUTED: Declaration = Declaration {
-    name: "observer_unattributed_events_total",
-    kind: Kind::Counter,
-    labels: &[],
-    help: "Events of a cgroup nobody could tell within 30 s.",
-};
-static RESIDENT: Declaration = Declaration {
-    name: "observer_resident_memory_bytes",
-    kind: Kind::Gauge,
-    labels: &[],
-    help: "Resident memory of the observer.",
-};
-static CPU: Declaration = Declaration {
-    name: "observer_cpu_seconds_total",
-    kind: Kind::Counter,
-    labels: &[],
-    help: "Processor time of the observer, without what its programs cost others.",
-};
+pub static METRICS: &[Metric<Observer>] = &[
+    gauges(
+        "observer_build_info",
+        &["version", "kernel", "cgroup"],
+        "1; the observer's version, the kernel's release, and the cgroup version (v1 or v2) of the memory controller.",
+        |observer, each| {
+            if let Some(host) = &observer.host {
+                let cgroup = match host.cgroup {
+                    CgroupVersion::V1 => "v1",
+                    CgroupVersion::V2 => "v2",
+                };
+                each(&[&host.observer_version, &host.kernel, cgroup], 1.0);
+            }
+        },
+    ),
+    gauges(
+        "observer_probe_status",
+        &["probe", "status"],
+        "1 for the outcome of attaching each probe: attached, fallback, unsupported, broken, disabled. Details: /api/v1/probes.",
+        |observer, each| observer.probes.iter().for_each(|(probe, status)| each(&[probe, status], 1.0)),
+    ),
+    gauges(
+        "observer_probe_attached",
+        &["probe"],
+        "1 while the probe is attached. Those that follow growth (page_fault, growth) are attached only while a container starts.",
+        |observer, each| {
+            for (probe, attached) in &observer.attached {
+                each(&[probe], f64::from(u8::from(*attached)));
+            }
+        },
+    ),
+    counters(
+        "observer_lost_records_total",
+        &["reason"],
+        "Records lost, by reason; docs/operating.md says what each costs.",
+        |observer, each| {
+            for loss in Loss::ALL {
+                each(&[loss.name()], observer.lost.get(&loss).copied().unwrap_or_default());
+            }
+        },
+    ),
+    counter(
+        "observer_unattributed_events_total",
+        "Events of a cgroup nobody could tell within 30 s.",
+        |observer| Some(observer.unattributed),
+    ),
+    counter(
+        "observer_workload_series_dropped_total",
+        "Workloads that found no room among the 1,000 whose series are kept, or had to make room.",
+        |observer| Some(observer.dropped_workloads),
+    ),
+    counters(
+        "observer_history_dropped_total",
+        &["what"],
+        "Workloads, and single start-ups of workloads still known, that what is remembered had no room for.",
+        |observer, each| {
+            for (what, dropped) in ["workloads", "startups"].into_iter().zip(observer.dropped_history) {
+                each(&[what], dropped);
+            }
+        },
+    ),
+    gauge("observer_resident_memory_bytes", "Resident memory of the observer.", |observer| {
+        Some(observer.reading?.resident as f64)
+    }),
+    counter(
+        "observer_cpu_seconds_total",
+        "Processor time of the observer, without what its programs cost others.",
+        |observer| Some(observer.reading?.cpu_ns as f64 / 1e9),
+    ),
+    gauge(
+        "process_resident_memory_bytes",
+        "Resident memory size in bytes: the same as observer_resident_memory_bytes, by the name every exporter uses.",
+        |observer| Some(observer.reading?.resident as f64),
+    ),
+    counter(
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds: the same as observer_cpu_seconds_total.",
+        |observer| Some(observer.reading?.cpu_ns as f64 / 1e9),
+    ),
+    gauge(
+        "process_start_time_seconds",
+        "Start time of the process since unix epoch in seconds.",
+        |observer| observer.started,
+    ),
+];
 
-/// The names every exporter has them under.
-static PROCESS_RESIDENT: Declaration = Declaration {
-    name: "process_resident_memory_bytes",
-    kind: Kind::Gauge,
-    labels: &[],
-    help: "Resident memory of the observer, under the name every exporter has.",
-};
-static PROCESS_CPU: Declaration = Declaration {
-    name: "process_cpu_seconds_total",
-    kind: Kind::Counter,
-    labels: &[],
-    help: "Processor time of the observer, under the name every exporter has.",
-};
-
-pub static ALL: &[&Declaration] =
-    &[&BUILD, &PROBE, &ATTACHED, &LOST, &UNATTRIBUTED, &RESIDENT, &CPU, &PROCESS_RESIDENT, &PROCESS_CPU];
-
-pub struct Families {
-    build: GaugeVec,
-    probe: GaugeVec,
-    attached: GaugeVec,
-    lost: CounterVec,
-    unattributed: CounterVec,
-    resident: GaugeVec,
-    cpu: CounterVec,
-    process_resident: GaugeVec,
-    process_cpu: CounterVec,
+#[derive(Debug, Default)]
+pub struct Observer {
+    host: Option<Host>,
+    started: Option<f64>,
+    probes: BTreeMap<String, &'static str>,
+    attached: BTreeMap<String, bool>,
+    lost: BTreeMap<Loss, f64>,
+    unattributed: f64,
+    pub dropped_workloads: f64,
+    dropped_history: [f64; 2],
+    reading: Option<ObserverReading>,
 }
 
-impl Families {
-    pub fn new(registry: &Registry) -> Self {
-        let families = Self {
-            build: BUILD.gauges(registry),
-            probe: PROBE.gauges(registry),
-            attached: ATTACHED.gauges(registry),
-            lost: LOST.counters(registry),
-            unattributed: UNATTRIBUTED.counters(registry),
-            resident: RESIDENT.gauges(registry),
-            cpu: CPU.counters(registry),
-            process_resident: PROCESS_RESIDENT.gauges(registry),
-            process_cpu: PROCESS_CPU.counters(registry),
-        };
-        for loss in Loss::ALL {
-            families.lost.with_label_values(&[loss.name()]);
-        }
-        families.unattributed.with_label_values(&[] as &[&str]);
-        families
-    }
-
-    pub fn apply(&mut self, finding: &Finding) {
-        match &finding.what {
+impl Observer {
+    pub fn apply(&mut self, unix_seconds: f64, finding: &FindingKind) {
+        match finding {
             FindingKind::Host(host) => {
-                let cgroup = match host.cgroup {
-                    observer_core::model::event::CgroupVersion::V1 => "v1",
-                    observer_core::model::event::CgroupVersion::V2 => "v2",
-                };
-                self.build.with_label_values(&[&host.observer_version, &host.kernel, cgroup]).set(1.0);
+                self.started.get_or_insert(unix_seconds);
+                self.host = Some(host.clone());
             }
             FindingKind::Probe(status) => {
-                self.probe.with_label_values(&[status.probe.as_str(), status.outcome.name()]).set(1.0);
-                let attached =
-                    status.attached.unwrap_or(matches!(status.outcome, AttachOutcome::Attached { .. }));
-                self.attached.with_label_values(&[&status.probe]).set(f64::from(attached));
+                self.probes.insert(status.probe.clone(), status.outcome.name());
+                let attached = matches!(status.outcome, AttachOutcome::Attached { .. });
+                self.attached.insert(status.probe.clone(), status.attached.unwrap_or(attached));
             }
             FindingKind::ProbeAttached { probe, attached } => {
-                self.attached.with_label_values(&[probe]).set(f64::from(*attached));
+                self.attached.insert(probe.clone(), *attached);
             }
             FindingKind::Lost { loss, count } => {
-                let series = self.lost.with_label_values(&[loss.name()]);
-                series.inc_by((*count as f64 - series.get()).max(0.0));
+                let lost = self.lost.entry(*loss).or_default();
+                *lost = lost.max(*count as f64);
             }
-            FindingKind::Unattributed { .. } => self.unattributed.with_label_values(&[] as &[&str]).inc(),
-            FindingKind::Observer(ObserverReading { resident, cpu_ns, .. }) => {
-                self.resident.with_label_values(&[] as &[&str]).set(*resident as f64);
-                self.process_resident.with_label_values(&[] as &[&str]).set(*resident as f64);
-                for cpu in [&self.cpu, &self.process_cpu] {
-                    let cpu = cpu.with_label_values(&[] as &[&str]);
-                    cpu.inc_by((*cpu_ns as f64 / 1e9 - cpu.get()).max(0.0));
-                }
+            FindingKind::HistoryDropped { workloads, startups } => {
+                self.dropped_history = [*workloads as f64, *startups as f64];
             }
+            FindingKind::Unattributed { .. } => self.unattributed += 1.0,
+            FindingKind::Observer(reading) => self.reading = Some(*reading),
             _ => {}
         }
     }

@@ -1,293 +1,367 @@
-//! Per workload: what must not be lost with a container that dies before it is scraped.
+//! Per container of a workload: what must not be lost with one that dies before it is scraped, what is remembered of
+//! its start-ups, what is advised.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use prometheus::{CounterVec, GaugeVec, HistogramVec, Registry};
-
-use crate::sinks::metrics::family::{Declaration, Kind, carry};
+use super::family::{Metric, counter, counters, gauge, gauges};
 use observer_core::{
-    attribution::cgroup_path::Labels,
-    cause::Cause,
+    advice::{Check, Grade},
     model::{
-        event::Limit,
+        event::CgroupId,
         finding::{
-            Caused, Container, ContainerState, Finding, FindingKind, LimitEvent, OomScope, StartupPeak,
+            Advised, Caused, ContainerState, FindingKind, LimitEvent, OomLinked, OomRole, OomScope,
+            ScaleEvent, ScaleEventEnded,
         },
+        kubernetes::ByKind,
     },
 };
 
-const LABELS: &[&str] = &["namespace", "workload", "workload_type"];
-const WITH_CAUSE: &[&str] = &["namespace", "workload", "workload_type", "cause"];
-const WITH_SCOPE: &[&str] = &["namespace", "workload", "workload_type", "scope"];
-const WITH_EVENT: &[&str] = &["namespace", "workload", "workload_type", "event"];
-const WITH_PHASE: &[&str] = &["namespace", "workload", "workload_type", "phase"];
-
-/// From an eager native program (well under a second) to a JVM with a cache to fill (minutes); the upper end is the
-/// start-up horizon, above which a change of level is not start-up. Factor 2: a class of time, not a measurement, which
-/// the container's own series give.
-const SECONDS: &[f64] = &[0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0];
-/// 1.05 is the band: below it there is no overshoot. 1.2 and 1.5 are the headrooms people set; 5 is the worst seen in
-/// public reports (kube-state-metrics#958).
-const RATIO: &[f64] = &[1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0];
-
-/// At 0.95 reclaim starts to bite, at 1 the limit was hit; below half, the limit is generous.
-const OF_LIMIT: &[f64] = &[0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0];
-
-static CONTAINERS: Declaration = Declaration {
-    name: "observer_workload_containers",
-    kind: Kind::Gauge,
-    labels: LABELS,
-    help: "Containers of the workload alive on this node.",
-};
-static STARTS: Declaration = Declaration {
-    name: "observer_workload_starts_total",
-    kind: Kind::Counter,
-    labels: WITH_CAUSE,
-    help: "Container starts seen, by cause (docs/causes.md), counted once the cause is sure or will not become surer.",
-};
-static REVISED: Declaration = Declaration {
-    name: "observer_workload_cause_revisions_total",
-    kind: Kind::Counter,
-    labels: LABELS,
-    help: "Starts whose cause was counted, and turned out to be another when better evidence came.",
-};
-static FAULTS: Declaration = Declaration {
-    name: "observer_workload_page_faults_total",
-    kind: Kind::Counter,
-    labels: LABELS,
-    help: "User page faults of all its containers, living and dead.",
-};
-static STALL_SECONDS: Declaration = Declaration {
-    name: "observer_workload_reclaim_stall_seconds_total",
-    kind: Kind::Counter,
-    labels: LABELS,
-    help: "Time tasks of its containers spent freeing memory instead of running.",
-};
-static OOM_KILLS: Declaration = Declaration {
-    name: "observer_workload_oom_kills_total",
-    kind: Kind::Counter,
-    labels: WITH_SCOPE,
-    help: "Processes of its containers killed for want of memory, by whose limit it was; outlives the containers.",
-};
-static OOM_PHASES: Declaration = Declaration {
-    name: "observer_workload_oom_kills_by_phase_total",
-    kind: Kind::Counter,
-    labels: WITH_PHASE,
-    help: "The same kills by when they struck: startup (no verdict yet) or steady.",
-};
-static EVENTS: Declaration = Declaration {
-    name: "observer_workload_memory_events_total",
-    kind: Kind::Counter,
-    labels: WITH_EVENT,
-    help: "memory.events of all its containers, living and dead, by the kernel's names: low, high, max, oom, oom_kill, oom_group_kill.",
-};
-static PEAK: Declaration = Declaration {
-    name: "observer_workload_memory_peak_bytes",
-    kind: Kind::Gauge,
-    labels: LABELS,
-    help: "Highest usage of any one of its containers since the observer started.",
-};
-static TIME_TO_STABLE: Declaration = Declaration {
-    name: "observer_workload_time_to_stable_seconds",
-    kind: Kind::Histogram(SECONDS),
-    labels: WITH_CAUSE,
-    help: "Time to stable of each start-up, when first confirmed, by cause of the start.",
-};
-static PEAK_OF_LIMIT: Declaration = Declaration {
-    name: "observer_workload_startup_peak_limit_ratio",
-    kind: Kind::Histogram(OF_LIMIT),
-    labels: LABELS,
-    help: "Start-up peak over the container's own limit, of each start-up of a container that has one.",
-};
-static OVERSHOOT: Declaration = Declaration {
-    name: "observer_workload_startup_overshoot_ratio",
-    kind: Kind::Histogram(RATIO),
-    labels: WITH_CAUSE,
-    help: "Highest working set over steady level of each start-up, by cause of the start.",
-};
-
-pub static ALL: &[&Declaration] = &[
-    &CONTAINERS,
-    &STARTS,
-    &REVISED,
-    &FAULTS,
-    &STALL_SECONDS,
-    &OOM_KILLS,
-    &OOM_PHASES,
-    &EVENTS,
-    &PEAK,
-    &TIME_TO_STABLE,
-    &OVERSHOOT,
-    &PEAK_OF_LIMIT,
+pub static METRICS: &[Metric<Workload>] = &[
+    gauge("observer_workload_containers", "Containers of the workload alive on this node.", |workload| {
+        workload.seen.then_some(workload.alive.len() as f64)
+    }),
+    counters(
+        "observer_workload_starts_total",
+        &["cause"],
+        "Container starts seen, by cause (docs/causes.md), counted once the cause is sure or will not become surer.",
+        |workload, each| workload.starts.iter().for_each(|(cause, starts)| each(&[cause], *starts)),
+    ),
+    counter(
+        "observer_workload_cause_revisions_total",
+        "Starts whose cause was counted, and turned out to be another when better evidence came. Absent before the first.",
+        |workload| Some(workload.revisions).filter(|revisions| *revisions > 0.0),
+    ),
+    counter(
+        "observer_workload_reclaim_stall_seconds_total",
+        "Time tasks of its containers spent freeing memory instead of running. Absent before the first.",
+        |workload| Some(workload.stall_seconds).filter(|seconds| *seconds > 0.0),
+    ),
+    counters(
+        "observer_workload_oom_kills_total",
+        &["scope"],
+        "Processes of its containers killed for want of memory, by whose limit it was; outlives the containers.",
+        |workload, each| {
+            for scope in OomScope::ALL {
+                let kills = workload.oom_kills.get(&scope).copied().unwrap_or_default();
+                // These two begin at 0, so that the first kill is an increase Prometheus can see.
+                if kills > 0.0 || workload.seen && matches!(scope, OomScope::Container | OomScope::Node) {
+                    each(&[scope.name()], kills);
+                }
+            }
+        },
+    ),
+    counters(
+        "observer_workload_oom_kills_by_phase_total",
+        &["phase"],
+        "The same kills by when they struck: startup (no verdict yet) or steady. Absent before the first.",
+        |workload, each| {
+            for (phase, kills) in ["startup", "steady"].into_iter().zip(workload.oom_phases) {
+                if kills > 0.0 {
+                    each(&[phase], kills);
+                }
+            }
+        },
+    ),
+    counters(
+        "observer_workload_memory_events_total",
+        &["event"],
+        "memory.events of all its containers, living and dead, by the kernel's names: low, high, max, oom, oom_kill, oom_group_kill. Absent before the first.",
+        |workload, each| workload.events.iter().for_each(|(event, times)| each(&[event.name()], *times)),
+    ),
+    gauge(
+        "observer_workload_memory_peak_bytes",
+        "Highest usage of any one of its containers since the observer started.",
+        |workload| Some(workload.peak).filter(|peak| *peak > 0.0),
+    ),
+    gauge(
+        "observer_workload_memory_request_bytes",
+        "Memory request of the container as its pod has it; absent where unset or not known.",
+        |workload| workload.advised().request,
+    ),
+    gauge(
+        "observer_workload_memory_limit_bytes",
+        "Memory limit of the container as its cgroup has it; absent where unset or not known.",
+        |workload| workload.advised().limit,
+    ),
+    gauges(
+        "observer_workload_history_startups",
+        &["outcome"],
+        "Start-ups remembered on this node (at most 24), earlier runs of the observer included, by how they ended: stable, drifting, oscillating, ended, failed (another exit code than 0, or a signal), oom_killed, cut_short (went on after an OOM kill of a process). An outcome that none had is absent.",
+        |workload, each| {
+            for (outcome, count) in workload.advised().outcomes {
+                if count > 0 {
+                    each(&[outcome], count as f64);
+                }
+            }
+        },
+    ),
+    gauges(
+        "observer_workload_history_startup_need_bytes",
+        &["statistic"],
+        "What a limit must hold, over the start-ups remembered that were not cut off by a kill: the peak, or the highest working set where more than a fifth was file cache. Statistics geometric_mean and max.",
+        |workload, each| {
+            let advised = workload.advised();
+            for (statistic, value) in [("geometric_mean", advised.need_mean), ("max", advised.need_max)] {
+                if let Some(value) = value {
+                    each(&[statistic], value);
+                }
+            }
+        },
+    ),
+    gauge(
+        "observer_workload_history_startup_need_spread_ratio",
+        "Geometric standard deviation of the same: 1 if all start-ups were alike.",
+        |workload| workload.advised().need_spread,
+    ),
+    gauge(
+        "observer_workload_history_oom_killed_peak_bytes",
+        "Highest usage of a start-up remembered that the kernel cut off: it wanted more. Absent if none was.",
+        |workload| workload.advised().cut,
+    ),
+    gauges(
+        "observer_workload_history_working_set_bytes",
+        &["statistic"],
+        "Working set after start-up over time and pods of this node, half-life seven days: p50, p95 and max.",
+        |workload, each| {
+            let values = workload.advised().working_set.into_iter().flatten();
+            ["p50", "p95", "max"].into_iter().zip(values).for_each(|(name, value)| each(&[name], value));
+        },
+    ),
+    gauge(
+        "observer_workload_history_steady_bytes",
+        "Highest level at which a start-up remembered settled.",
+        |workload| workload.advised().steady,
+    ),
+    gauge(
+        "observer_workload_history_time_to_stable_seconds",
+        "95th percentile of the time to stable of the start-ups remembered that got stable.",
+        |workload| workload.advised().time_to_stable,
+    ),
+    gauge(
+        "observer_advice_request_bytes",
+        "Memory request advised: p95 of the working set after start-up, rounded up; absent while too little is known.",
+        |workload| workload.advised().advised_request,
+    ),
+    gauge(
+        "observer_advice_limit_bytes",
+        "Memory limit advised: the worst start-up and headroom; absent while too little is known or memory does not settle.",
+        |workload| workload.advised().advised_limit,
+    ),
+    gauges(
+        "observer_advice_grade",
+        &["check"],
+        "Checks that warn (2) or fail (3), docs/advice.md; one that passes, or of which too little is known, has no series.",
+        |workload, each| {
+            for (check, grade) in workload.advised().grades.iter().flatten() {
+                each(&[check.name()], *grade);
+            }
+        },
+    ),
+    counters(
+        "observer_scale_events_total",
+        &["by"],
+        "Scale-ups that brought containers of the workload to this node, by who scaled: hpa, keda, manual, unknown.",
+        |workload, each| {
+            if let Some(scaled) = &workload.scaled {
+                scaled.events.iter().for_each(|(by, events)| each(&[by.name()], *events));
+            }
+        },
+    ),
+    counters(
+        "observer_scale_event_oom_kills_total",
+        &["by", "role"],
+        "OOM kills tied to a scale-up of the workload: role victim (it made the victim) or under_way (its containers were starting when somebody was killed).",
+        |workload, each| {
+            if let Some(scaled) = &workload.scaled {
+                scaled.oom_kills.iter().for_each(|((by, role), kills)| each(&[by.name(), role], *kills));
+            }
+        },
+    ),
+    gauge(
+        "observer_scale_event_concurrent_starts_max",
+        "Last scale-up of the workload: most of its containers starting here at one time.",
+        |workload| Some(workload.last_scale_event()?[0]),
+    ),
+    gauge(
+        "observer_scale_event_peak_sum_bytes",
+        "Last scale-up of the workload: sum of its containers' start-up peaks here.",
+        |workload| Some(workload.last_scale_event()?[1]),
+    ),
+    gauge(
+        "observer_scale_event_overshoot_sum_bytes",
+        "Last scale-up of the workload: sum of what its containers took beyond their steady level here.",
+        |workload| Some(workload.last_scale_event()?[2]),
+    ),
 ];
 
-/// When a kill struck.
-const PHASES: [&str; 2] = ["startup", "steady"];
-
-pub struct Families {
-    containers: GaugeVec,
-    starts: CounterVec,
-    revised: CounterVec,
-    faults: CounterVec,
-    stall_seconds: CounterVec,
-    oom_kills: CounterVec,
-    oom_phases: CounterVec,
-    events: CounterVec,
-    peak: GaugeVec,
-    time_to_stable: HistogramVec,
-    overshoot: HistogramVec,
-    peak_of_limit: HistogramVec,
-    peaks: HashMap<[String; 3], u64>,
+/// What is exported of one container of a workload; scale events are of the workload as a whole, without a container.
+#[derive(Debug, Default)]
+pub struct Workload {
+    pub alive: BTreeSet<CgroupId>,
+    /// A container of it was.
+    seen: bool,
+    starts: BTreeMap<&'static str, f64>,
+    revisions: f64,
+    stall_seconds: f64,
+    oom_kills: BTreeMap<OomScope, f64>,
+    oom_phases: [f64; 2],
+    events: BTreeMap<LimitEvent, f64>,
+    peak: f64,
+    advised: Option<Box<Numbers>>,
+    scaled: Option<Box<Scaled>>,
 }
 
-impl Families {
-    pub fn new(registry: &Registry) -> Self {
-        Self {
-            containers: CONTAINERS.gauges(registry),
-            starts: STARTS.counters(registry),
-            revised: REVISED.counters(registry),
-            faults: FAULTS.counters(registry),
-            stall_seconds: STALL_SECONDS.counters(registry),
-            oom_kills: OOM_KILLS.counters(registry),
-            oom_phases: OOM_PHASES.counters(registry),
-            events: EVENTS.counters(registry),
-            peak: PEAK.gauges(registry),
-            time_to_stable: TIME_TO_STABLE.histograms(registry),
-            overshoot: OVERSHOOT.histograms(registry),
-            peak_of_limit: PEAK_OF_LIMIT.histograms(registry),
-            peaks: HashMap::new(),
-        }
+/// Of the last advice.
+#[derive(Debug, Default)]
+struct Numbers {
+    request: Option<f64>,
+    limit: Option<f64>,
+    advised_request: Option<f64>,
+    advised_limit: Option<f64>,
+    need_mean: Option<f64>,
+    need_max: Option<f64>,
+    need_spread: Option<f64>,
+    cut: Option<f64>,
+    working_set: Option<[f64; 3]>,
+    steady: Option<f64>,
+    time_to_stable: Option<f64>,
+    outcomes: [(&'static str, u64); 7],
+    grades: [Option<(Check, f64)>; Check::ALL.len()],
+}
+
+static NOTHING: Numbers = Numbers {
+    request: None,
+    limit: None,
+    advised_request: None,
+    advised_limit: None,
+    need_mean: None,
+    need_max: None,
+    need_spread: None,
+    cut: None,
+    working_set: None,
+    steady: None,
+    time_to_stable: None,
+    outcomes: [("", 0); 7],
+    grades: [None; Check::ALL.len()],
+};
+
+#[derive(Debug, Default)]
+struct Scaled {
+    events: BTreeMap<ByKind, f64>,
+    oom_kills: BTreeMap<(ByKind, &'static str), f64>,
+    last: Option<[f64; 3]>,
+}
+
+impl Workload {
+    fn advised(&self) -> &Numbers {
+        self.advised.as_deref().unwrap_or(&NOTHING)
     }
 
-    pub fn apply(&mut self, finding: &Finding) {
-        match &finding.what {
-            FindingKind::Seen { container } => self.appear(container),
-            FindingKind::Started(started) => self.appear(&started.container),
-            FindingKind::Caused(Caused { container, decision, before, .. }) => match before {
-                None => self.starts.with_label_values(&caused(container, decision.cause)).inc(),
-                Some(before) if before.cause != decision.cause => {
-                    self.revised.with_label_values(&values(container)).inc();
-                }
-                Some(_) => {}
+    fn last_scale_event(&self) -> Option<[f64; 3]> {
+        self.scaled.as_ref()?.last
+    }
+
+    /// Something of it outlasts its containers: a verdict, a kill, a scale-up.
+    pub fn is_worth_keeping(&self) -> bool {
+        let verdict = self.advised().outcomes[..3].iter().any(|(_, count)| *count > 0);
+        verdict || self.scaled.is_some() || !self.oom_kills.is_empty()
+    }
+
+    pub fn apply(&mut self, cgroup: CgroupId, finding: &FindingKind) {
+        match finding {
+            FindingKind::Seen { .. } | FindingKind::Started(_) => {
+                self.seen = true;
+                self.alive.insert(cgroup);
+            }
+            FindingKind::State { to: ContainerState::Ended, .. } | FindingKind::Ended(_) => {
+                self.alive.remove(&cgroup);
+            }
+            FindingKind::Caused(Caused { decision, before, .. }) => match before {
+                None => *self.starts.entry(decision.cause.name()).or_default() += 1.0,
+                Some(before) => self.revisions += f64::from(u8::from(before.cause != decision.cause)),
             },
-            FindingKind::Identified { container, before } => self.carry(container, before),
-            FindingKind::State { container, to: ContainerState::Ended, .. } => {
-                self.containers.with_label_values(&values(container)).dec();
+            FindingKind::Stalled { seconds, .. } => self.stall_seconds += seconds,
+            FindingKind::LimitMet { event, times, .. } => {
+                *self.events.entry(*event).or_default() += *times as f64;
             }
-            FindingKind::Faulted { container, faults } => {
-                self.faults.with_label_values(&values(container)).inc_by(*faults as f64);
-            }
-            FindingKind::Stalled { container, seconds, .. } => {
-                self.stall_seconds.with_label_values(&values(container)).inc_by(*seconds);
-            }
-            FindingKind::LimitMet { container, event, times } => {
-                let [namespace, workload, workload_type] = values(container);
-                self.events
-                    .with_label_values(&[namespace, workload, workload_type, event.name()])
-                    .inc_by(*times as f64);
-            }
-            FindingKind::Measured(measured) => self.raise_peak(&measured.container, measured.peak),
+            FindingKind::Measured(measured) => self.peak = self.peak.max(measured.peak as f64),
             FindingKind::OomKilled(killed) => {
-                if let Some(container) = &killed.container {
-                    self.raise_peak(container, killed.peak);
-                    let [namespace, workload, workload_type] = values(container);
-                    let kills = killed.kills as f64;
-                    let phase = PHASES[usize::from(!killed.starting)];
-                    let scope = killed.scope.name();
-                    self.oom_kills
-                        .with_label_values(&[namespace, workload, workload_type, scope])
-                        .inc_by(kills);
-                    self.oom_phases
-                        .with_label_values(&[namespace, workload, workload_type, phase])
-                        .inc_by(kills);
-                }
-            }
-            FindingKind::StartupPeak(StartupPeak {
-                container,
-                bytes,
-                limit: Some(Limit::Bytes(limit)),
-                ..
-            }) if *limit > 0 => {
-                let ratio = *bytes as f64 / *limit as f64;
-                self.peak_of_limit.with_label_values(&values(container)).observe(ratio);
-            }
-            FindingKind::Stable(stable) => {
-                let labels = caused(&stable.container, stable.cause);
-                self.time_to_stable.with_label_values(&labels).observe(stable.seconds);
-                self.overshoot.with_label_values(&labels).observe(stable.overshoot);
+                self.peak = self.peak.max(killed.peak as f64);
+                *self.oom_kills.entry(killed.scope).or_default() += killed.kills as f64;
+                self.oom_phases[usize::from(!killed.starting)] += killed.kills as f64;
             }
             _ => {}
         }
     }
 
-    /// Counters begin at zero, so that the first kill is an increase Prometheus can see.
-    fn appear(&self, container: &Container) {
-        let [namespace, workload, workload_type] = values(container);
-        self.containers.with_label_values(&values(container)).inc();
-        for cause in [Cause::First, Cause::RestartAfterOomKill] {
-            self.starts.with_label_values(&caused(container, cause));
+    pub fn advise(&mut self, Advised { facts, advice, .. }: &Advised) {
+        let number = |bytes: u64| bytes as f64;
+        let startups = &facts.startups;
+        let mut grades = [None; Check::ALL.len()];
+        for (slot, verdict) in grades.iter_mut().zip(advice.complaints()) {
+            *slot = Some((verdict.check, grade_number(verdict.grade)));
         }
-        for scope in [OomScope::Container, OomScope::Node] {
-            self.oom_kills.with_label_values(&[namespace, workload, workload_type, scope.name()]);
+        self.advised = Some(Box::new(Numbers {
+            request: facts.current.request.flatten().map(number),
+            limit: facts.current.limit.flatten().map(number),
+            advised_request: advice.numbers.request.map(number),
+            advised_limit: advice.numbers.limit.map(|limit| number(limit.bytes())),
+            need_mean: startups.need_mean_log.map(f64::exp),
+            need_max: startups.need.map(|[.., max]| number(max)),
+            need_spread: startups.need_spread.map(f64::exp),
+            cut: startups.cut.map(number),
+            working_set: facts.steady.map(|steady| [steady.p50, steady.p95, steady.max].map(number)),
+            steady: startups.steady.map(|[.., max]| number(max)),
+            time_to_stable: startups.time_to_stable.map(|[_, p95, _]| p95),
+            outcomes: startups.outcomes(),
+            grades,
+        }));
+    }
+
+    pub fn scaled_up(&mut self, event: &ScaleEvent) {
+        let scaled = self.scaled.get_or_insert_default();
+        *scaled.events.entry(event.by.kind).or_default() += 1.0;
+        for role in [OomRole::Victim, OomRole::UnderWay] {
+            scaled.oom_kills.entry((event.by.kind, role.name())).or_default();
         }
-        for phase in PHASES {
-            self.oom_phases.with_label_values(&[namespace, workload, workload_type, phase]);
-        }
+    }
+
+    pub fn linked(&mut self, linked: &OomLinked) {
+        let scaled = self.scaled.get_or_insert_default();
+        *scaled.oom_kills.entry((linked.scale_event.by.kind, linked.role.name())).or_default() += 1.0;
+    }
+
+    pub fn scale_ended(&mut self, ended: &ScaleEventEnded) {
+        let last = [ended.starting_max, ended.peak_sum, ended.overshoot_sum].map(|number| number as f64);
+        self.scaled.get_or_insert_default().last = Some(last);
     }
 
     /// What was counted under a pod's uid, for want of a name, is the workload's.
-    fn carry(&mut self, container: &Container, before: &Labels) {
-        let [namespace, workload, workload_type] = values(container);
-        let (old, new) = ([&*before.namespace, &before.workload, &before.workload_type], values(container));
-        for family in [&self.faults, &self.stall_seconds, &self.revised] {
-            carry(family, &old, &new);
-        }
-        let with =
-            |last: &'static str| ([old[0], old[1], old[2], last], [namespace, workload, workload_type, last]);
-        for cause in Cause::ALL {
-            let (old, new) = with(cause.name());
-            carry(&self.starts, &old, &new);
-        }
-        for scope in OomScope::ALL {
-            let (old, new) = with(scope.name());
-            carry(&self.oom_kills, &old, &new);
-        }
-        for phase in PHASES {
-            let (old, new) = with(phase);
-            carry(&self.oom_phases, &old, &new);
-        }
-        for event in LimitEvent::ALL {
-            let (old, new) = with(event.name());
-            carry(&self.events, &old, &new);
-        }
-        let alive = self.containers.with_label_values(&old).get();
-        self.containers.with_label_values(&new).add(alive);
-        let _ = self.containers.remove_label_values(&old);
-        let peak = self.peaks.remove(&old.map(str::to_owned));
-        let _ = self.peak.remove_label_values(&old); // there is none if nothing was measured
-        if let Some(peak) = peak {
-            self.raise_peak(container, peak);
-        }
-        // Histograms stay where they were: a start-up told under a uid is told.
-    }
-
-    fn raise_peak(&mut self, container: &Container, peak: u64) {
-        let Labels { namespace, workload, workload_type, .. } = &*container.labels;
-        let key = [namespace.clone(), workload.clone(), workload_type.clone()];
-        let highest = self.peaks.entry(key).or_default();
-        if peak > *highest {
-            *highest = peak;
-            self.peak.with_label_values(&values(container)).set(peak as f64);
-        }
+    pub fn merge(&mut self, before: Self) {
+        self.alive.extend(before.alive);
+        self.seen |= before.seen;
+        before
+            .starts
+            .into_iter()
+            .for_each(|(cause, starts)| *self.starts.entry(cause).or_default() += starts);
+        self.revisions += before.revisions;
+        self.stall_seconds += before.stall_seconds;
+        before
+            .oom_kills
+            .into_iter()
+            .for_each(|(scope, kills)| *self.oom_kills.entry(scope).or_default() += kills);
+        self.oom_phases.iter_mut().zip(before.oom_phases).for_each(|(sum, kills)| *sum += kills);
+        before.events.into_iter().for_each(|(event, times)| *self.events.entry(event).or_default() += times);
+        self.peak = self.peak.max(before.peak);
     }
 }
 
-fn caused(container: &Container, cause: Cause) -> [&str; 4] {
-    let [namespace, workload, workload_type] = values(container);
-    [namespace, workload, workload_type, cause.name()]
-}
-
-fn values(container: &Container) -> [&str; 3] {
-    let labels = &container.labels;
-    [&labels.namespace, &labels.workload, &labels.workload_type]
+/// Alerts compare with these.
+pub fn grade_number(grade: Grade) -> f64 {
+    match grade {
+        Grade::Unknown => 0.0,
+        Grade::Pass => 1.0,
+        Grade::Warn => 2.0,
+        Grade::Fail => 3.0,
+    }
 }

@@ -1,0 +1,231 @@
+use observer_core::{
+    cause::Cause,
+    model::{
+        event::{CgroupVersion, Host},
+        finding::{Container, ContainerState, NodeMeasured, OomKilled, OomScope, Started},
+    },
+};
+
+use super::*;
+use crate::{commands::docs, sinks::metrics::family::gauge};
+
+fn container(cgroup: u64, pod: &str, workload: &str) -> Container {
+    let labels = Labels {
+        namespace: "shop".into(),
+        pod: pod.into(),
+        container: "app".into(),
+        workload: workload.into(),
+        workload_type: "deployment".into(),
+    };
+    Container { cgroup, labels: Arc::new(labels) }
+}
+
+fn host(retention_seconds: u64) -> FindingKind {
+    FindingKind::Host(Host {
+        observer_version: "1".into(),
+        kernel: "6".into(),
+        cgroup: CgroupVersion::V2,
+        wall_offset_ns: 1_000_000_000_000,
+        page_size: 4096,
+        cpus: 2,
+        memory_total: 1 << 30,
+        booted: None,
+        retention_ns: retention_seconds * 1_000_000_000,
+    })
+}
+
+fn started(container: &Container) -> FindingKind {
+    FindingKind::Started(Started {
+        container: container.clone(),
+        unix_seconds: 7.0,
+        command: Some("app".into()),
+        cause: Cause::First,
+    })
+}
+
+fn used(container: &Container, usage: u64) -> FindingKind {
+    FindingKind::Point { container: container.clone(), usage }
+}
+
+fn state(container: &Container, from: ContainerState, to: ContainerState) -> FindingKind {
+    FindingKind::State { container: container.clone(), from, to }
+}
+
+fn node() -> FindingKind {
+    FindingKind::Node(NodeMeasured {
+        reading: None,
+        cgroups: 1,
+        containers: 1,
+        starting: 0,
+        starting_usage: 0,
+        forecast: Default::default(),
+        stampede: false,
+    })
+}
+
+fn killed(container: &Container) -> FindingKind {
+    FindingKind::OomKilled(OomKilled {
+        container: Some(container.clone()),
+        scope: OomScope::Container,
+        victim_pid: 1,
+        victim_command: "app".into(),
+        usage: 9,
+        peak: 9,
+        limit: Some(9),
+        invoker_pid: 1,
+        invoker_command: "app".into(),
+        asker: None,
+        starting: true,
+        age_seconds: None,
+        kills: 1,
+    })
+}
+
+struct Run {
+    metrics: Metrics,
+    seconds: u64,
+}
+
+impl Run {
+    fn new(tables: Tables) -> Self {
+        let run = Self { metrics: Metrics::of(tables), seconds: 0 };
+        run.say(host(5));
+        run
+    }
+
+    fn say(&self, what: FindingKind) {
+        self.metrics.apply(&Finding { at: Time::from_nanos(self.seconds * 1_000_000_000), what });
+    }
+
+    fn series(&self, start: &str) -> Vec<String> {
+        self.metrics.render().lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect()
+    }
+}
+
+/// The recipe for a metric is one declaration: whatever else there is follows from it.
+#[test]
+fn a_metric_is_one_declaration() {
+    static THROW_AWAY: Metric<container::Container> =
+        gauge("observer_container_throw_away_bytes", "A test's.", |container| container.holder.map(|_| 7.0));
+    let mut tables = Tables::default();
+    tables.container.push(&THROW_AWAY);
+    let run = Run::new(tables.clone());
+    let web = container(1, "web-1", "web");
+    run.say(started(&web));
+    let text = run.metrics.render();
+    assert!(text.contains("# TYPE observer_container_throw_away_bytes gauge"), "{text}");
+    let series = r#"observer_container_throw_away_bytes{namespace="shop",pod="web-1",container="app",workload="web",workload_type="deployment"} 7"#;
+    assert!(text.contains(series), "{text}");
+    assert!(render(&run.metrics.registry()).contains(series));
+    run.say(FindingKind::Forgotten { container: web });
+    assert!(!run.metrics.render().contains("throw_away"));
+    assert!(
+        docs::metrics_of(tables.declarations()).contains("| `observer_container_throw_away_bytes` | gauge |")
+    );
+}
+
+#[test]
+fn what_a_container_uses_goes_with_it_and_the_rest_after_the_retention() {
+    let run = Run::new(Tables::default());
+    let web = container(1, "web-1", "web");
+    run.say(started(&web));
+    run.say(used(&web, 100));
+    assert_eq!(run.series("observer_container_memory_usage_bytes").len(), 1);
+    run.say(state(&web, ContainerState::Starting, ContainerState::Ended));
+    run.say(used(&web, 100)); // read before it was known to be gone
+    assert!(run.series("observer_container_memory_usage_bytes").is_empty());
+    let state = run.series("observer_container_state");
+    assert!(state.len() == 1 && state[0].contains(r#"state="ended""#), "{state:?}");
+    run.say(FindingKind::Forgotten { container: web });
+    assert!(run.series("observer_container_").is_empty());
+    assert_eq!(run.series("observer_workload_containers{").len(), 1);
+}
+
+#[test]
+fn a_restart_takes_the_series_over_and_a_late_word_of_the_one_before_does_not_take_them_away() {
+    let run = Run::new(Tables::default());
+    let (old, new) = (container(1, "web-1", "web"), container(2, "web-1", "web"));
+    run.say(started(&old));
+    run.say(FindingKind::Faulted { container: old.clone(), faults: 3 });
+    run.say(state(&old, ContainerState::Starting, ContainerState::Ended));
+    run.say(started(&new));
+    run.say(state(&new, ContainerState::Ended, ContainerState::Starting));
+    run.say(used(&new, 200));
+    run.say(FindingKind::Faulted { container: new, faults: 4 });
+    run.say(used(&old, 100));
+    run.say(FindingKind::Forgotten { container: old });
+    let usage = run.series("observer_container_memory_usage_bytes");
+    assert!(usage.len() == 1 && usage[0].ends_with(" 200"), "{usage:?}");
+    assert!(run.series("observer_container_page_faults_total")[0].ends_with(" 7"));
+    assert!(run.series("observer_workload_containers")[0].ends_with(" 1"));
+}
+
+#[test]
+fn a_workload_leaves_when_nothing_of_it_runs_and_later_if_it_has_something_to_show() {
+    let mut run = Run::new(Tables::default());
+    let (job, web) = (container(1, "job-1", "job"), container(2, "web-1", "web"));
+    for of in [&job, &web] {
+        run.say(started(of));
+    }
+    run.say(killed(&web));
+    run.seconds = 10;
+    run.say(node());
+    assert_eq!(run.series("observer_workload_containers").len(), 2, "both run");
+    for of in [&job, &web] {
+        run.say(state(of, ContainerState::Starting, ContainerState::Ended));
+    }
+    run.seconds = 20;
+    run.say(node());
+    let left = run.series("observer_workload_containers");
+    assert!(left.len() == 1 && left[0].contains(r#"workload="web""#), "{left:?}");
+    run.seconds = 10 + 3601;
+    run.say(node());
+    assert!(
+        run.series("observer_workload_")
+            .iter()
+            .all(|line| line.starts_with("observer_workload_series_dropped"))
+    );
+}
+
+#[test]
+fn workloads_are_bounded_and_those_that_ran_last_stay() {
+    let mut run = Run::new(Tables::default());
+    for i in 0..WORKLOADS as u64 + 10 {
+        run.seconds = i;
+        let job = container(i, &format!("job-{i}"), &format!("job-{i}"));
+        run.say(started(&job));
+        run.say(killed(&job));
+        run.say(state(&job, ContainerState::Starting, ContainerState::Ended));
+    }
+    let left = run.series("observer_workload_containers");
+    assert_eq!(left.len(), WORKLOADS);
+    assert!(!left.iter().any(|line| line.contains(r#"workload="job-9""#)));
+    assert!(run.series("observer_workload_series_dropped_total")[0].ends_with(" 10"));
+}
+
+#[test]
+fn what_was_counted_under_a_uid_is_the_workloads() {
+    let run = Run::new(Tables::default());
+    let (uid, web) = (container(1, "uid", "pod"), container(1, "web-1", "web"));
+    run.say(started(&uid));
+    run.say(killed(&uid));
+    run.say(FindingKind::Identified { container: web, before: uid.labels });
+    let kills = run.series("observer_workload_oom_kills_total");
+    let own = kills.iter().filter(|line| line.contains(r#"scope="container""#)).collect::<Vec<_>>();
+    assert!(own.len() == 1 && own[0].contains(r#"workload="web""#) && own[0].ends_with(" 1"), "{kills:?}");
+    assert!(!run.metrics.render().contains(r#"workload="pod""#));
+}
+
+#[test]
+fn open_metrics_has_the_time_each_counter_began_and_an_end() {
+    let run = Run::new(Tables::default());
+    let odd = container(1, "we\"b\n\\", "web");
+    run.say(started(&odd));
+    run.say(killed(&odd));
+    let text = run.metrics.open_metrics();
+    assert!(text.ends_with("\n# EOF\n"));
+    assert!(text.contains("# TYPE observer_container_oom_kills counter\n"), "{text}");
+    let labels = r#"{namespace="shop",pod="we\"b\n\\",container="app",workload="web",workload_type="deployment",scope="container"}"#;
+    assert!(text.contains(&format!("observer_container_oom_kills_total{labels} 1\n")), "{text}");
+    assert!(text.contains(&format!("observer_container_oom_kills_created{labels} 1000\n")), "{text}");
+}
