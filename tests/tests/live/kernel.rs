@@ -285,8 +285,8 @@ fn whole_group(stage: &Stage) -> Result<()> {
     group.limit(48 * MIB)?;
     group.kill_as_one()?;
     let main = run(stage, &group, "child --size 200 --seconds 30")?;
-    // The child that asked too much, and the main process that did nothing. The kernel counts the first victim once more
-    // when it kills the rest of the group; that one is reconciled, with no scope.
+    // The child that asked too much, and the main process that did nothing. The kernel counts the first victim once
+    // more when it kills the rest of the group; that one is reconciled, with no scope.
     let with = [&own(&group), "scope=\"container\""];
     daemon.wait_metric("observer_container_oom_kills_total", &with, 2 * SOON, |kills| kills == 2.0)?;
     daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;

@@ -77,7 +77,7 @@ fn as_many(stage: &Stage) -> Result<()> {
         sum += kernel;
     }
     println!("together: {sum}");
-    let lost = daemon.metric("observer_lost_total", &["life_ring_full"])?;
+    let lost = daemon.metric("observer_lost_records_total", &["life_ring_full"])?;
     ensure!(lost.unwrap_or(0.0) == 0.0, "{lost:?} records of kills and lives were lost");
     Ok(())
 }
@@ -106,8 +106,8 @@ fn whole_groups(stage: &Stage) -> Result<()> {
     compare(&daemon, "memory.oom.group", &own(&group), group.oom_kills()?)
 }
 
-/// A frozen process with SIGKILL pending cannot die until the OOM killer, called for by a neighbour, thaws it: it is marked,
-/// and nothing is killed.
+/// A frozen process with SIGKILL pending cannot die until the OOM killer, called for by a neighbour, thaws it: it is
+/// marked, and nothing is killed.
 fn only_marked(stage: &Stage) -> Result<()> {
     let daemon = daemon(stage, &[])?;
     let group = group(stage, "dying")?;

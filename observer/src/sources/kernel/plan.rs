@@ -156,7 +156,10 @@ mod tests {
 
     #[test]
     fn a_pid_argument_selects_the_older_hook_and_says_why() {
-        let layout = Layout::complete_but(&[], &[("signal_generate", Vec::new()), ("mark_victim", vec![Arg::Integer])]);
+        let layout = Layout::complete_but(
+            &[],
+            &[("signal_generate", Vec::new()), ("mark_victim", vec![Arg::Integer])],
+        );
         let Plan::Attach { hook: 1, passed_over: Some(why) } =
             plan(&oom_kill::PROBE, &Support::made_up(layout), &ProbeChoice::default())
         else {
