@@ -2,8 +2,8 @@
 //!
 //! The rule behind it: requests reflect steady usage; limits cover the peak plus headroom; start-up allocation is
 //! controlled; memory settles; replicas follow request rate, queue depth or latency, never memory. A node and the whole
-//! fleet are judged by the same functions: only where the [`Facts`] come from differs. Too little data is `unknown`, with
-//! what is missing, never a guess.
+//! fleet are judged by the same functions: only where the [`Facts`] come from differs. Too little data is `unknown`,
+//! with what is missing, never a guess.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
 //! Stage one: whose is it? Events come in as sources send them and go on with the container that they are about.
 //!
-//! The only place that holds anything back. A container of a pod starts some hundred milliseconds before its status tells
-//! its name; what the kernel says meanwhile is held per container and worked off in order, with its own times, so that
-//! nothing is reported under a name that is not its own. Only where the API stays silent is a container reported by the
-//! pod's uid and the container's id, and renamed when the API speaks again.
+//! The only place that holds anything back. A container of a pod starts some hundred milliseconds before its status
+//! tells its name; what the kernel says meanwhile is held per container and worked off in order, with its own times, so
+//! that nothing is reported under a name that is not its own. Only where the API stays silent is a container reported
+//! by the pod's uid and the container's id, and renamed when the API speaks again.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -27,8 +27,8 @@ use pod_index::{Pods, Resolved};
 
 /// A pod that the API does not know is reported by its uid from here on.
 const NO_POD: Duration = Duration::from_secs(30);
-/// What is none of the containers that its pod's status tells is the pod's sandbox, or was over before a status told it: the
-/// kubelet writes statuses within seconds.
+/// What is none of the containers that its pod's status tells is the pod's sandbox, or was over before a status told
+/// it: the kubelet writes statuses within seconds.
 const NO_CONTAINER: Duration = Duration::from_secs(15);
 /// While the API is silent no status tells of a container; it is reported by its id then.
 const SILENT: Duration = Duration::from_secs(20);
@@ -238,8 +238,8 @@ impl Attribution {
         self.identify(at, cgroup, SILENT, wall_ns, out);
     }
 
-    /// Reports the container if it is known who it is, or has waited long enough. `patience`: for how long it may wait for a
-    /// status that does not come.
+    /// Reports the container if it is known who it is, or has waited long enough. `patience`: for how long it may wait
+    /// for a status that does not come.
     fn identify(
         &mut self,
         at: Time,
@@ -359,8 +359,8 @@ impl Attribution {
         }
     }
 
-    /// Whether it cannot be its pod's sandbox, which is made before the containers and removed after them: it stands, or stood to its
-    /// end, beside an older group of the pod, or it was gone before a younger one was made.
+    /// Whether it cannot be its pod's sandbox, which is made before the containers and removed after them: it stands,
+    /// or stood to its end, beside an older group of the pod, or it was gone before a younger one was made.
     fn is_no_sandbox(&self, cgroup: CgroupId, group: &PodGroup, waiting: &Waiting) -> bool {
         let Some(removed) = waiting.removed else { return self.beside_older(cgroup) };
         let younger = |other: &PodGroup| other.pod == group.pod && other.since >= removed.at;

@@ -1,8 +1,8 @@
 //! What happened to every workload: objects in, records out. Pure; the ledger's memory.
 //!
 //! Kubernetes itself tells scaling from a rollout by the ReplicaSet's annotation desired-replicas, which holds the
-//! replicas of the whole Deployment (kubernetes: pkg/controller/deployment/sync.go, isScalingEvent): it changes when somebody
-//! scales, and only then. A new revision makes a new ReplicaSet, or takes an old one up again.
+//! replicas of the whole Deployment (kubernetes: pkg/controller/deployment/sync.go, isScalingEvent): it changes when
+//! somebody scales, and only then. A new revision makes a new ReplicaSet, or takes an old one up again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -405,8 +405,8 @@ impl ChangeLog {
             let reason = told(scaler).map(|told| told.reason.clone()).unwrap_or_default();
             return By { kind: ByKind::Keda, name: scaler.autoscaler.name.clone(), reason, guessed: false };
         }
-        // Whoever scales to zero loses the field with the value, and its name with it (v1.36): from there nobody is named,
-        // and the one whose business it is to wake what sleeps is KEDA.
+        // Whoever scales to zero loses the field with the value, and its name with it (v1.36): from there nobody is
+        // named, and the one whose business it is to wake what sleeps is KEDA.
         if let (Some(scaler), ByKind::Unknown, 0) = (keda, kind, from)
             && writer.manager.is_empty()
         {

@@ -179,7 +179,8 @@ mod tests {
         Pod { uid: uid(n), namespace: "shop".into(), name, containers: vec![app], ..Pod::default() }
     }
 
-    /// Containers 1 to 5 run already, 6 to 10 start at once; each is busy. The API says who they are after so many seconds.
+    /// Containers 1 to 5 run already, 6 to 10 start at once; each is busy. The API says who they are after so many
+    /// seconds.
     fn api_silent_for(silence: u64) -> (Pipeline, Vec<Finding>) {
         let (mut pipeline, mut findings) = (Pipeline::default(), Vec::new());
         let mut step = |seconds: f64, what: EventKind| findings.extend(pipeline.step(&event(seconds, what)));

@@ -1,9 +1,9 @@
 //! Scale events, and what each did to this node. Pure: findings in, findings out.
 //!
-//! A scale event begins here with the first start it is the cause of, and is over when all its containers have a verdict,
-//! or after the start-up horizon. An OOM kill is tied to the scale event that made its victim, and to those whose
-//! start-ups were under way on the node at that moment: the victim is often not the culprit. Either may become known
-//! only after the kill, so kills are remembered for a while.
+//! A scale event begins here with the first start it is the cause of, and is over when all its containers have a
+//! verdict, or after the start-up horizon. An OOM kill is tied to the scale event that made its victim, and to those
+//! whose start-ups were under way on the node at that moment: the victim is often not the culprit. Either may become
+//! known only after the kill, so kills are remembered for a while.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -94,7 +94,8 @@ pub struct OomLevel {
     /// (kernel: mm/memcontrol.c, mem_cgroup_oom). [`UNKNOWN`] where the kernel does not have the field.
     pub oom_events: u64,
     /// `memory_events[MEMCG_OOM_KILL]`, the number that memory.events and memory.oom_control show: raised for every
-    /// process killed here or, on v2, below, before it is marked (mm/oom_kill.c, __oom_kill_process). [`UNKNOWN`] as above.
+    /// process killed here or, on v2, below, before it is marked (mm/oom_kill.c, __oom_kill_process). [`UNKNOWN`] as
+    /// above.
     pub oom_kills: u64,
     /// 1: the OOM killer takes all of this group or nothing (memory.oom.group).
     pub kills_as_one: u64,
@@ -145,7 +146,8 @@ pub mod reclaim {
 /// "This kernel does not say": offsets and counters that BTF does not have.
 pub const UNKNOWN: u64 = u64::MAX;
 
-/// Per-cgroup totals, key: cgroup id. Made on the first fault or stall, deleted by userland after the last read. 48 bytes.
+/// Per-cgroup totals, key: cgroup id. Made on the first fault or stall, deleted by userland after the last read. 48
+/// bytes.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct CgroupTotals {
@@ -160,8 +162,8 @@ pub struct CgroupTotals {
     pub direct_stall_ns: u64,
 }
 
-/// The one-entry cache of each CPU: the cgroup that faulted, or read into the page cache, last. One each for `page_fault`
-/// and `growth`, since one may interrupt the other. 64 bytes: one cache line.
+/// The one-entry cache of each CPU: the cgroup that faulted, or read into the page cache, last. One each for
+/// `page_fault` and `growth`, since one may interrupt the other. 64 bytes: one cache line.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Slot {
@@ -224,10 +226,10 @@ pub const CAST_PLACEHOLDER: i32 = 0x7ca5_7000;
 pub const MIN_STEP_BYTES: u64 = 1 << 20;
 pub const STEP_RATIO_SHIFT: u32 = 7;
 
-/// Usage is read at a fault of another task than the one before, and then at every so many: at
-/// every fourth it is near half of what a fault pays (`cargo xtask bench faults`). Faults in a row without a look bring at most 60 KiB in pages of the
-/// smallest size, which the kernel charges 64 at a time anyway (mm/memcontrol.c, MEMCG_CHARGE_BATCH), and 30 MiB in huge
-/// ones, which take milliseconds to clear.
+/// Usage is read at a fault of another task than the one before, and then at every so many: at every fourth it is near
+/// half of what a fault pays (`cargo xtask bench faults`). Faults in a row without a look bring at most 60 KiB in pages
+/// of the smallest size, which the kernel charges 64 at a time anyway (mm/memcontrol.c, MEMCG_CHARGE_BATCH), and 30 MiB
+/// in huge ones, which take milliseconds to clear.
 pub const LOOK_EVERY: u64 = 16;
 
 const _: () = {

@@ -14,8 +14,9 @@ pub enum Source {
     Element { ty: &'static str, member: &'static str, enumeration: &'static str, enumerator: &'static str },
     /// No offset but the value of an enumerator.
     Enumerator { enumeration: &'static str, enumerator: &'static str },
-    /// Byte offset of the count of one kind of memory in `mm_struct.rss_stat`: an array of longs, or of per-CPU counters
-    /// since v6.2. The kinds have no enumeration by name; their order is that of include/linux/mm_types_task.h.
+    /// Byte offset of the count of one kind of memory in `mm_struct.rss_stat`: an array of longs, or of per-CPU
+    /// counters since v6.2. The kinds have no enumeration by name; their order is that of
+    /// include/linux/mm_types_task.h.
     Rss { kind: u32 },
 }
 

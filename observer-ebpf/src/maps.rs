@@ -14,8 +14,8 @@ use crate::abi::{self, CgroupTotals, Header, Latency, Slot};
 /// Curve points: 1 MiB is 21,000 of them between two drains.
 #[map]
 pub static POINTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
-/// Kills, cgroups and processes, apart from the points so that a storm of those cannot push out a kill. 1 MiB: 500 kills,
-/// 2,300 cgroup paths or 13,000 execs between two drains.
+/// Kills, cgroups and processes, apart from the points so that a storm of those cannot push out a kill. 1 MiB: 500
+/// kills, 2,300 cgroup paths or 13,000 execs between two drains.
 #[map]
 pub static LIVES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
@@ -41,8 +41,8 @@ pub static KILLING_FOR: HashMap<u32, Exceeded> = HashMap::with_max_entries(256, 
 /// Thread id -> address of the task it sent SIGKILL to last (before v6.8, where the mark names only a thread id).
 #[map]
 pub static SENT_KILL: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1024, 0);
-/// Cgroup id -> the kernel's count of its OOM kills at the last mark. Old entries make room by themselves: userland looks
-/// once more.
+/// Cgroup id -> the kernel's count of its OOM kills at the last mark. Old entries make room by themselves: userland
+/// looks once more.
 #[map]
 pub static KILLS_COUNTED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8192, 0);
 /// Thread id -> start of the fault that is being timed.

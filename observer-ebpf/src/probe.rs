@@ -45,13 +45,13 @@ pub struct Attachment {
 pub enum Point {
     /// A BTF-typed tracepoint: attached with a bpf link, needs neither tracefs nor perf_event_open.
     TpBtf { name: &'static str, arg: Option<ArgIs> },
-    /// The entry of a kernel function, by trampoline: refused under lockdown=integrity, and absent where the compiler has
-    /// inlined the function.
+    /// The entry of a kernel function, by trampoline: refused under lockdown=integrity, and absent where the compiler
+    /// has inlined the function.
     Fentry { function: &'static str },
     /// The return of a kernel function.
     Fexit { function: &'static str },
-    /// Run by userland over all objects of a kind (kernel: Documentation/bpf/bpf_iterators.rst). No trampoline: lockdown
-    /// allows it.
+    /// Run by userland over all objects of a kind (kernel: Documentation/bpf/bpf_iterators.rst). No trampoline:
+    /// lockdown allows it.
     Iter { over: &'static str },
 }
 

@@ -131,8 +131,8 @@ pub unsafe fn in_memory_hierarchy(cgroup: Ptr) -> bool {
     }
 }
 
-/// Gives an address a type: kfunc `bpf_rdonly_cast` (kernel: kernel/bpf/helpers.c, v6.2), which the verifier replaces by
-/// a move, so that what follows is a plain guarded load instead of a helper call. The object cannot name a kfunc;
+/// Gives an address a type: kfunc `bpf_rdonly_cast` (kernel: kernel/bpf/helpers.c, v6.2), which the verifier replaces
+/// by a move, so that what follows is a plain guarded load instead of a helper call. The object cannot name a kfunc;
 /// userland finds this placeholder and puts the kfunc's BTF id there. Not reached, and so removed by the verifier,
 /// where there is none.
 #[inline(always)]
@@ -154,7 +154,8 @@ fn cast(address: u64, ty: u32) -> Ptr {
     typed as Ptr
 }
 
-/// Reads a value by a helper: for rare paths, and for addresses the verifier has no type for. Zero if the memory is gone.
+/// Reads a value by a helper: for rare paths, and for addresses the verifier has no type for. Zero if the memory is
+/// gone.
 ///
 /// # Safety
 /// `T` is the field's type, an integer or a pointer, for which zero is valid.

@@ -1,7 +1,7 @@
 //! The live wiring: sources -> pipeline -> outlets. The only place that knows both banks.
 //!
-//! One thread reads the host ([`crate::host_thread`]); on the other, one task owns the pipeline and the outlets, one serves,
-//! and on Kubernetes some watch the API.
+//! One thread reads the host ([`crate::host_thread`]); on the other, one task owns the pipeline and the outlets, one
+//! serves, and on Kubernetes some watch the API.
 
 use std::{
     io,

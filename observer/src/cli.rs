@@ -12,8 +12,8 @@ use crate::{
 
 /// Watches containers start: peaks, overshoot, time to stable, every OOM kill with victim and scope, and what it means.
 ///
-/// Exit codes: 0 done; 1 failed while running; 2 bad command line, configuration or input; 3 a required probe cannot run
-/// on this host (`check`), or something is wrong (`why`).
+/// Exit codes: 0 done; 1 failed while running; 2 bad command line, configuration or input; 3 a required probe cannot
+/// run on this host (`check`), or something is wrong (`why`).
 #[derive(Debug, Parser)]
 #[command(name = "observer", version, max_term_width = 110)]
 pub struct Cli {
@@ -52,10 +52,10 @@ pub enum Command {
     },
     /// Tell the story of a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
     ///
-    /// Reads CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes], Grafana's CSV, JSON of Prometheus,
-    /// VictoriaMetrics and cAdvisor, kubectl top and docker stats in a loop, pidstat, psrecord and mprof: docs/recording.md
-    /// has a command for each. Seconds count from the start of the container; Unix times, dates and times far from zero
-    /// count from the first row. Needs no privileges.
+    /// Reads CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes], Grafana's CSV, JSON of
+    /// Prometheus, VictoriaMetrics and cAdvisor, kubectl top and docker stats in a loop, pidstat, psrecord and mprof:
+    /// docs/recording.md has a command for each. Seconds count from the start of the container; Unix times, dates and
+    /// times far from zero count from the first row. Needs no privileges.
     Analyse {
         /// The file; - is standard input
         file: PathBuf,
@@ -84,18 +84,19 @@ pub enum Command {
     /// request rate, queue depth or latency. Each is a check: pass, warn, fail, or unknown where too little was seen
     /// (docs/advice.md). Reads only: --output patch prints commands for kubectl and runs none. Needs no privileges.
     Advise(Box<advise::Options>),
-    /// Say on one screen what happened to a pod, a workload or a cgroup: kills, whose limit, which scale-up, what to set
+    /// Say on one screen what happened to a pod, a workload or a cgroup: kills, whose limit, which scale-up, what to
+    /// set
     ///
     /// Asks the observer of its node, or a recording. Needs no privileges.
     ///
-    /// Exit codes: 0 found, and nothing is wrong; 1 the observer could not be asked; 2 bad input: no such name, several of it,
-    /// no recording; 3 found, and something is wrong: an OOM kill, a failed exit, memory that does not settle, or advice that
-    /// a check fails.
+    /// Exit codes: 0 found, and nothing is wrong; 1 the observer could not be asked; 2 bad input: no such name, several
+    /// of it, no recording; 3 found, and something is wrong: an OOM kill, a failed exit, memory that does not settle,
+    /// or advice that a check fails.
     Why(why::Options),
     /// Watch who scales what in the whole cluster, and tell the agents: the optional companion of `run`
     ///
-    /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets and a
-    /// few events, keeps two hours of changes, and answers agents by TLS. Without it causes are less sure.
+    /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets
+    /// and a few events, keeps two hours of changes, and answers agents by TLS. Without it causes are less sure.
     Ledger(ledger::Options),
     /// Print a Secret with a certificate for the ledger, or for the agents, for clusters where nobody issues them
     LedgerSecret {

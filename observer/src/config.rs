@@ -97,9 +97,9 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// Address of /metrics, /healthz, /readyz, /api and the page [default: 127.0.0.1:9843]
     ///
-    /// Limits: 64 connections at once, of which the oldest without a request makes room for a new one; one request each,
-    /// without a body; TLS handshake 5 s; request line and headers 16 KiB, 64 fields, 5 s; 15 s to the last byte of the
-    /// answer; each text is rendered at most once a second.
+    /// Limits: 64 connections at once, of which the oldest without a request makes room for a new one; one request
+    /// each, without a body; TLS handshake 5 s; request line and headers 16 KiB, 64 fields, 5 s; 15 s to the last byte
+    /// of the answer; each text is rendered at most once a second.
     #[arg(long, value_name = "ADDRESS:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
@@ -235,8 +235,8 @@ fn keys() -> Vec<(String, Takes)> {
     settings.map(|argument| (argument.get_id().to_string(), takes(argument))).collect()
 }
 
-/// `OBSERVER_*` variables. A value is text, whatever it looks like: a node may be called `007`, `true` or `12.5`. Lists are
-/// separated by commas.
+/// `OBSERVER_*` variables. A value is text, whatever it looks like: a node may be called `007`, `true` or `12.5`. Lists
+/// are separated by commas.
 struct Variables(Vec<(String, String)>);
 
 impl Variables {

@@ -1,8 +1,8 @@
 //! The thread that reads the host: the kernel's ring and counters, the cgroup files, the node's files.
 //!
-//! A read of a cgroup's file can take seconds while memory is short, and for ever where a file system hangs. So it is done
-//! apart from what serves `/healthz` and `/metrics`. Batches of events leave over a bounded channel: when it is full this
-//! thread waits, and what does not fit in the kernel's ring meanwhile is counted there.
+//! A read of a cgroup's file can take seconds while memory is short, and for ever where a file system hangs. So it is
+//! done apart from what serves `/healthz` and `/metrics`. Batches of events leave over a bounded channel: when it is
+//! full this thread waits, and what does not fit in the kernel's ring meanwhile is counted there.
 
 use std::{
     sync::{
@@ -47,12 +47,13 @@ const EVERY_TOTALS: Duration = Duration::from_secs(1);
 const EVERY_TOTALS_AT_REST: Duration = Duration::from_secs(15);
 /// One record of every memory cgroup.
 const EVERY_PASS: Duration = Duration::from_secs(1);
-/// Growth is followed this long after a container's group was made: until its first process came and, of a pod, until the
-/// API said whose it is.
+/// Growth is followed this long after a container's group was made: until its first process came and, of a pod, until
+/// the API said whose it is.
 const AFTER_BIRTH: Duration = Duration::from_secs(30);
 /// And this long after the last start-up had its verdict, so that many starts do not attach and detach by turns.
 const AFTER_START: Duration = Duration::from_secs(10);
-/// The wall clock was set when it moved by more than this against the monotonic one. Slewing adds up to as much in minutes.
+/// The wall clock was set when it moved by more than this against the monotonic one. Slewing adds up to as much in
+/// minutes.
 const CLOCK_SET_NS: u64 = 100_000_000;
 
 /// Containers in their start-up: the core counts, the thread that reads the host looks.
@@ -213,8 +214,8 @@ impl Reader {
         }
     }
 
-    /// Everything there is to see now, in order: what happened, what the files say, what time it is. Returns whether there
-    /// is more in the ring.
+    /// Everything there is to see now, in order: what happened, what the files say, what time it is. Returns whether
+    /// there is more in the ring.
     fn look(&mut self) -> bool {
         let mut drained = Vec::new();
         let more = self.kernel.as_mut().is_some_and(|kernel| kernel.drain(&mut drained, BATCH));
@@ -266,8 +267,8 @@ impl Reader {
         kernel.watch_growth(watch, now, &mut self.pending);
     }
 
-    /// What the walk finds gone leaves the kernel's tables, and so does whatever else is in them and not in the tree: its
-    /// removal was lost with a full ring.
+    /// What the walk finds gone leaves the kernel's tables, and so does whatever else is in them and not in the tree:
+    /// its removal was lost with a full ring.
     fn walk(&mut self, now: Time) -> Vec<(CgroupId, u32)> {
         // Read before the tree: what comes meanwhile is not in it.
         let in_tables = self.kernel.as_ref().map(Kernel::tabled).unwrap_or_default();

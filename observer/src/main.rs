@@ -85,8 +85,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, (u8, String)> {
 }
 
 fn log_to_stderr(format: LogFormat, level: &str) {
-    // What the client library says of each failed try, the daemon says once, with what it costs. Who names targets, or wants
-    // more than usual, gets everything.
+    // What the client library says of each failed try, the daemon says once, with what it costs. Who names targets, or
+    // wants more than usual, gets everything.
     let usual = ["info", "warn", "error"].contains(&level);
     let quiet = if usual { ",kube_client=off,kube_runtime=off" } else { "" };
     let filter = EnvFilter::try_new(format!("{level}{quiet}")).unwrap_or_else(|_| EnvFilter::new("info"));

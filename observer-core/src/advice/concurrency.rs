@@ -24,8 +24,8 @@ pub struct StartConcurrency {
     pub highest: u64,
 }
 
-/// `headroom`: bytes they may take together. Each is taken for the worst of the start-ups seen at every moment, so that no
-/// order in which they come can be worse.
+/// `headroom`: bytes they may take together. Each is taken for the worst of the start-ups seen at every moment, so that
+/// no order in which they come can be worse.
 pub fn together(past: &[PastStartup], headroom: u64) -> Option<StartConcurrency> {
     let settled_level = past.iter().filter_map(|past| past.steady).max()?;
     let length = past.iter().map(|past| past.span * past.curve.len() as f64).fold(0.0, f64::max);
@@ -56,8 +56,8 @@ struct Worst {
 }
 
 impl Worst {
-    /// Of `count` start-ups that begin `gap` seconds apart. Reached once the last has begun: a gap later the same ages are
-    /// there again, and one start-up more.
+    /// Of `count` start-ups that begin `gap` seconds apart. Reached once the last has begun: a gap later the same ages
+    /// are there again, and one start-up more.
     fn highest_sum(&self, count: u64, gap: f64) -> u64 {
         let at = |seconds: f64| match seconds < 0.0 {
             true => 0,

@@ -153,8 +153,8 @@ impl Facts {
         self.current.limit.flatten().is_some_and(|limit| bytes >= limit / 20 * 19)
     }
 
-    /// The limit of today, where usage goes up to it (within a fiftieth: the width of a histogram's bucket) and neither a
-    /// start-up nor a process was killed by it: what does not fit is reclaimed, as file cache is.
+    /// The limit of today, where usage goes up to it (within a fiftieth: the width of a histogram's bucket) and neither
+    /// a start-up nor a process was killed by it: what does not fit is reclaimed, as file cache is.
     pub fn limit_filled_by_cache(&self, worst: u64) -> Option<u64> {
         let killed = self.kills.by_limit() > 0 || self.startups.cut.is_some_and(|cut| self.at_limit(cut));
         self.current.limit.flatten().filter(|limit| !killed && worst.abs_diff(*limit) <= limit / 50)

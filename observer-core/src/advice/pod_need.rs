@@ -1,5 +1,5 @@
-//! What the containers of a pod need together, as Kubernetes counts it: main containers and sidecars run side by side; an
-//! ordinary init container runs before the main ones, beside the sidecars that were started before it. Pure.
+//! What the containers of a pod need together, as Kubernetes counts it: main containers and sidecars run side by side;
+//! an ordinary init container runs before the main ones, beside the sidecars that were started before it. Pure.
 
 use crate::model::kubernetes::{Pod, PodContainer, Role};
 

@@ -1,13 +1,14 @@
 //! Request and limit, in numbers a person would choose. Pure.
 //!
-//! - **Request** = p95 of the working set after start-up, over pods and time: what the scheduler reserves is what is used.
-//! - **Limit** = the worst start-up seen plus the user's headroom, or more if the start-ups seen differ so much that one in
-//!   a thousand must be expected above that: the one-sided 99.9 % prediction bound of a log-normal from as many start-ups
-//!   (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make it larger by themselves.
-//!   Where memory went higher after start-up, both are meant of that height.
-//! - Start-ups that their own limit cut off wanted more than they got. Where every one was, the limit is a **trial**: twice
-//!   the last one, to be asked again after the next start-up. Beside whole ones they do not raise it; where several were
-//!   cut off, the limit of today is not lowered.
+//! - **Request** = p95 of the working set after start-up, over pods and time: what the scheduler reserves is what is
+//!   used.
+//! - **Limit** = the worst start-up seen plus the user's headroom, or more if the start-ups seen differ so much that
+//!   one in a thousand must be expected above that: the one-sided 99.9 % prediction bound of a log-normal from as many
+//!   start-ups (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make it larger by
+//!   themselves. Where memory went higher after start-up, both are meant of that height.
+//! - Start-ups that their own limit cut off wanted more than they got. Where every one was, the limit is a **trial**:
+//!   twice the last one, to be asked again after the next start-up. Beside whole ones they do not raise it; where
+//!   several were cut off, the limit of today is not lowered.
 //! - Start-ups that failed say nothing of what is needed.
 //! - A limit that usage fills without a kill is kept: what fills it can be taken back.
 

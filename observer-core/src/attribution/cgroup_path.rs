@@ -208,8 +208,8 @@ pub fn labels(owner: &Owner) -> Labels {
 }
 
 /// The systemd manager that a unit belongs to, by where its cgroup is: empty for the host's own. A manager's units are
-/// unique by name, and lie in nothing but slices below it (systemd.slice(5)); so whatever is no slice names the manager:
-/// `user@1000.service`, `lxc.payload.alpha`, `systemd-nspawn@alpha.service/payload`.
+/// unique by name, and lie in nothing but slices below it (systemd.slice(5)); so whatever is no slice names the
+/// manager: `user@1000.service`, `lxc.payload.alpha`, `systemd-nspawn@alpha.service/payload`.
 pub fn manager(place: &str) -> String {
     let names = place.split('/').filter(|name| !name.is_empty() && !name.ends_with(".slice"));
     names.collect::<Vec<_>>().join("/")

@@ -1,8 +1,8 @@
 //! What is held of a container until the Kubernetes API has said who it is. Pure.
 //!
-//! Events are held per container, so that a busy one cannot push out the start of another. Levels (usage, files, totals)
-//! are thinned out when there are too many: the latest counts, and the kernel's watermark keeps the peak. Starts, ends
-//! and kills give the rest its meaning and go last.
+//! Events are held per container, so that a busy one cannot push out the start of another. Levels (usage, files,
+//! totals) are thinned out when there are too many: the latest counts, and the kernel's watermark keeps the peak.
+//! Starts, ends and kills give the rest its meaning and go last.
 
 use std::collections::VecDeque;
 
@@ -124,8 +124,8 @@ fn is_level(event: &Event) -> bool {
     matches!(event.what, Usage { .. } | Memory { .. } | Totals { .. } | FaultLatency { .. })
 }
 
-/// Events of cgroups whose path is not known: a mkdir record that was overtaken by others, or lost with a full ring until
-/// the next walk of the tree.
+/// Events of cgroups whose path is not known: a mkdir record that was overtaken by others, or lost with a full ring
+/// until the next walk of the tree.
 #[derive(Debug, Default)]
 pub struct UnknownCgroups {
     events: VecDeque<(CgroupId, Event)>,

@@ -14,7 +14,8 @@ use crate::{
 const OWNERS: usize = 512;
 /// A pod that is gone may still be asked for: its last container's end, an OOM kill told late. Seconds.
 const GONE_KEPT: f64 = 600.0;
-/// How long before a pod its siblings still count: a controller makes the pods of a scale-up by a thousand in that time.
+/// How long before a pod its siblings still count: a controller makes the pods of a scale-up by a thousand in that
+/// time.
 const SIBLINGS_SECONDS: f64 = 60.0;
 /// Of each owner.
 const HASHES: usize = 4;
@@ -125,7 +126,8 @@ impl Pods {
         self.records.insert(record.workload.uid.clone(), (record, now));
     }
 
-    /// Whether a status written since then tells an id for each of the pod's containers: what is none of them is the sandbox.
+    /// Whether a status written since then tells an id for each of the pod's containers: what is none of them is the
+    /// sandbox.
     pub fn tells_all_since(&self, key: &str, since: f64) -> bool {
         let uid = self.by_hash.get(key).map_or(key, String::as_str);
         let all = |pod: &Pod| pod.containers.iter().all(|container| container.id.is_some());
@@ -144,7 +146,8 @@ impl Pods {
         self.labels(pod, &container.name)
     }
 
-    /// Of a container no status tells of, while its pod is known: named by the pod where that has only one, else as given.
+    /// Of a container no status tells of, while its pod is known: named by the pod where that has only one, else as
+    /// given.
     pub fn presume(&self, key: &str, otherwise: String) -> Resolved {
         let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
         match pod.containers.as_slice() {

@@ -5,18 +5,19 @@
 //!
 //! | id | example | where |
 //! |---|---|---|
-//! | 12 or more hex digits with a digit among them | container ids (64), ECS tasks (32), invocation ids, short ids (12) | everywhere |
+//! | 12 or more hex digits, one of them 0 to 9 | container ids (64), ECS tasks (32), short ids (12) | everywhere |
 //! | uuid, with `-` or `_` | Nomad allocations, Snap and VTE scopes | everywhere |
 //! | 16 or more letters and digits, four of them digits | BuildKit, ULID, KSUID | everywhere |
-//! | a number, or one after a single letter | pids, sessions (`session-c2.scope`), `run-u12.scope` | scopes: their names are never written by hand |
+//! | a number, also after one letter | pids, sessions (`session-c2.scope`), `run-u12.scope` | scopes, whose names nobody writes |
 //! | a number of four digits and more, or one that is all of a name | pids, `/web/3`, `build-31337` | plain groups |
 //! | a number after `uid_`, `job_`, `step_`, `task_` | Slurm | plain groups |
 //! | what follows `@` | `web@3.service` | units: systemd.unit(5), instances of a template |
 //!
 //! A number in the name of a service is part of the name: `redis-6379.service`, `postgresql-15.service`.
 //!
-//! Known wrong answers: groups numbered with four digits that are different things (`/tenant-1001`) are one workload, groups
-//! with short numbers that are instances (`/slot-1`) are several; all containers of a bare runtime are one, because their cgroup says nothing but their id.
+//! Known wrong answers: groups numbered with four digits that are different things (`/tenant-1001`) are one workload,
+//! groups with short numbers that are instances (`/slot-1`) are several; all containers of a bare runtime are one,
+//! because their cgroup says nothing but their id.
 
 use crate::attribution::cgroup_path::manager;
 
@@ -40,8 +41,8 @@ pub fn of_unit(name: &str) -> String {
     }
 }
 
-/// A container of a bare runtime: the unit that runs it (Podman's quadlets), or the runtime, or the group it was put into.
-/// `place`: the path of the group it is in.
+/// A container of a bare runtime: the unit that runs it (Podman's quadlets), or the runtime, or the group it was put
+/// into. `place`: the path of the group it is in.
 pub fn of_container(runtime: Option<&str>, place: &str) -> String {
     let runtimes_own = ["docker.service", "containerd.service", "crio.service", "podman.service"];
     let mut above = place;
@@ -85,7 +86,8 @@ const PID_DIGITS: usize = 4;
 const NEVER: usize = usize::MAX;
 const SEPARATORS: [char; 5] = ['-', '_', '.', ':', '@'];
 
-/// The name without the parts that are ids, and without the separators before them. `digits`: a number this long is one.
+/// The name without the parts that are ids, and without the separators before them. `digits`: a number this long is
+/// one.
 fn without_ids(name: &str, digits: usize) -> String {
     let mut kept = String::new();
     let mut rest = name;

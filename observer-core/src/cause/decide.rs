@@ -1,7 +1,7 @@
 //! The decision table: facts about a start -> its cause. Pure, first match wins.
 //!
-//! Sources: replicaset and deployment controllers (desired-replicas annotation, revision), managedFields, kubelet statuses,
-//! Kubernetes v1.36. What a real cluster taught is in docs/causes.md.
+//! Sources: replicaset and deployment controllers (desired-replicas annotation, revision), managedFields, kubelet
+//! statuses, Kubernetes v1.36. What a real cluster taught is in docs/causes.md.
 
 use crate::{
     cause::{Cause, Decision, Scaled},
@@ -12,13 +12,15 @@ use crate::{
 
 /// A workload's first pods come with it; its first autoscaling comes later (the HPA waits for metrics).
 const DEPLOY_SECONDS: f64 = 60.0;
-/// From the write of desired replicas to the first pods: the controllers act within a second; a slow API server makes it a few.
+/// From the write of desired replicas to the first pods: the controllers act within a second; a slow API server makes
+/// it a few.
 const FOLLOWS_SECONDS: f64 = 5.0;
 /// A controller makes at most so many pods a second (kube-controller-manager --kube-api-qps, its default).
 const MADE_PER_SECOND: f64 = 20.0;
 /// So soon hardly anything else is lost and replaced: the first batches of a scale-up.
 const AT_ONCE_SECONDS: f64 = 2.0;
-/// Quota and admission may hold pods back for minutes; a pod that comes later than this is not said to be of the scale-up.
+/// Quota and admission may hold pods back for minutes; a pod that comes later than this is not said to be of the
+/// scale-up.
 const CATCH_UP_SECONDS: f64 = 900.0;
 /// The API writes whole seconds.
 const TRUNCATION: f64 = 1.0;
@@ -128,8 +130,8 @@ fn restart(facts: &Evidence, pod: &Pod) -> Option<Decision> {
 fn after(facts: &Evidence, pod: &Pod, last: &Terminated, before: Option<Cause>) -> Decision {
     let container = facts.container;
     let ended = format!("the one before ended with exit code {}, reason {}", last.code, last.reason);
-    // The first process got SIGKILL, and was seen to be the victim: some runtimes miss the mark. The mark alone may be of a
-    // child's kill, if the first process ended by itself.
+    // The first process got SIGKILL, and was seen to be the victim: some runtimes miss the mark. The mark alone may be
+    // of a child's kill, if the first process ended by itself.
     let seen = before == Some(Cause::RestartAfterOomKill);
     match (last.reason.as_str(), last.code) {
         (_, 137) if seen => {
@@ -384,7 +386,8 @@ fn by_one_look(facts: &Evidence, pod: &Pod, owner: &Owner) -> Decision {
     let top = facts.top.unwrap_or(owner);
     let writer = top.replicas_set_by.clone().unwrap_or_default();
     let first = owner.revision.is_none_or(|revision| revision == 1);
-    // Once its spec has changed it is no longer as it was deployed; that of a Rollout its controller itself completes once.
+    // Once its spec has changed it is no longer as it was deployed; that of a Rollout its controller itself completes
+    // once.
     let untouched = facts.top.is_none_or(|top| top.generation <= if top.kind == "Rollout" { 2 } else { 1 });
     if first && untouched && made - top.created <= DEPLOY_SECONDS && !writer.scale {
         let age = (made - top.created).max(0.0);

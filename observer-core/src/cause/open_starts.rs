@@ -49,7 +49,8 @@ type End = (Time, Cause);
 #[derive(Debug, Default)]
 pub struct Causes {
     open: BTreeMap<CgroupId, Start>,
-    /// When and how the last container of a name in a pod ended. One that no status names is told after those that came after it.
+    /// When and how the last container of a name in a pod ended. One that no status names is told after those that came
+    /// after it.
     ends: HashMap<(Uid, String), End>,
     /// Unix time of the host's boot.
     booted: Option<f64>,

@@ -1,7 +1,7 @@
 //! How a container ended: as its first process did, which is the one whose exec was the start. Pure.
 //!
-//! Whoever exits last is somebody else: when the first process of a pid namespace exits, the kernel kills the rest of it.
-//! And an OOM kill is the end only if that very process was the victim.
+//! Whoever exits last is somebody else: when the first process of a pid namespace exits, the kernel kills the rest of
+//! it. And an OOM kill is the end only if that very process was the victim.
 
 use std::time::Duration;
 

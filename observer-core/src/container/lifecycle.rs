@@ -2,10 +2,10 @@
 //!
 //! Turns what happened to one container into findings. Knows nothing of other containers, sources or clocks.
 //!
-//! Phases: *running* (seen mid-life) or *starting* -> *stable* | *drifting* | *oscillating* (and back, when memory moves
-//! again) -> *ended*. The start-up clock begins at the exec of the entry point. The runtime's own init works in the same
-//! cgroup before that: the limit has to hold its memory (runc: about 10 MB) too, so its peak is the start-up's, at zero, and
-//! a container that is OOM-killed before its exec has started and ended.
+//! Phases: *running* (seen mid-life) or *starting* -> *stable* | *drifting* | *oscillating* (and back, when memory
+//! moves again) -> *ended*. The start-up clock begins at the exec of the entry point. The runtime's own init works in
+//! the same cgroup before that: the limit has to hold its memory (runc: about 10 MB) too, so its peak is the
+//! start-up's, at zero, and a container that is OOM-killed before its exec has started and ended.
 
 use std::{sync::Arc, time::Duration};
 

@@ -6,12 +6,12 @@
 //! Else: the group whose limit could not be kept has raised its own OOM count before a victim is chosen (kernel:
 //! mm/memcontrol.c, mem_cgroup_oom; the count is `memory_events_local[MEMCG_OOM]`, shown on v2 as `oom` of
 //! memory.events.local). So the lowest level on the victim's way to the root whose count rose since the last look is
-//! the one; first of those that stand at their limit, for a count rises too when nobody had to be killed. Where a count has
-//! no earlier value to compare with (a group older than the observer on v1) the lowest level that stands at its limit is
-//! taken.
+//! the one; first of those that stand at their limit, for a count rises too when nobody had to be killed. Where a count
+//! has no earlier value to compare with (a group older than the observer on v1) the lowest level that stands at its
+//! limit is taken.
 //!
-//! It was the node if the asker reclaimed for the node right before: the kernel calls the OOM killer for a limit only after
-//! reclaim for a limit. Only where that is not known (probe `reclaim`) is the node what remains.
+//! It was the node if the asker reclaimed for the node right before: the kernel calls the OOM killer for a limit only
+//! after reclaim for a limit. Only where that is not known (probe `reclaim`) is the node what remains.
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
@@ -49,8 +49,8 @@ const ONE_WANT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Default)]
 struct Baseline {
     count: u64,
-    /// The last reading of the file: it may already count a kill whose record comes only after it, so it counts when the
-    /// next one is made, or for a kill that is clearly later.
+    /// The last reading of the file: it may already count a kill whose record comes only after it, so it counts when
+    /// the next one is made, or for a kill that is clearly later.
     pending: Option<(Time, u64)>,
 }
 
@@ -102,7 +102,8 @@ impl Baselines {
         }
     }
 
-    /// Which group it was, and remembers the counts for the next kill. To be asked when the kill comes, not later, and once.
+    /// Which group it was, and remembers the counts for the next kill. To be asked when the kill comes, not later, and
+    /// once.
     pub fn blame(&mut self, at: Time, kill: &OomKill) -> Blame {
         let (mut rose, mut rose_at_limit, mut guess) = (None, None, None);
         for level in &kill.levels {
@@ -178,8 +179,8 @@ pub fn judge(
     Judged { scope, limit: told.or(kill.levels[height].limit.bytes()) }
 }
 
-/// OOM kills on their way in: each mark is held against the kernel's count and judged when it comes, by the counts of that
-/// moment, and once.
+/// OOM kills on their way in: each mark is held against the kernel's count and judged when it comes, by the counts of
+/// that moment, and once.
 #[derive(Debug, Default)]
 pub struct Kills {
     baselines: Baselines,

@@ -1,10 +1,11 @@
 //! A kill is one kill: what the kernel counted, beside what was reported. Pure.
 //!
-//! The OOM killer marks every dying thread that asks for memory, and processes that were ending anyway; it counts only what
-//! it kills, one per process, before the mark (kernel: mm/oom_kill.c, __oom_kill_process, under one lock). So a mark is a
-//! kill exactly if the count of the victim's group has risen since the one before, and a rise by more than one, or a file
-//! that says more than was reported, are kills that no probe saw: those are reported as reconciled. `memory.oom.group` makes
-//! one such itself: the kernel kills the chosen victim and then all of its group, and counts the victim again.
+//! The OOM killer marks every dying thread that asks for memory, and processes that were ending anyway; it counts only
+//! what it kills, one per process, before the mark (kernel: mm/oom_kill.c, __oom_kill_process, under one lock). So a
+//! mark is a kill exactly if the count of the victim's group has risen since the one before, and a rise by more than
+//! one, or a file that says more than was reported, are kills that no probe saw: those are reported as reconciled.
+//! `memory.oom.group` makes one such itself: the kernel kills the chosen victim and then all of its group, and counts
+//! the victim again.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -64,8 +65,8 @@ impl KillCounts {
         self.groups.remove(&cgroup);
     }
 
-    /// A mark, in the order of marks. `owner`: the group of the victim's container; on v2 its count includes those of the
-    /// groups inside (`hierarchical`), on v1 each group counts for itself.
+    /// A mark, in the order of marks. `owner`: the group of the victim's container; on v2 its count includes those of
+    /// the groups inside (`hierarchical`), on v1 each group counts for itself.
     pub fn marked(&mut self, kill: &OomKill, owner: Option<CgroupId>, hierarchical: bool) -> Mark {
         let own = kill.levels.first();
         let of_owner = kill.levels.iter().find(|level| hierarchical && Some(level.cgroup) == owner);
@@ -244,7 +245,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// However kills, repeated marks, lost records and readings are mixed: in the end the sum is the kernel's count.
+        /// However kills, repeated marks, lost records and readings are mixed: in the end the sum is the kernel's
+        /// count.
         #[test]
         fn the_sum_is_the_kernels_count(steps in proptest::collection::vec(0u8..5, 0..200)) {
             let (mut counts, mut kernel, mut told, mut now) = (known(), 0, 0, 0);

@@ -1,9 +1,9 @@
 //! Page faults of one cgroup, counted by the kernel and by the program.
 
-/// The kernel's count (pgfault of memory.stat) is exact and read seldom; the program counts at once, and only while it is
-/// attached. What is reported is the higher of the kernel's last count, and the program's with all that it is known to have
-/// missed. The two are not read at the same moment: a count of the program is compared with an older one of the kernel only,
-/// so that no fault is counted twice.
+/// The kernel's count (pgfault of memory.stat) is exact and read seldom; the program counts at once, and only while it
+/// is attached. What is reported is the higher of the kernel's last count, and the program's with all that it is known
+/// to have missed. The two are not read at the same moment: a count of the program is compared with an older one of the
+/// kernel only, so that no fault is counted twice.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PageFaults {
     /// What the kernel had counted before the observer started; `None` until its count was read.

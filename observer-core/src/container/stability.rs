@@ -9,12 +9,12 @@
 //! moment the hold began.
 //!
 //! **Method.** Samples are averaged over 0.1 s and passed through a median of three, so that a fork or a short buffer
-//! does not count. [`extremes`] keeps the widest recent window whose range fits in a band; [`ring`] its level and slope;
-//! [`octaves`] the slow drift since start; [`swings`] the turning points of an oscillation.
+//! does not count. [`extremes`] keeps the widest recent window whose range fits in a band; [`ring`] its level and
+//! slope; [`octaves`] the slow drift since start; [`swings`] the turning points of an oscillation.
 //!
-//! **Known wrong answers.** A leak that grows by less than half a band per hold time is stable until the octaves show it
-//! (two minutes at the earliest). A climb in steps more than two minutes apart is called stable in between, and each
-//! step then moves the time to stable. A swing slower than a quarter of the time observed looks like a drift.
+//! **Known wrong answers.** A leak that grows by less than half a band per hold time is stable until the octaves show
+//! it (two minutes at the earliest). A climb in steps more than two minutes apart is called stable in between, and
+//! each step then moves the time to stable. A swing slower than a quarter of the time observed looks like a drift.
 
 use arrayvec::ArrayVec;
 
@@ -33,7 +33,8 @@ use window::Extremes;
 pub const BAND_RATIO: f64 = 0.05;
 /// Half width of the band, absolute: allocator arenas and thread stacks come and go in a few MiB.
 pub const BAND_MIN_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
-/// Samples are averaged over this long: shorter than any settling that matters, longer than a page fault storm's jitter.
+/// Samples are averaged over this long: shorter than any settling that matters, longer than a page fault storm's
+/// jitter.
 const MICRO_SECONDS: f64 = 0.1;
 /// The hold: as long again as it took to get there, but at least a readiness period and at most two minutes.
 const HOLD_MIN_SECONDS: f64 = 15.0;

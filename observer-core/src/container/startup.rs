@@ -1,9 +1,9 @@
 //! One start-up as it unfolds: samples in; peak, steady level, overshoot, time to stable and verdict out.
 //!
-//! The peak is raw usage, because that is what a limit is compared with. Verdict, level and overshoot are of what the kernel
-//! cannot take back before it kills: usage without file cache and reclaimable slab. Reading files is neither a spike nor a
-//! leak, whether the cache is on the active list or not. Fixed size. Knows nothing of containers, findings or clocks;
-//! seconds count from the exec of the entry point.
+//! The peak is raw usage, because that is what a limit is compared with. Verdict, level and overshoot are of what the
+//! kernel cannot take back before it kills: usage without file cache and reclaimable slab. Reading files is neither a
+//! spike nor a leak, whether the cache is on the active list or not. Fixed size. Knows nothing of containers, findings
+//! or clocks; seconds count from the exec of the entry point.
 
 use crate::container::{
     curve::Curve,
@@ -185,8 +185,8 @@ impl Startup {
         self.told_peaks().highest_unreclaimable(self.cache)
     }
 
-    /// Highest unreclaimable memory over the steady level, never below 1. A level below the band's 4 MiB counts as 4 MiB: ratios of
-    /// next to nothing say nothing.
+    /// Highest unreclaimable memory over the steady level, never below 1. A level below the band's 4 MiB counts as 4
+    /// MiB: ratios of next to nothing say nothing.
     pub fn overshoot(&self) -> Option<f64> {
         Some((self.unreclaimable_peak() as f64 / self.steady()?.max(BAND_MIN_BYTES)).max(1.0))
     }

@@ -342,8 +342,8 @@ pub struct Totals {
     pub direct_stall_ns: u64,
 }
 
-/// A sample of page faults; bucket `i` counts those below `2 us << i`, the last one all others. Since the observer started
-/// or the cgroup was made.
+/// A sample of page faults; bucket `i` counts those below `2 us << i`, the last one all others. Since the observer
+/// started or the cgroup was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultLatency {
     pub buckets: Vec<u64>,
@@ -382,8 +382,8 @@ pub struct OomKill {
     /// That group's limit, and what it held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exceeded_group: Option<GroupLimit>,
-    /// What the invoker reclaimed for right before: the OOM killer is called for a limit only after reclaim for one, and for
-    /// the node only after the node's.
+    /// What the invoker reclaimed for right before: the OOM killer is called for a limit only after reclaim for one,
+    /// and for the node only after the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reclaim: Option<StalledBy>,
     /// When the victim began: with its pid it names it for good.
@@ -401,7 +401,8 @@ pub struct OomKill {
     /// There are more levels than were recorded.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cut: bool,
-    /// Settled when the kill came: a kill that is held until its container is known is not judged again by later counts.
+    /// Settled when the kill came: a kill that is held until its container is known is not judged again by later
+    /// counts.
     #[serde(skip)]
     pub judged: Option<Blame>,
     /// No record: so many kills that only the kernel's count tells of.
@@ -467,8 +468,8 @@ pub struct OomLevel {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeReading {
     pub available: u64,
-    /// What pods may still take together: below the limit of the kubelet's group, which is capacity less what is reserved
-    /// for the system (`enforceNodeAllocatable: [pods]`, the default). Absent where there is no such limit.
+    /// What pods may still take together: below the limit of the kubelet's group, which is capacity less what is
+    /// reserved for the system (`enforceNodeAllocatable: [pods]`, the default). Absent where there is no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods_available: Option<u64>,
     pub free: u64,

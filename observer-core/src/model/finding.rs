@@ -469,8 +469,8 @@ pub struct OomKilled {
     /// What the victim itself held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub victim_memory: Option<VictimMemory>,
-    /// It says something of the container's own limit: that was hit, or one inside it, or the container stood at it when the
-    /// limit above was hit, as the only container of a pod does; or nobody can tell.
+    /// It says something of the container's own limit: that was hit, or one inside it, or the container stood at it
+    /// when the limit above was hit, as the only container of a pod does; or nobody can tell.
     pub at_own_limit: bool,
     /// Before the entry point was executed: the limit is too low for the runtime to start it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

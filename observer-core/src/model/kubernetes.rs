@@ -118,7 +118,8 @@ impl PodContainer {
         self.last.as_ref().is_some_and(|last| last.id.as_deref() == Some(id))
     }
 
-    /// How often it had been restarted when the one of this id started, and how the one before that ended, if that is told.
+    /// How often it had been restarted when the one of this id started, and how the one before that ended, if that is
+    /// told.
     pub fn before(&self, id: &str) -> (u32, Option<&Terminated>) {
         match self.was(id) {
             false => (self.restarts, self.last.as_ref()),
@@ -130,8 +131,8 @@ impl PodContainer {
 }
 
 impl Pod {
-    /// The container with this id, as far as its status tells. One that ended within a second is told of only as the one before
-    /// the next.
+    /// The container with this id, as far as its status tells. One that ended within a second is told of only as the
+    /// one before the next.
     pub fn container(&self, id: &str) -> Option<&PodContainer> {
         self.containers.iter().find(|container| container.id.as_deref() == Some(id) || container.was(id))
     }

@@ -24,7 +24,8 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Bytes as Kubernetes writes them: `1048576`, `64Mi`, `1.5Gi`, `500M`, `1e6` (apimachinery pkg/api/resource/quantity.go).
+/// Bytes as Kubernetes writes them: `1048576`, `64Mi`, `1.5Gi`, `500M`, `1e6` (apimachinery
+/// pkg/api/resource/quantity.go).
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 13] = [
         ("Ki", 1024.0),
@@ -54,11 +55,12 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// More than any machine has: 8 PiB. Also where a float still counts single bytes.
 const SIZE_MAX_BYTES: f64 = 9_007_199_254_740_992.0;
 
-/// A size as people and their tools write it, in whole bytes: `1048576`, `1.5e8`, `64Mi`, `64 MiB`, `512MB`, `512m`, `1g`, `1,5 GiB`.
+/// A size as people and their tools write it, in whole bytes: `1048576`, `1.5e8`, `64Mi`, `64 MiB`, `512MB`, `512m`,
+/// `1g`, `1,5 GiB`.
 ///
-/// `Mi` and `MiB` are binary, `M`, `MB`, `k` and `kB` decimal, as Kubernetes and the SI have it. Lower-case `m`, `g`, `t` (and
-/// `mb`, `kb`, ...) are Docker's, the JVM's and top's: binary. Kubernetes' milli (`m`) is read only where the number would
-/// otherwise be larger than any machine.
+/// `Mi` and `MiB` are binary, `M`, `MB`, `k` and `kB` decimal, as Kubernetes and the SI have it. Lower-case `m`, `g`,
+/// `t` (and `mb`, `kb`, ...) are Docker's, the JVM's and top's: binary. Kubernetes' milli (`m`) is read only where the
+/// number would otherwise be larger than any machine.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let refuse = |why: &str| Err(format!("{} {why}", quoted(text)));

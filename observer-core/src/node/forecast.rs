@@ -4,8 +4,9 @@
 //! earlier start-ups held at that age, at most its limit; the sum over all of them, less what they hold now, is the
 //! growth; the worst moment counts. So spikes that do not meet are not added up.
 //!
-//! **Known wrong answers.** A first start of a workload has no history: it is counted as unknown, not guessed. A release
-//! that grew is forecast like the old one until it has started once. Memory others release or take meanwhile is not known.
+//! **Known wrong answers.** A first start of a workload has no history: it is counted as unknown, not guessed. A
+//! release that grew is forecast like the old one until it has started once. Memory others release or take meanwhile
+//! is not known.
 
 use serde::Serialize;
 
@@ -57,8 +58,8 @@ pub fn forecast(starting: &[Starting]) -> Forecast {
 }
 
 impl Starting<'_> {
-    /// Of the start-ups before, those that may still be like this one: one that was killed at an age which this has reached
-    /// says nothing of what is to come, unless there is no other.
+    /// Of the start-ups before, those that may still be like this one: one that was killed at an age which this has
+    /// reached says nothing of what is to come, unless there is no other.
     fn comparable(&self) -> Vec<&PastStartup> {
         let alike: Vec<&PastStartup> = self.past.iter().filter(|past| past.reached(self.age)).collect();
         if alike.is_empty() { self.past.iter().collect() } else { alike }

@@ -1,8 +1,8 @@
 //! Start-ups that overlap on a node and together consume its headroom. Pure.
 //!
-//! A stampede begins when at least three containers are starting and what they hold, and will still take by forecast, is
-//! at least half of the headroom they started into (what they hold plus what is available). It ends when fewer than two
-//! of its members are starting. Half: below it the same scale-up once more would still fit.
+//! A stampede begins when at least three containers are starting and what they hold, and will still take by forecast,
+//! is at least half of the headroom they started into (what they hold plus what is available). It ends when fewer than
+//! two of its members are starting. Half: below it the same scale-up once more would still fit.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,12 @@
 //! Every memory cgroup at once: one record each, without a file.
 //!
 //! *Sees* usage, peak, limits, event counters, pressure and the pages on the LRU lists of all memory cgroups. *Hooks*
-//! iter/cgroup (kernel: kernel/bpf/cgroup_iter.c, v6.1), run by userland once a second. *Falls back to* the files of each
-//! group. *Feeds* what is known of a container at rest.
+//! iter/cgroup (kernel: kernel/bpf/cgroup_iter.c, v6.1), run by userland once a second. *Falls back to* the files of
+//! each group. *Feeds* what is known of a container at rest.
 //!
-//! The iterator writes no output: the kernel cannot continue a walk of cgroups whose output buffer is full. Each group is
-//! stored in a mapped array at a running index instead, and userland reads it there. The walk is in pre-order, so a group
-//! comes after its parent and before its next sibling.
+//! The iterator writes no output: the kernel cannot continue a walk of cgroups whose output buffer is full. Each group
+//! is stored in a mapped array at a running index instead, and userland reads it there. The walk is in pre-order, so a
+//! group comes after its parent and before its next sibling.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -101,7 +101,8 @@ pub struct EventCounts {
     pub oom_group_kill: u64,
 }
 
-/// The only entry of the map `PASS_HEADER`: userland sets run, mode and zero counts, runs the pass, and reads the counts.
+/// The only entry of the map `PASS_HEADER`: userland sets run, mode and zero counts, runs the pass, and reads the
+/// counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Header {

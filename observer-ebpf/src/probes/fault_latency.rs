@@ -1,7 +1,8 @@
 //! How long page faults take, per container: what a cold cache, reclaim or a slow disk makes of them.
 //!
-//! *Sees* one fault in 64, from entry to return of handle_mm_fault (kernel: mm/memory.c). *Hooks* fentry and fexit, which
-//! cost every fault two trampolines, so only on request. *Falls back to* nothing. *Feeds* the latency histogram.
+//! *Sees* one fault in 64, from entry to return of handle_mm_fault (kernel: mm/memory.c). *Hooks* fentry and fexit,
+//! which cost every fault two trampolines, so only on request. *Falls back to* nothing. *Feeds* the latency
+//! histogram.
 
 use crate::{
     field::Field,

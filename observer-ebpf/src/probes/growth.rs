@@ -1,13 +1,14 @@
 //! Memory growing, however it comes to be charged: the usage curve's points.
 //!
-//! *Sees* each folio that enters an LRU list: anonymous memory, huge pages, page cache, tmpfs, mapped files, and what the
-//! kernel faults in for a task. *Hooks* pagemap:mm_lru_insertion (kernel: mm/swap.c), whose folio names the group that was
-//! charged; before folios (v5.17) filemap:mm_filemap_add_to_page_cache (mm/filemap.c), for memory that `page_fault` does
-//! not see. *Falls back to* readings while a container is young or moving. *Feeds* the start-up curve.
+//! *Sees* each folio that enters an LRU list: anonymous memory, huge pages, page cache, tmpfs, mapped files, and what
+//! the kernel faults in for a task. *Hooks* pagemap:mm_lru_insertion (kernel: mm/swap.c), whose folio names the group
+//! that was charged; before folios (v5.17) filemap:mm_filemap_add_to_page_cache (mm/filemap.c), for memory that
+//! `page_fault` does not see. *Falls back to* readings while a container is young or moving. *Feeds* the start-up
+//! curve.
 //!
-//! A CPU puts folios on the lists in batches of at most 31, so an insertion is late by at most 124 KiB in small pages. It
-//! runs under the list's lock: it looks at the group's usage and does nothing else unless usage moved by a step. Kernel
-//! memory (sockets, slab, page tables) is on no list: it shows in the next point.
+//! A CPU puts folios on the lists in batches of at most 31, so an insertion is late by at most 124 KiB in small pages.
+//! It runs under the list's lock: it looks at the group's usage and does nothing else unless usage moved by a step.
+//! Kernel memory (sockets, slab, page tables) is on no list: it shows in the next point.
 
 use crate::probe::{ArgType, Fallback, Hook, Intent, Probe, tp_btf, tp_btf_if};
 
@@ -43,7 +44,8 @@ mod program {
         walk::{self, Memcg, Ptr},
     };
 
-    /// Low bits of `folio.memcg_data` are flags (kernel: include/linux/memcontrol.h, MEMCG_DATA_OBJEXTS, MEMCG_DATA_KMEM).
+    /// Low bits of `folio.memcg_data` are flags (kernel: include/linux/memcontrol.h, MEMCG_DATA_OBJEXTS,
+    /// MEMCG_DATA_KMEM).
     const FLAGS: u64 = 7;
 
     #[btf_tracepoint(function = "mm_lru_insertion")]

@@ -1,18 +1,20 @@
 //! OOM kills: the victim, who asked for the memory, and whose limit it was.
 //!
-//! *Sees* each process the OOM killer kills, with its own memory, and the usage, limit, peak and OOM counts of every memory
-//! cgroup from the victim's up to the root. *Hooks* oom:mark_victim (kernel: mm/oom_kill.c); its argument is the task since
-//! v6.8 and a thread id before, BTF tells which. Before v6.8 signal:signal_generate tells the task: the kill sends SIGKILL
-//! right before it marks. *Falls back to* the oom_kill counters of the cgroup files. *Feeds* OOM kills by victim and scope.
+//! *Sees* each process the OOM killer kills, with its own memory, and the usage, limit, peak and OOM counts of every
+//! memory cgroup from the victim's up to the root. *Hooks* oom:mark_victim (kernel: mm/oom_kill.c); its argument is
+//! the task since v6.8 and a thread id before, BTF tells which. Before v6.8 signal:signal_generate tells the task:
+//! the kill sends SIGKILL right before it marks. *Falls back to* the oom_kill counters of the cgroup files. *Feeds*
+//! OOM kills by victim and scope.
 //!
-//! A mark is no kill: each thread of a dying process that asks for memory is marked too, and so is a process that a signal
-//! of somebody else is ending (task_will_free_mem). The kernel counts a kill before it marks (__oom_kill_process), all
-//! under one lock, so a mark is a kill exactly if the count of the victim's group rose since the one before.
+//! A mark is no kill: each thread of a dying process that asks for memory is marked too, and so is a process that a
+//! signal of somebody else is ending (task_will_free_mem). The kernel counts a kill before it marks
+//! (__oom_kill_process), all under one lock, so a mark is a kill exactly if the count of the victim's group rose since
+//! the one before.
 //!
 //! The group whose limit was hit has raised `memory_events_local[MEMCG_OOM]` before its victim is marked (kernel:
 //! mm/memcontrol.c, mem_cgroup_oom), on cgroup v1 too, where no file shows it. Userland compares with the last value;
-//! where `oom_scope` is attached the kernel itself names the group, and the asker's last reclaim says whether it was for a
-//! limit at all.
+//! where `oom_scope` is attached the kernel itself names the group, and the asker's last reclaim says whether it was
+//! for a limit at all.
 
 use crate::{
     field::Field,
@@ -109,8 +111,8 @@ mod program {
         0
     }
 
-    /// Before v6.8 only the thread's id is given. It is the task that was just sent SIGKILL, or the asker itself, which was
-    /// dying and is only marked; any other was dying too, and was not killed.
+    /// Before v6.8 only the thread's id is given. It is the task that was just sent SIGKILL, or the asker itself, which
+    /// was dying and is only marked; any other was dying too, and was not killed.
     #[btf_tracepoint(function = "mark_victim")]
     pub fn oom_kill_pid(ctx: BtfTracePointContext) -> i32 {
         let pid: i32 = ctx.arg(0);

@@ -1,8 +1,8 @@
 //! Whose limit an OOM kill is about, from the kernel itself.
 //!
 //! *Sees* the control block the OOM killer works from, whose memcg is the group that could not keep its limit, or null
-//! for the node. *Hooks* entry and return of oom_kill_process (kernel: mm/oom_kill.c). *Falls back to* the OOM counts of
-//! every group above the victim, which `oom_kill` brings along. *Feeds* the scope of OOM kills.
+//! for the node. *Hooks* entry and return of oom_kill_process (kernel: mm/oom_kill.c). *Falls back to* the OOM counts
+//! of every group above the victim, which `oom_kill` brings along. *Feeds* the scope of OOM kills.
 //!
 //! It writes no record: `oom_kill`, which runs inside the function, takes the answer along.
 

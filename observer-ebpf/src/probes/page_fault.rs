@@ -1,15 +1,15 @@
 //! Page faults per container, and the usage curve they push.
 //!
 //! *Sees* every user page fault. *Hooks* the tracepoint exceptions:page_fault_user (kernel: arch/x86/mm/fault.c,
-//! arch/riscv/mm/fault.c) or, where the architecture has none, as arm64, the entry of handle_mm_fault (mm/memory.c), which
-//! is also entered for faults of the kernel on behalf of the task, and once more for a fault that has to be tried again.
-//! *Falls back to* the files of the cgroup, read on the tick. *Feeds* fault counts and the start-up curve.
+//! arch/riscv/mm/fault.c) or, where the architecture has none, as arm64, the entry of handle_mm_fault (mm/memory.c),
+//! which is also entered for faults of the kernel on behalf of the task, and once more for a fault that has to be tried
+//! again. *Falls back to* the files of the cgroup, read on the tick. *Feeds* fault counts and the start-up curve.
 //!
-//! Nothing leaves the kernel per fault. Each CPU keeps the task and cgroup that faulted last in a [`Slot`]: the same task
-//! again costs an increment, and at every sixteenth fault one read of the usage; another task of the same cgroup the walk
-//! to it; another cgroup flushes the slot into the table. A curve point is emitted when usage moved by more than
-//! `max(1 MiB, 1/128)` since this cgroup's last point, so the curve is exact within that step, and fifteen faults, for all
-//! growth that faults.
+//! Nothing leaves the kernel per fault. Each CPU keeps the task and cgroup that faulted last in a [`Slot`]: the same
+//! task again costs an increment, and at every sixteenth fault one read of the usage; another task of the same cgroup
+//! the walk to it; another cgroup flushes the slot into the table. A curve point is emitted when usage moved by more
+//! than `max(1 MiB, 1/128)` since this cgroup's last point, so the curve is exact within that step, and fifteen faults,
+//! for all growth that faults.
 //!
 //! [`Slot`]: crate::abi::Slot
 

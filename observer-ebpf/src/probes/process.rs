@@ -1,9 +1,10 @@
 //! Processes: when a container's entry point was executed, and how its processes ended.
 //!
-//! *Sees* exec, and the exit of a process, which is that of its last thread, with the status that wait(2) gives: a first
-//! thread that leaves early ends nothing. *Hooks* sched:sched_process_exec and sched:sched_process_exit (kernel: fs/exec.c,
-//! kernel/exit.c). *Falls back to* the first sight of the cgroup. *Feeds* the start-up clock's zero and the reason a
-//! container ended. Two last threads that leave at once may both be told as the last: the same process, the same status.
+//! *Sees* exec, and the exit of a process, which is that of its last thread, with the status that wait(2) gives: a
+//! first thread that leaves early ends nothing. *Hooks* sched:sched_process_exec and sched:sched_process_exit
+//! (kernel: fs/exec.c, kernel/exit.c). *Falls back to* the first sight of the cgroup. *Feeds* the start-up clock's
+//! zero and the reason a container ended. Two last threads that leave at once may both be told as the last: the same
+//! process, the same status.
 
 use crate::{
     field::Field,
@@ -103,7 +104,8 @@ mod program {
         let header = maps::header(kind, walk::current_tgid(), cgroup);
         let watermark_pages = memcg.read(Field::MemcgWatermark);
         let comm = bpf_get_current_comm().unwrap_or([0; abi::COMM_LEN]);
-        // SAFETY: fields of the types that are read; the address of a level is inside the structure, which ends with them.
+        // SAFETY: fields of the types that are read; the address of a level is inside the structure, which ends with
+        // them.
         let (start_ns, namespace_level, namespace_pid) = unsafe {
             let leader = peek::<u64>(walk::current_task() as u64, Field::TaskLeader);
             let pid = peek::<u64>(leader, Field::TaskThreadPid);

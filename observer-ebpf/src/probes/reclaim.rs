@@ -2,8 +2,9 @@
 //!
 //! *Sees* each direct reclaim, apart for a cgroup's own limit (`memcg`) and for the node (`direct`). *Hooks* vmscan:
 //! mm_vmscan_memcg_reclaim_begin/end and mm_vmscan_direct_reclaim_begin/end (kernel: mm/vmscan.c). *Falls back to*
-//! memory.pressure. *Feeds* stall counts and seconds per container, and whether an OOM kill was for a limit or for the node. A stall is charged to the container of the task
-//! that had to wait, which need not be the one that filled the memory.
+//! memory.pressure. *Feeds* stall counts and seconds per container, and whether an OOM kill was for a limit or for the
+//! node. A stall is charged to the container of the task that had to wait, which need not be the one that filled the
+//! memory.
 
 use crate::{
     field::Field,

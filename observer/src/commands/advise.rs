@@ -1,4 +1,5 @@
-//! `observer advise`: what was seen, from a node or from Prometheus -> verdicts and numbers, for people and for kubectl.
+//! `observer advise`: what was seen, from a node or from Prometheus -> verdicts and numbers, for people and for
+//! kubectl.
 //!
 //! Reads only. Where the facts come from is one function each; everything after is the same.
 

@@ -1,7 +1,7 @@
 //! A recorded memory curve -> the story of its start-up. Works without root, anywhere.
 //!
-//! One pass, flat memory. Time zero is the exec of the entry point, or whatever the file begins with. Where memory went to
-//! nothing and came back, the container was started again: each start has its own story ([`starts`]).
+//! One pass, flat memory. Time zero is the exec of the entry point, or whatever the file begins with. Where memory went
+//! to nothing and came back, the container was started again: each start has its own story ([`starts`]).
 
 use std::io::Read;
 
@@ -36,7 +36,8 @@ pub struct Options {
     pub reading: Reading,
 }
 
-/// One start-up, as `observer analyse --json` prints it. Seconds since time zero, bytes; null: not known, or there is none.
+/// One start-up, as `observer analyse --json` prints it. Seconds since time zero, bytes; null: not known, or there is
+/// none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Analysis {
     /// settling, stable, drifting, oscillating, ended

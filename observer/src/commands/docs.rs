@@ -1,5 +1,5 @@
-//! The declarations -> docs/metrics.md and docs/probes.md, and the tables of docs/advice.md and docs/causes.md. Committed, and
-//! checked fresh by a test.
+//! The declarations -> docs/metrics.md and docs/probes.md, and the tables of docs/advice.md and docs/causes.md.
+//! Committed, and checked fresh by a test.
 
 use std::fmt::Write;
 
@@ -132,7 +132,8 @@ pub fn causes_md(written: &str) -> String {
     with_table(written, &table)
 }
 
-/// What is between the marks is replaced; without them the table is all there is, so that a test sees that they are gone.
+/// What is between the marks is replaced; without them the table is all there is, so that a test sees that they are
+/// gone.
 fn with_table(written: &str, table: &str) -> String {
     let parts = written.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     parts.map_or_else(|| table.to_owned(), |(before, after)| format!("{before}{BEGIN}{table}{END}{after}"))

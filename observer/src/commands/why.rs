@@ -26,8 +26,8 @@ use answer::{Answer, State};
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Pod, workload or cgroup: `web-7d9`, `shop/web-7d9`, `web`, `deploy/web`, `/system.slice/x.service`, a cgroup's id;
-    /// the beginning is enough where it fits one
+    /// Pod, workload or cgroup: `web-7d9`, `shop/web-7d9`, `web`, `deploy/web`, `/system.slice/x.service`, a cgroup's
+    /// id; the beginning is enough where it fits one
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// Only this namespace

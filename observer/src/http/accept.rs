@@ -1,10 +1,11 @@
 //! The accept loop. Each connection carries one request and has an end; their number is bounded.
 //!
-//! When all connections are taken, a new one is not kept waiting: it takes the place of another. That one belongs to the
-//! peer that holds most of them, has not sent its request yet if there is such a one, and is the oldest. So a client that
-//! holds all connections evicts its own, and `/healthz` and a scrape always get through. A semaphore would let it shut out
-//! everybody until its time is up; reserved slots would have to know who asks before the request, or the TLS handshake, is
-//! read; a share per peer alone would not help where client and scraper have one address (a node's own, or a proxy's).
+//! When all connections are taken, a new one is not kept waiting: it takes the place of another. That one belongs to
+//! the peer that holds most of them, has not sent its request yet if there is such a one, and is the oldest. So a
+//! client that holds all connections evicts its own, and `/healthz` and a scrape always get through. A semaphore would
+//! let it shut out everybody until its time is up; reserved slots would have to know who asks before the request, or
+//! the TLS handshake, is read; a share per peer alone would not help where client and scraper have one address (a
+//! node's own, or a proxy's).
 
 use std::{
     collections::HashMap,

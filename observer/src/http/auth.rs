@@ -28,8 +28,8 @@ const BAD: Duration = Duration::from_secs(10);
 /// full: whoever tries tokens pushes out nobody who was let in.
 const GOOD_ANSWERS: usize = 10_000;
 const BAD_ANSWERS: usize = 1_000;
-/// Reviews of unknown tokens under way at once, and waiting: whoever tries tokens does so at the pace of the API server,
-/// and costs it no more; beyond that the answer is 503, at once.
+/// Reviews of unknown tokens under way at once, and waiting: whoever tries tokens does so at the pace of the API
+/// server, and costs it no more; beyond that the answer is 503, at once.
 const AT_ONCE: usize = 4;
 const WAITING: usize = 64;
 /// Places beside them for tokens that were good before.
@@ -39,8 +39,8 @@ const RENEWALS: usize = 2;
 pub enum Admits {
     /// These service accounts (`namespace:name`), with a token made for this audience.
     Accounts { audience: &'static str, allowed: Vec<String> },
-    /// Whoever RBAC lets `get` this path (`nonResourceURLs`), as it is with the metrics of Kubernetes' own parts. One path
-    /// stands for all that is served: `/api/*` of the cluster's own discovery is everybody's (ClusterRole
+    /// Whoever RBAC lets `get` this path (`nonResourceURLs`), as it is with the metrics of Kubernetes' own parts. One
+    /// path stands for all that is served: `/api/*` of the cluster's own discovery is everybody's (ClusterRole
     /// system:discovery), so a path such as /api/v1/state would be, too.
     WhoMayGet(&'static str),
 }

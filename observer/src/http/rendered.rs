@@ -1,4 +1,5 @@
-//! Texts that are costly to render: made at most once a second however many ask, and shared by all who are being sent one.
+//! Texts that are costly to render: made at most once a second however many ask, and shared by all who are being sent
+//! one.
 
 use std::{
     io::Write,
@@ -15,8 +16,8 @@ use flate2::{Compression, write::GzEncoder};
 
 /// A text is not rendered again for this long.
 pub const FRESH: Duration = Duration::from_secs(1);
-/// Older versions that slow readers still hold. When there are as many, the newest is sent until one of them is let go, which
-/// takes [`super::accept::WHOLE`] at the most.
+/// Older versions that slow readers still hold. When there are as many, the newest is sent until one of them is let go,
+/// which takes [`super::accept::WHOLE`] at the most.
 pub const OLDER: usize = 2;
 
 /// One text; cheap to clone.

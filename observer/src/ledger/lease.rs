@@ -1,7 +1,7 @@
 //! Which of several ledgers watches: a Lease, by the rule every controller has (kubernetes: client-go leaderelection).
 //!
-//! No clock of another machine is believed. A lease is taken for expired once this process has seen it unchanged for as long
-//! as it lasts; the times in it are for people.
+//! No clock of another machine is believed. A lease is taken for expired once this process has seen it unchanged for as
+//! long as it lasts; the times in it are for people.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use kube::{Api, Client, api::PostParams};
 use tokio::time::{Instant, sleep, timeout};
 
 pub const NAME: &str = "observer-ledger";
-/// client-go's three: a holder that is not seen to renew for this long is gone, it gives up itself before that, and both
-/// try this often.
+/// client-go's three: a holder that is not seen to renew for this long is gone, it gives up itself before that, and
+/// both try this often.
 const LASTS: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);

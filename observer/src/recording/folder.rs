@@ -2,8 +2,8 @@
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
-/// Makes the folders above this file that are not there, for their owner only: workloads are named in it. One that is there
-/// stays as it is. What cannot be made shows when the file is written.
+/// Makes the folders above this file that are not there, for their owner only: workloads are named in it. One that is
+/// there stays as it is. What cannot be made shows when the file is written.
 pub fn make_above(file: &Path) {
     if let Some(folder) = file.parent()
         && let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(folder)

@@ -1,7 +1,7 @@
 //! Findings -> what /api/v1 and the page show. Everything is bounded: what does not fit is dropped and counted.
 //!
-//! Pure: no clock, no IO. Every second of the node ([`FindingKind::Node`]) is a *moment*; what changed since the last one
-//! is a delta, made only while somebody reads ([`stream`]).
+//! Pure: no clock, no IO. Every second of the node ([`FindingKind::Node`]) is a *moment*; what changed since the last
+//! one is a delta, made only while somebody reads ([`stream`]).
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -88,8 +88,8 @@ impl Hierarchy {
     }
 }
 
-/// A cgroup that was removed: its directory is not there, or its files no longer answer. Any other error says nothing of
-/// whether it exists.
+/// A cgroup that was removed: its directory is not there, or its files no longer answer. Any other error says nothing
+/// of whether it exists.
 pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
 }

@@ -87,8 +87,9 @@ impl Kernel {
         }
     }
 
-    /// What is in the rings now, each in the order the kernel wrote it, together in order of time; returns whether there is
-    /// more than `at_most`. A removed cgroup's totals come just before its removal, and its table entries are freed.
+    /// What is in the rings now, each in the order the kernel wrote it, together in order of time; returns whether
+    /// there is more than `at_most`. A removed cgroup's totals come just before its removal, and its table entries are
+    /// freed.
     pub fn drain(&mut self, events: &mut Vec<Event>, at_most: usize) -> bool {
         if let Some(log) = &mut self.log {
             log.flush();

@@ -1,8 +1,9 @@
 //! Kubernetes as a source: the pods of this node by one watch, their owners by metadata-only look-ups.
 //!
-//! What it asks of the API server is bounded: one watch with the field selector `spec.nodeName`, which the server has an
-//! index for, and at most [`BUDGET`] look-ups a second, spread by up to two seconds when many pods come at once, answered
-//! from the server's watch cache (`resourceVersion=0`). It never watches anything of the whole cluster, and writes nothing.
+//! What it asks of the API server is bounded: one watch with the field selector `spec.nodeName`, which the server has
+//! an index for, and at most [`BUDGET`] look-ups a second, spread by up to two seconds when many pods come at once,
+//! answered from the server's watch cache (`resourceVersion=0`). It never watches anything of the whole cluster, and
+//! writes nothing.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -71,7 +71,8 @@ pub fn vpa_changed(facts: &mut Facts, resizes: u64) {
 
 pub type Row = (Grade, fn(&mut Facts));
 
-/// Judges each row, as `observer advise` gets it from a node. A check has to pass, to complain and to be unknown somewhere.
+/// Judges each row, as `observer advise` gets it from a node. A check has to pass, to complain and to be unknown
+/// somewhere.
 pub fn grades(check: Check, rows: &[Row]) {
     let of = |wanted| rows.iter().any(|(grade, _)| *grade == wanted);
     assert!(of(Grade::Pass) && (of(Grade::Warn) || of(Grade::Fail)) && of(Grade::Unknown), "{check:?}");

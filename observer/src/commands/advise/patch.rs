@@ -1,7 +1,7 @@
 //! Commands and lines that set what is advised, the same numbers as in the table. Printed, never run.
 //!
-//! Names come from whoever answered, so none is trusted: what Kubernetes could not have named is refused, the rest is quoted
-//! for the shell.
+//! Names come from whoever answered, so none is trusted: what Kubernetes could not have named is refused, the rest is
+//! quoted for the shell.
 
 use serde_json::{Map, Value, json};
 

@@ -1,8 +1,8 @@
 //! Times as recorders write them -> seconds since time zero.
 //!
-//! The first time of a file says what all are: the unit of Unix times is plain from their size (a unit named in the header
-//! is believed only as long as the year can be), dates and times of day are what they are, and smaller numbers count from
-//! a zero of their own. What cannot be a time is refused.
+//! The first time of a file says what all are: the unit of Unix times is plain from their size (a unit named in the
+//! header is believed only as long as the year can be), dates and times of day are what they are, and smaller numbers
+//! count from a zero of their own. What cannot be a time is refused.
 
 use jiff::{Timestamp, civil, tz::Offset};
 

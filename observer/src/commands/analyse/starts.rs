@@ -1,8 +1,8 @@
 //! Rows -> the starts in them, each with its analysis.
 //!
 //! Another start began where memory went to nothing and came back; where another instance of the container takes the
-//! series over; and where usage fell to next to nothing from one sample to the next, or across a hole, and then rose again
-//! to half of what it had been (until then it may be one process that freed what it had).
+//! series over; and where usage fell to next to nothing from one sample to the next, or across a hole, and then rose
+//! again to half of what it had been (until then it may be one process that freed what it had).
 //!
 //! **Known wrong answers.** A process that regularly frees all but 2 % of its memory at once looks like one that is
 //! started again. A restart between two samples whose memory never comes back to half is not noticed.
@@ -168,8 +168,8 @@ impl Start {
         let seconds = self.space(row);
         let (Row { usage, anon, .. }, working_set) = (row, row.working_set());
         self.highest = self.highest.max(usage);
-        // A sample holds until the next. Where they are far apart that has to be said, or the filter takes a lone one, which
-        // stands for seconds, for an outlier of a tenth.
+        // A sample holds until the next. Where they are far apart that has to be said, or the filter takes a lone one,
+        // which stands for seconds, for an outlier of a tenth.
         if let Some(held) = self.held
             && seconds - held.seconds > COARSE_SECONDS
             && gaps == self.gaps

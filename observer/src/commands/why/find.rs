@@ -12,7 +12,8 @@ const ALIKE: f64 = 0.85;
 /// A name is cut beyond this: it may be 4 KiB.
 const NAME_CHARS: usize = 200;
 
-/// Exact names before beginnings; of beginnings, workloads before pods before cgroups: `we` is `web`, not each of its pods.
+/// Exact names before beginnings; of beginnings, workloads before pods before cgroups: `we` is `web`, not each of its
+/// pods.
 pub fn find(state: &State, wanted: &str, namespace: Option<&str>) -> Result<Subject, String> {
     let known = known(state, namespace);
     let wanted = full_kind(wanted);

@@ -1,5 +1,5 @@
-//! The node's last day and each container's, in a fixed size: fine for the last minutes, coarse for the rest. What would
-//! be missed by a coarse look is kept: highs of what is taken, lows of what is left, sums of what is counted.
+//! The node's last day and each container's, in a fixed size: fine for the last minutes, coarse for the rest. What
+//! would be missed by a coarse look is kept: highs of what is taken, lows of what is left, sums of what is counted.
 
 use std::collections::VecDeque;
 

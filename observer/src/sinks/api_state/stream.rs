@@ -1,7 +1,7 @@
 //! Deltas to many readers: each is made and written to text once, and every reader sends the same bytes.
 //!
-//! The last deltas are kept, so that a reader who was cut off goes on where it stopped. A reader that falls behind what is
-//! kept is dropped and counted; it asks for the state again. With no reader nothing is made.
+//! The last deltas are kept, so that a reader who was cut off goes on where it stopped. A reader that falls behind what
+//! is kept is dropped and counted; it asks for the state again. With no reader nothing is made.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -138,7 +138,8 @@ pub struct WorkloadView {
 /// Why a workload is above others in the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Risk {
-    /// `high`: killed, or a check fails; `medium`: memory does not settle, or a check warns; `low`; `unknown`: too little seen.
+    /// `high`: killed, or a check fails; `medium`: memory does not settle, or a check warns; `low`; `unknown`: too
+    /// little seen.
     pub level: &'static str,
     /// Orders the table: higher first.
     pub score: u64,

@@ -15,8 +15,8 @@ pub fn usage(directory: &Path, version: CgroupVersion) -> io::Result<u64> {
     number(&fs::read_to_string(directory.join(name))?)
 }
 
-/// Everything. `Err` if the group is gone, or one of its files could not be read; one that this kernel does not have leaves
-/// its part absent.
+/// Everything. `Err` if the group is gone, or one of its files could not be read; one that this kernel does not have
+/// leaves its part absent.
 pub fn reading(directory: &Path, version: CgroupVersion) -> io::Result<MemoryReading> {
     let usage = usage(directory, version)?;
     match version {

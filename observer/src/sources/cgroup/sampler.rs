@@ -1,7 +1,7 @@
 //! When to read which cgroup's files. Fed with the kernel's own events, so that reading follows what moves.
 //!
-//! Pushed points show all growth that faults. What they miss is read from files: memory given back, page cache filled by
-//! read(2), kernel memory, and the split into anonymous and cache. A group that has just moved is read every 20 ms
+//! Pushed points show all growth that faults. What they miss is read from files: memory given back, page cache filled
+//! by read(2), kernel memory, and the split into anonymous and cache. A group that has just moved is read every 20 ms
 //! (usage) and 100 ms (all), a young one every second, an old one every 15 seconds. Where the kernel can run the pass
 //! (`by_pass.rs`), files are read only when something ended, and now and then for what they alone count.
 
@@ -39,7 +39,8 @@ const EVERY_OLD: Duration = Duration::from_secs(15);
 const YOUNG: Duration = Duration::from_secs(600);
 /// At most one walk of the whole tree in this time, however many unknown ids turn up.
 const EVERY_WALK: Duration = Duration::from_secs(1);
-/// After records were lost: what they told is found again. Seldom, since whoever floods the ring would have it walked all the time.
+/// After records were lost: what they told is found again. Seldom, since whoever floods the ring would have it walked
+/// all the time.
 const EVERY_REPAIR: Duration = Duration::from_secs(5);
 /// The tree is walked this often anyway.
 const EVERY_CHECK: Duration = Duration::from_secs(60);
@@ -101,8 +102,9 @@ impl Sampler {
         }
     }
 
-    /// Finds the path of an event whose record had no room for it ([`crate::sources::kernel::ring`]): it is in the tree, under its id.
-    /// `false`: it is not there any more, or could not be looked for; what is known of it comes with the next walk.
+    /// Finds the path of an event whose record had no room for it ([`crate::sources::kernel::ring`]): it is in the
+    /// tree, under its id. `false`: it is not there any more, or could not be looked for; what is known of it comes
+    /// with the next walk.
     pub fn complete(&mut self, event: &mut Event) -> bool {
         let (EventKind::CgroupMade { cgroup, path }
         | EventKind::CgroupPopulated { cgroup, path }
@@ -239,7 +241,8 @@ impl Sampler {
         owner.map(|owner| (cgroup, owner.below))
     }
 
-    /// See [`observer_core::model::event::NodeReading::pods_available`]. Inactive file cache is given up before anybody is killed.
+    /// See [`observer_core::model::event::NodeReading::pods_available`]. Inactive file cache is given up before anybody
+    /// is killed.
     pub fn pods_available(&mut self) -> Option<u64> {
         // One, or more where nodes are containers of this host.
         if self.by_pass.works() {

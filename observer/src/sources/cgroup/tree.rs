@@ -14,7 +14,8 @@ use std::{
 use crate::sources::cgroup::{Hierarchy, is_absent, is_gone, name};
 use observer_core::model::event::{CgroupId, CgroupVersion};
 
-/// Id of the root of a whole hierarchy: the first inode of its file system (kernel: fs/kernfs/dir.c, kernfs_create_root).
+/// Id of the root of a whole hierarchy: the first inode of its file system (kernel: fs/kernfs/dir.c,
+/// kernfs_create_root).
 pub const ROOT: CgroupId = 1;
 /// Directories looked into for one cgroup whose path is not known; the walk finds it otherwise.
 const SEARCHED: u32 = 4096;
@@ -54,8 +55,8 @@ fn is_within(path: &str, directory: &str) -> bool {
         || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Groups that vanish meanwhile are left out; on v2, those without the memory controller too: their memory is charged to
-/// the nearest ancestor that has it.
+/// Groups that vanish meanwhile are left out; on v2, those without the memory controller too: their memory is charged
+/// to the nearest ancestor that has it.
 pub fn walk(hierarchy: &Hierarchy) -> Walk {
     let mut walk = Walk::default();
     visit(hierarchy, &hierarchy.root, String::from("/"), &mut walk);

@@ -1,7 +1,7 @@
 //! Whether the host's cgroup tree, mounted into a container for reading, can be written all the same.
 //!
-//! A read-only bind mount is read-only at its top. On cgroup v1 every controller below it is a mount of its own, and stays
-//! writable unless the runtime makes the whole read-only (Kubernetes: recursiveReadOnly).
+//! A read-only bind mount is read-only at its top. On cgroup v1 every controller below it is a mount of its own, and
+//! stays writable unless the runtime makes the whole read-only (Kubernetes: recursiveReadOnly).
 
 use std::path::{Path, PathBuf};
 

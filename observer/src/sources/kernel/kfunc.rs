@@ -1,10 +1,12 @@
-//! Puts the kfunc `bpf_rdonly_cast` where the programs have a placeholder (see `observer_ebpf::walk`). Bytes in, bytes out.
+//! Puts the kfunc `bpf_rdonly_cast` where the programs have a placeholder (see `observer_ebpf::walk`). Bytes in, bytes
+//! out.
 
 use aya::Btf;
 use aya_obj::btf::BtfKind;
 use observer_ebpf::abi::CAST_PLACEHOLDER;
 
-/// `call` with an immediate: opcode 0x85, no registers, no offset, then the helper's number (kernel: include/uapi/linux/bpf.h).
+/// `call` with an immediate: opcode 0x85, no registers, no offset, then the helper's number (kernel:
+/// include/uapi/linux/bpf.h).
 const CALL: [u8; 4] = [0x85, 0, 0, 0];
 /// Source register `BPF_PSEUDO_KFUNC_CALL`: the immediate is the BTF id of a kernel function.
 const CALL_KFUNC: [u8; 4] = [0x85, 0x20, 0, 0];

@@ -41,8 +41,8 @@ pub struct Pass {
 /// One cgroup and those below it.
 pub struct Below(OwnedFd);
 
-/// Entries of the table: twice the cgroups of now, so that a node may double before any is dropped. Everything is mapped,
-/// and so resident: 224 bytes each. `None`: nothing counts them.
+/// Entries of the table: twice the cgroups of now, so that a node may double before any is dropped. Everything is
+/// mapped, and so resident: 224 bytes each. `None`: nothing counts them.
 pub fn capacity(cgroups: Option<u64>) -> u32 {
     let Some(cgroups) = cgroups else { return CAPACITY };
     let wanted = u32::try_from(cgroups.saturating_mul(2)).unwrap_or(u32::MAX);

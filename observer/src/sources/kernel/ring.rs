@@ -125,8 +125,8 @@ fn read<T: AnyBitPattern>(bytes: &[u8]) -> Option<T> {
     bytes.get(..size_of::<T>()).map(pod_read_unaligned)
 }
 
-/// As [`crate::sources::cgroup::name`] writes it. Of one that was cut, what is whole: it ends in `/`, and the cgroup is somewhere
-/// below. Empty if it could not be read.
+/// As [`crate::sources::cgroup::name`] writes it. Of one that was cut, what is whole: it ends in `/`, and the cgroup is
+/// somewhere below. Empty if it could not be read.
 fn path(bytes: &[u8]) -> Option<String> {
     let record: abi::Cgroup = read(bytes)?;
     let path = record.path.get(..record.path_len as usize)?;

@@ -42,8 +42,8 @@ pub enum CannotConnect {
     InCluster(String),
 }
 
-/// A client from a kubeconfig file, or from the pod's service account. It reads a renewed authority and token by itself.
-/// `clock` learns from every answer.
+/// A client from a kubeconfig file, or from the pod's service account. It reads a renewed authority and token by
+/// itself. `clock` learns from every answer.
 pub async fn client(kubeconfig: Option<&Path>, clock: ApiClock) -> Result<Client, CannotConnect> {
     let mut config = match kubeconfig {
         Some(path) => {
@@ -103,8 +103,8 @@ fn authority(file: &Kubeconfig) -> Option<PathBuf> {
     file.map(PathBuf::from)
 }
 
-/// This client for one watch, and a count of the times the API server took the watch up. A `watcher` that goes on where it
-/// was says nothing until an object changes, which on a quiet node is hours later.
+/// This client for one watch, and a count of the times the API server took the watch up. A `watcher` that goes on where
+/// it was says nothing until an object changes, which on a quiet node is hours later.
 pub fn counted(client: Client) -> (Client, watch::Receiver<u64>) {
     let (times, taken_up) = watch::channel(0);
     let times = Arc::new(times);

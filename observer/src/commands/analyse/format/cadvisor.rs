@@ -1,5 +1,5 @@
-//! cAdvisor's API (`/api/v1.3/containers/…`, `/api/v1.3/docker/…`, `/api/v2.0/stats/…`, `/api/v2.1/stats/…`) and Docker's own
-//! (`/containers/NAME/stats`): objects with a time and a memory part.
+//! cAdvisor's API (`/api/v1.3/containers/…`, `/api/v1.3/docker/…`, `/api/v2.0/stats/…`, `/api/v2.1/stats/…`) and
+//! Docker's own (`/containers/NAME/stats`): objects with a time and a memory part.
 
 use std::io::BufRead;
 

@@ -1,4 +1,5 @@
-//! `kubectl top pod` in a loop: `NAME CPU(cores) MEMORY(bytes)`, with --containers, -A or --no-headers, and times by `date`.
+//! `kubectl top pod` in a loop: `NAME CPU(cores) MEMORY(bytes)`, with --containers, -A or --no-headers, and times by
+//! `date`.
 
 use std::io::BufRead;
 

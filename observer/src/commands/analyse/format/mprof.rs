@@ -1,4 +1,5 @@
-//! mprof (memory_profiler): `MEM 12.34 1716300000.1234`, in MiB and Unix seconds; `CHLD n mib time` for each child process.
+//! mprof (memory_profiler): `MEM 12.34 1716300000.1234`, in MiB and Unix seconds; `CHLD n mib time` for each child
+//! process.
 
 use std::io::BufRead;
 

@@ -1,4 +1,5 @@
-//! The answer of a range query: `{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[s,"b"]]}]}}`.
+//! The answer of a range query:
+//! `{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[s,"b"]]}]}}`.
 
 use std::{collections::BTreeMap, io::BufRead};
 

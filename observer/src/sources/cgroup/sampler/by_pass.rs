@@ -1,7 +1,7 @@
 //! Sampling by the pass: all groups once a second from one run of a program, those that move by runs over them alone.
 //!
-//! No file is opened for a group at rest. memory.stat, whose fault counters no table holds, is read when something ends,
-//! and at most once a minute of a group that changed.
+//! No file is opened for a group at rest. memory.stat, whose fault counters no table holds, is read when something
+//! ends, and at most once a minute of a group that changed.
 
 use std::{mem, time::Duration};
 
