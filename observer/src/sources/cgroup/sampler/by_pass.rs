@@ -6,15 +6,24 @@
 use std::{mem, time::Duration};
 
 use super::{BTreeSet, Below, FAST, MOVING, Pass, Sampler, YOUNG, step};
-use observer_core::model::{
-    event::{CgroupId, Event, EventKind, Loss},
-    time::Time,
+use observer_core::{
+    attribution::cgroup_path::{self, Kind},
+    model::{
+        event::{CgroupId, Event, EventKind, Loss},
+        time::Time,
+    },
 };
 
 use crate::sources::{
     cgroup::{is_gone, memory, table},
     kernel::pass::Found,
 };
+
+/// Whether the container has processes. Those in groups below it are its own, but for a plain group, whose groups are
+/// containers of their own: a directory of jobs is no job.
+fn lives(own: bool, below: bool, path: &str) -> bool {
+    own || (below && cgroup_path::owner(path).is_some_and(|owner| owner.kind != Kind::Plain))
+}
 
 /// A group that did not change is reported this often, so that what holds is seen to hold.
 const EVERY_SAME: Duration = Duration::from_secs(60);
@@ -134,10 +143,11 @@ impl Sampler {
                 continue;
             }
             // Without the probe the pass tells who came and went; with it, only what its events lost.
-            let doubt = whole.populated != group.lives;
+            let lives = lives(record.populated > 0, whole.populated, &group.path);
+            let doubt = lives != group.lives;
             group.pass.doubt = if doubt { group.pass.doubt + 1 } else { 0 };
             if doubt && (self.only_walks || group.pass.doubt > DOUBTS) {
-                (group.lives, group.pass.doubt) = (whole.populated, 0);
+                (group.lives, group.pass.doubt) = (lives, 0);
                 let (cgroup, path) = (record.cgroup, group.path.clone());
                 let what = if group.lives && group.born.is_none() && !self.only_walks {
                     // It ran before the observer did, with all of its processes in groups below it.
