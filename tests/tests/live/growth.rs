@@ -102,7 +102,7 @@ fn at_rest(stage: &Stage) -> Result<()> {
     // Counted right although the programs come and go.
     attached(&daemon, 0.0, 20 * SOON)?;
     counts_faults_of(stage, &daemon, "wakes-again")?;
-    let probes = daemon.get("/api/probes")?;
+    let probes = daemon.get("/api/v1/probes")?;
     ensure!(probes.contains("\"attached\":true"), "{probes}");
     sleep(Duration::from_millis(10));
     Ok(())

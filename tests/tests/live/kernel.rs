@@ -517,14 +517,16 @@ fn remembers(stage: &Stage) -> Result<()> {
     let mut first = daemon(stage, &["--state", &state])?;
     let group = group(stage, "kept")?;
     wait(run(stage, &group, "spike --peak 64 --steady 64 --ramp 0.2 --hold 0 --seconds 0.5")?)?;
-    first
-        .wait_metric("observer_workload_history_startups", &[&workload], SOON, |startups| startups == 1.0)?;
+    // Advice is judged every five seconds, and what is remembered is shown with it.
+    let judged = 3 * SOON;
+    let startups = "observer_workload_history_startups";
+    first.wait_metric(startups, &[&workload], judged, |startups| startups == 1.0)?;
     first.signal(rustix::process::Signal::TERM)?;
     first.wait(SOON)?;
     let second = daemon(stage, &["--state", &state])?;
     let with = [workload.as_str(), "statistic=\"max\""];
-    let peak =
-        second.wait_metric("observer_workload_history_startup_need_bytes", &with, SOON, |peak| peak > 0.0)?;
+    let peak = second
+        .wait_metric("observer_workload_history_startup_need_bytes", &with, judged, |peak| peak > 0.0)?;
     ensure!((peak / (64 * MIB) as f64 - 1.0).abs() < 0.05, "peak {peak} after the restart");
     Ok(())
 }

@@ -249,7 +249,7 @@ fn no_file(stage: &Stage) -> Result<()> {
     if attached == Some(1.0) {
         let name = "observer_container_memory_usage_bytes";
         daemon.wait_metric(name, &[&own(&group)], Duration::from_secs(5), |v| v > 30e6)?;
-        sleep(Duration::from_secs(3)); // memory.stat once, of a group new to the observer
+        sleep(Duration::from_secs(8)); // memory.stat once, of a group new to the observer
         let opened = Opened::watch(group.directory())?;
         // It shows that opening is seen at all.
         group.usage()?;
