@@ -116,8 +116,8 @@ fn replayed(path: &Path) -> Result<State, NoAnswer> {
 /// The last state of a recording, by the same interface as a daemon's.
 fn state_of(recording: impl BufRead, name: String) -> Result<State, Box<dyn std::error::Error>> {
     let mut state = NodeState::of_recording(name);
-    let mut metrics = Metrics::default();
-    let replayed = replay::replay_into(&mut metrics, recording, |_| {}, |finding| state.apply(finding))?;
+    let metrics = Metrics::default();
+    let replayed = replay::replay_into(&metrics, recording, |_| {}, |finding| state.apply(finding))?;
     let mut state: State = serde_json::from_value(serde_json::to_value(state.view())?)?;
     state.cut = replayed.cut;
     Ok(state)
