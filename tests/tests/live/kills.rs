@@ -174,7 +174,8 @@ fn facts(stage: &Stage) -> Result<()> {
     calm.wait()?;
     ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
     let text = fs::read_to_string(&recording)?;
-    let kill = text.lines().find(|line| line.contains("\"oom_kill\":{\"victim_pid\"")).context("no kill")?;
+    let of_it = format!("\"oom_kill\":{{\"victim_pid\":{pid},"); // others may be killed on this machine meanwhile
+    let kill = text.lines().find(|line| line.contains(&of_it)).context("no kill")?;
     let kill: serde_json::Value = serde_json::from_str(kill)?;
     let held = kill["what"]["oom_kill"]["victim_memory"]["anon"].as_u64().context("no anonymous memory")?;
     // 96 MiB less what the calm one holds; the kernel's count lags by what each processor has not added.
