@@ -61,12 +61,12 @@ fn check(validator: &jsonschema::Validator, answer: &Value, what: &str) {
 fn served(events: &PathBuf, ask: impl FnOnce(&str) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut metrics = Metrics::default();
+        let metrics = Metrics::default();
         let state = Arc::new(Mutex::new(NodeState::of_recording("case".into())));
         let shared = Shared { registry: metrics.registry(), state, stalled: Arc::default() };
         let recording = BufReader::new(File::open(events).unwrap());
         let applied = shared.clone();
-        replay::replay_into(&mut metrics, recording, |_| {}, |finding| applied.state().apply(finding)).unwrap();
+        replay::replay_into(&metrics, recording, |_| {}, |finding| applied.state().apply(finding)).unwrap();
         let listener = server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let asking = tokio::task::spawn_blocking(move || ask(&address));
