@@ -8,7 +8,7 @@
 //! | 12 or more hex digits, one of them 0 to 9 | container ids (64), ECS tasks (32), short ids (12) | everywhere |
 //! | uuid, with `-` or `_` | Nomad allocations, Snap and VTE scopes | everywhere |
 //! | 16 or more letters and digits, four of them digits | BuildKit, ULID, KSUID | everywhere |
-//! | a number, also after one letter | pids, sessions (`session-c2.scope`), `run-u12.scope` | scopes, whose names nobody writes |
+//! | a number, also after one letter | pids, sessions (`session-c2.scope`), `run-u12.scope` | scopes |
 //! | a number of four digits and more, or one that is all of a name | pids, `/web/3`, `build-31337` | plain groups |
 //! | a number after `uid_`, `job_`, `step_`, `task_` | Slurm | plain groups |
 //! | what follows `@` | `web@3.service` | units: systemd.unit(5), instances of a template |
