@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::workload::history::Workload;
+use crate::model::advice::{Advice, Check, CheckResult, Facts, Grade, Numbers};
 
 pub mod checks;
 pub mod concurrency;
@@ -16,10 +16,6 @@ pub mod pod_need;
 pub mod sizing;
 pub mod typical_curve;
 pub mod watch;
-
-pub use checks::Check;
-pub use facts::Facts;
-pub use sizing::Numbers;
 
 /// What the user may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,45 +30,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self { headroom: 0.10, min_startups: 3 }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grade {
-    Unknown,
-    Pass,
-    Warn,
-    Fail,
-}
-
-impl Grade {
-    pub const ALL: [Grade; 4] = [Grade::Unknown, Grade::Pass, Grade::Warn, Grade::Fail];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Grade::Unknown => "unknown",
-            Grade::Pass => "pass",
-            Grade::Warn => "warn",
-            Grade::Fail => "fail",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CheckResult {
-    pub check: Check,
-    pub grade: Grade,
-    /// What was seen, with numbers; for `unknown`, what is missing.
-    pub evidence: String,
-}
-
-/// Of one container of one workload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Advice {
-    #[serde(flatten)]
-    pub workload: Workload,
-    pub verdicts: Vec<CheckResult>,
-    pub numbers: Numbers,
 }
 
 impl Advice {

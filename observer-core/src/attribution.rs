@@ -8,20 +8,21 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use crate::model::{
-    event::{CgroupId, Event, EventKind},
-    finding::Container,
+    container::{CgroupId, Container, Labels},
+    event::{Event, EventKind},
     kubernetes::{ApiState, Pod, PodContainer},
     time::Time,
 };
 
 pub mod cgroup_index;
 pub mod cgroup_path;
+pub mod owner_lookups;
 pub mod pending;
 pub mod pod_index;
 pub mod workload_name;
 
 use cgroup_index::{CgroupIndex, Owner};
-use cgroup_path::{Kind, Labels};
+use cgroup_path::Kind;
 use pending::{HELD, PodGroup, Removed, Stage, UnknownCgroups, Waiting};
 use pod_index::{Pods, Resolved};
 

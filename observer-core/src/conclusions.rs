@@ -3,18 +3,21 @@
 use crate::{
     advice::watch::{self, AdviceWatch, Known},
     attribution::Attribution,
-    cause::{Decision, open_starts::Causes},
+    cause::open_starts::Causes,
     container::Containers,
+    history::{Dropped, Histories},
+    host::HostFacts,
     model::{
+        cause::Decision,
+        container::{Container, ContainerState, Workload},
         event::{Event, EventKind},
-        finding::{Caused, Container, ContainerState, Finding, FindingKind},
+        finding::{Caused, Finding, FindingKind},
         kubernetes::ApiState,
+        past_startup::StartupOutcome,
         time::Time,
     },
     node::watch::NodeWatch,
-    pipeline::HostFacts,
     scale_event::ScaleEvents,
-    workload::history::{Dropped, Histories, StartupOutcome, Workload},
 };
 
 #[derive(Debug, Default)]
@@ -136,7 +139,7 @@ impl Conclusions {
             };
             let life = containers.life(container.cgroup);
             if let Some(mut past) = outcome.and_then(|outcome| life?.past(wall_ns, outcome)) {
-                let killed = containers.running_mut(container.cgroup).is_some_and(|of| of.cut_short());
+                let killed = containers.running_mut(container.cgroup).is_some_and(|of| of.cut_short);
                 past.cut_short = killed && past.outcome != StartupOutcome::OomKilled;
                 learned.push((finding.at, Workload::of(&container.labels), past));
             }

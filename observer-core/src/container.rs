@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    advice::watch::Running,
-    attribution::{Admitted, Attribution, PodKey},
-    cause::{Cause, PreviousExits},
+    attribution::{Admitted, Attribution},
+    cause::previous_exit::PreviousExits,
+    container::tracked::{Running, StartLevels, Tracked},
+    host::HostFacts,
     model::{
-        event::{CgroupId, Event, EventKind},
+        cause::Cause,
+        container::CgroupId,
+        event::{Event, EventKind},
         finding::{Finding, FindingKind},
         time::Time,
     },
-    pipeline::HostFacts,
-    scale_event::StartLevels,
 };
 
 pub mod counters;
@@ -25,23 +26,10 @@ pub mod oom_report;
 pub mod page_faults;
 pub mod stability;
 pub mod startup;
+pub mod tracked;
 
 use counters::Counters;
 use lifecycle::Lifecycle;
-
-/// All that is known of one container.
-#[derive(Debug)]
-pub struct Tracked {
-    pub life: Lifecycle,
-    /// Which container of which pod it is.
-    pub pod: Option<PodKey>,
-    /// Of its own cgroup and those inside it.
-    counters: BTreeMap<CgroupId, Counters>,
-    /// For scale events.
-    pub levels: StartLevels,
-    /// For advice, while it runs.
-    pub running: Option<Running>,
-}
 
 #[derive(Debug, Default)]
 pub struct Containers {
@@ -122,7 +110,7 @@ impl Containers {
     /// The API said late who it is. Returns whether that is news.
     pub fn rename(
         &mut self,
-        container: &crate::model::finding::Container,
+        container: &crate::model::container::Container,
         at: Time,
         out: &mut Vec<Finding>,
     ) -> bool {

@@ -3,13 +3,13 @@
 //! The modules in the order in which data passes them:
 //!
 //! ```text
-//! model        the vocabulary: time, units, events, Kubernetes objects, findings
+//! model        the vocabulary: time, units, containers, Kubernetes objects, events, findings, and what those carry
 //! pipeline     step(event) -> findings: admit, observe, conclude
 //!   attribution  whose is it?        cgroup path and id, pods; holds what cannot be attributed yet
 //!   container    what happened to it? start-up, time to stable, OOM kills, end
 //!   cause        why did it start?   evidence -> cause with a confidence
 //!   scale_event  which scale-up, and what did it do to this node?
-//!   workload     what its earlier start-ups were like
+//!   history      what the earlier start-ups of its workload were like
 //!   node         start-ups under way, forecast, stampedes
 //!   advice       facts of a workload -> verdicts, requests, limits
 //! ledger       what happened to every workload of the cluster (for `observer ledger`)
@@ -24,9 +24,10 @@ pub mod attribution;
 pub mod cause;
 pub mod conclusions;
 pub mod container;
+pub mod history;
+pub mod host;
 pub mod ledger;
 pub mod model;
 pub mod node;
 pub mod pipeline;
 pub mod scale_event;
-pub mod workload;

@@ -11,13 +11,11 @@ use std::{
 };
 
 use crate::{
-    cause::Scaled,
-    container::Containers,
+    container::{Containers, tracked::StartLevels},
     model::{
-        event::CgroupId,
-        finding::{
-            Container, ContainerState, Finding, FindingKind, OomLinked, OomRole, ScaleEvent, ScaleEventEnded,
-        },
+        cause::Scaled,
+        container::{CgroupId, Container, ContainerState},
+        finding::{Finding, FindingKind, OomLinked, OomRole, ScaleEvent, ScaleEventEnded},
         time::Time,
     },
 };
@@ -33,14 +31,6 @@ const KILLS: usize = 256;
 pub struct ScaleEvents {
     live: Vec<Live>,
     kills: VecDeque<Kill>,
-}
-
-/// What scale events need to know of a container. Bytes; 0 while not known.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StartLevels {
-    starting: bool,
-    peak: u64,
-    steady: u64,
 }
 
 #[derive(Debug)]

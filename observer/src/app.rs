@@ -23,25 +23,23 @@ use crate::{
     clock,
     config::{self, Config},
     descriptors,
-    host_thread::{HostThread, Starting},
+    host_thread::{CannotRead, HostThread, Starting},
     http::{
         accept::Limits,
         auth::{Access, Admits},
         browser::Hosts,
-        server::{self, Protection, Shared},
+        server::{self, Protection},
+        shared::Shared,
         tls,
     },
-    ledger,
+    ledger::{self, client},
     recording::{
         folder,
         history_file::Saver,
         writer::{CannotRecord, Recorder},
     },
     sinks::{api_state::NodeState, log, metrics::Metrics},
-    sources::{
-        kubernetes::{self, ApiClock},
-        ledger_client,
-    },
+    sources::kubernetes::{self, ApiClock},
 };
 use observer_core::{
     model::{
@@ -69,12 +67,8 @@ pub enum CannotRun {
     Reviewer(kubernetes::CannotConnect),
     #[error(transparent)]
     ChangeRecord(#[from] CannotRecord),
-    #[error(
-        "cannot read the host's memory from {path}: {source}; nothing can be measured; give the right --proc-root"
-    )]
-    NoProc { path: String, source: io::Error },
-    #[error("{0}; no container can be measured without it")]
-    NoHierarchy(#[from] crate::sources::cgroup::NoHierarchy),
+    #[error(transparent)]
+    Host(#[from] CannotRead),
     #[error("cannot start the thread that reads the host: {0}")]
     Thread(io::Error),
     #[error("the thread that reads the host ended; nothing is measured any more")]
@@ -177,11 +171,11 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
     let client = kubernetes::connect(settings.kubeconfig.as_deref(), clock.clone(), &events).await;
     let source = match settings.ledger {
         config::Ledger::Nobody => None,
-        config::Ledger::At(address) => Some(ledger_client::Source::remote(address)),
-        config::Ledger::Embedded => Some(ledger_client::Source::Embedded(ledger::Shared::of(clock.clone()))),
+        config::Ledger::At(address) => Some(client::Source::remote(address)),
+        config::Ledger::Embedded => Some(client::Source::Embedded(ledger::Shared::of(clock.clone()))),
     };
     let book = match &source {
-        Some(ledger_client::Source::Embedded(shared)) => Some(shared.clone()),
+        Some(client::Source::Embedded(shared)) => Some(shared.clone()),
         _ => None,
     };
     let cluster = client.clone();
@@ -194,7 +188,7 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
         None => kubernetes::watch(client, clock, settings.node, None, events).await,
         Some(source) => {
             let (came, coming) = mpsc::channel(1024);
-            let asking = ledger_client::ask(source, coming, events.clone());
+            let asking = client::ask(source, coming, events.clone());
             tokio::join!(
                 kubernetes::watch(client, clock, settings.node, Some(came), events),
                 asking,

@@ -16,23 +16,21 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    app::CannotRun,
     clock,
     config::{self, Config, Roots},
     memory,
     recording::history_file,
     sources::{
-        cgroup::{
-            sampler::{self, Sampler},
-            writable,
-        },
+        cgroup::{NoHierarchy, writable},
         kernel::{Kernel, support::Support},
         node,
+        sampler::{self, Sampler},
         unread::Unread,
     },
 };
 use observer_core::model::{
-    event::{AttachOutcome, CgroupId, CgroupVersion, Event, EventKind, Host, Loss, NodeReading},
+    container::CgroupId,
+    event::{AttachOutcome, CgroupVersion, Event, EventKind, Host, Loss, NodeReading},
     kubernetes::ApiState,
     time::Time,
 };
@@ -59,12 +57,22 @@ const CLOCK_SET_NS: u64 = 100_000_000;
 /// Containers in their start-up: the core counts, the thread that reads the host looks.
 pub type Starting = Arc<AtomicUsize>;
 
+#[derive(Debug, thiserror::Error)]
+pub enum CannotRead {
+    #[error(
+        "cannot read the host's memory from {path}: {source}; nothing can be measured; give the right --proc-root"
+    )]
+    NoProc { path: String, source: std::io::Error },
+    #[error("{0}; no container can be measured without it")]
+    NoHierarchy(#[from] NoHierarchy),
+}
+
 /// The other end of the thread.
 pub struct HostThread {
     /// Closed when the thread has ended. The first batch begins with [`EventKind::Host`].
     pub batches: mpsc::Receiver<Vec<Event>>,
     /// Once the first batch is sent, or why there is none.
-    pub opened: oneshot::Receiver<Result<(), CannotRun>>,
+    pub opened: oneshot::Receiver<Result<(), CannotRead>>,
     pub stop: Stop,
 }
 
@@ -121,10 +129,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(config: &Config, began: Time, starting: Starting) -> Result<Self, CannotRun> {
+    fn open(config: &Config, began: Time, starting: Starting) -> Result<Self, CannotRead> {
         let support = Support::gather(&config.roots);
         let memory_total = node::memory_total(&config.roots.proc)
-            .map_err(|source| CannotRun::NoProc { path: config.roots.proc.display().to_string(), source })?;
+            .map_err(|source| CannotRead::NoProc { path: config.roots.proc.display().to_string(), source })?;
         let (mut kernel, statuses) = Kernel::open(&support, &config.probes);
         let hierarchy = support.hierarchy?;
         let wall_offset_ns = clock::wall_offset_ns();

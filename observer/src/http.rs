@@ -6,4 +6,5 @@ pub mod auth;
 pub mod browser;
 pub mod rendered;
 pub mod server;
+pub mod shared;
 pub mod tls;

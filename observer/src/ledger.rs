@@ -15,6 +15,7 @@ use kube::Client;
 use crate::sources::kubernetes::{self, ApiClock};
 
 pub mod certificate;
+pub mod client;
 pub mod lease;
 pub mod metrics;
 pub mod serve;

@@ -3,6 +3,6 @@
 pub mod cgroup;
 pub mod kernel;
 pub mod kubernetes;
-pub mod ledger_client;
 pub mod node;
+pub mod sampler;
 pub mod unread;

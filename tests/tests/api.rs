@@ -14,7 +14,8 @@ use observer::{
     http::{
         accept::Limits,
         api::OPENAPI,
-        server::{self, Protection, Shared},
+        server::{self, Protection},
+        shared::Shared,
     },
     recording::replay,
     sinks::{

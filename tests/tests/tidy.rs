@@ -2,11 +2,17 @@
 
 #![allow(clippy::unwrap_used)] // all of it is test; clippy takes only the marked functions for that
 
+mod tidy {
+    pub mod modules;
+}
+
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use tidy::modules;
 
 const COLUMNS: usize = 120;
 const LINES: usize = 400;
@@ -21,13 +27,11 @@ const LONG: &[(&str, &str)] = &[
     ("observer-core/src/ledger.rs", "the changes of a workload, half of it tests"),
     ("observer-core/src/model/event.rs", "one list of what sources say"),
     ("observer-core/src/model/finding.rs", "one list of what the core concludes"),
-    ("observer-core/src/advice/sizing.rs", "half of it tests"),
-    ("observer-core/src/workload/history.rs", "what is remembered and its bounds, a third of it tests"),
     ("observer/src/commands/analyse/clock.rs", "a table of notations of time and its tests"),
     ("observer/src/commands/analyse/format/csv.rs", "one format and its tests"),
     ("observer/src/config.rs", "one list of settings and its tests"),
     ("observer/src/sinks/api_state.rs", "one fold of all findings and its tests"),
-    ("observer/src/sources/cgroup/sampler.rs", "one source: what is read of each cgroup, and when"),
+    ("observer/src/sources/sampler.rs", "one source: what is read of each cgroup, and when"),
     ("tests/cluster/causes.rs", "two observers, what they report and how it is judged"),
     ("tests/cluster/scenes.rs", "one list of scenes"),
     ("tests/src/bin/bench_faults.rs", "one run of all figures"),
@@ -49,19 +53,13 @@ const CLOCKS: &[(&str, &str)] = &[
     ("observer/src/recording/serve.rs", "how fast a recording is played"),
     ("observer/src/recording/history_file/saver.rs", "when to write, and how long a disk is waited for"),
     ("observer/src/sources/kubernetes.rs", "when to ask again"),
-    ("observer/src/sources/ledger_client.rs", "when to ask again"),
+    ("observer/src/ledger/client.rs", "when to ask again"),
 ];
 
 /// Who names the prometheus crate besides the metrics, with the reason.
 const PROMETHEUS: &[(&str, &str)] = &[
-    ("observer/src/http/server.rs", "hands the registry from the metrics to the route"),
+    ("observer/src/http/shared.rs", "hands the registry from the metrics to the route"),
     ("observer/src/ledger/metrics.rs", "the metrics of the other daemon"),
-];
-
-/// The model is the vocabulary: everything uses it. What of it names another module, with the reason.
-const MODEL: &[(&str, &str)] = &[
-    ("observer-core/src/model/event.rs", "a history that is restored is an event"),
-    ("observer-core/src/model/finding.rs", "a finding carries what a stage concluded"),
 ];
 
 struct Source {
@@ -148,13 +146,8 @@ fn the_core_touches_nothing() {
 
 #[test]
 fn the_model_uses_nothing_but_itself() {
-    let uses = |source: &Source| {
-        let code = source.text.split("#[cfg(test)]").next().unwrap_or_default();
-        let others = |line: &str| line.starts_with("use crate::") && !line.starts_with("use crate::model");
-        code.lines().any(|line| others(line.trim()))
-    };
-    let found = rust().filter(|source| source.path.starts_with("observer-core/src/model/") && uses(source));
-    only(MODEL, found.map(|source| source.path).collect(), "uses what is not of the model");
+    let on = &modules::of("observer-core").folders()[&Vec::new()]["model"];
+    assert!(on.is_empty(), "the vocabulary depends on {on:?}");
 }
 
 /// Strings are for people and other programs to read, and rustfmt keeps them whole; comments it does not wrap.
@@ -238,4 +231,55 @@ fn every_document_that_is_named_is_there() {
         }
     }
     assert!(named > 10, "only {named} names were found");
+}
+
+const PACKAGES: &[&str] = &["observer-ebpf", "observer-core", "observer", "tests", "xtask"];
+
+#[test]
+fn modules_depend_in_one_direction() {
+    let mut circles = Vec::new();
+    for package in PACKAGES {
+        for (folder, dependencies) in modules::of(package).folders() {
+            if let Some(circle) = modules::circle(&dependencies) {
+                let seen = circle.windows(2).map(|pair| dependencies[&pair[0]][&pair[1]].join("::"));
+                let seen: Vec<String> = seen.collect();
+                circles.push(format!(
+                    "{package} {folder:?}: {}; in {}",
+                    circle.join(" -> "),
+                    seen.join(", ")
+                ));
+            }
+        }
+    }
+    assert!(circles.is_empty(), "modules depend on each other in a circle: {circles:#?}");
+}
+
+/// `UPDATE=1` writes it.
+#[test]
+fn the_list_of_dependencies_is_fresh() {
+    const HEADING: &str = "## Module dependencies\n";
+    let path = root().join("ARCHITECTURE.md");
+    let document = fs::read_to_string(&path).unwrap();
+    let (before, section) = document.split_once(HEADING).unwrap();
+    let (_, after) = section.split_once("\n## ").unwrap();
+    let mut fresh = String::from(
+        "\nEach module with what it depends on, which stands above it; what a folder holds counts with the folder. Written by \
+         `UPDATE=1 cargo test --test tidy`, which also checks that there is no circle, at any level of any crate. A folder's own \
+         file and the files in it are one module seen from outside: between them no direction is asked for.\n",
+    );
+    for package in ["observer-core", "observer"] {
+        let folders = modules::of(package).folders();
+        for (folder, dependencies) in &folders {
+            // Of folders those in which something depends on something.
+            if folder.is_empty() || (folder.len() == 1 && dependencies.values().any(|on| !on.is_empty())) {
+                let name = [&[package.to_owned(), "src".to_owned()], &folder[..]].concat().join("/");
+                fresh += &format!("\n`{name}`:\n\n```text\n{}```\n", modules::list(dependencies));
+            }
+        }
+    }
+    let fresh = format!("{before}{HEADING}{fresh}\n## {after}");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &fresh).unwrap();
+    }
+    assert!(document == fresh || std::env::var_os("UPDATE").is_some(), "run UPDATE=1 cargo test --test tidy");
 }

@@ -1,26 +1,15 @@
 //! The checklist: each check is one file, a function of the facts with what it is documented by. Pure.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
-    advice::{Advice, CheckResult, Facts, Grade, Numbers, Settings},
-    model::kubernetes::Autoscaler,
+    advice::Settings,
+    model::{
+        advice::{Advice, Check, CheckResult, Facts, Grade, Numbers},
+        kubernetes::Autoscaler,
+    },
 };
 
-mod hpa_vpa_conflict;
-mod limit_covers_peak;
-mod limit_set;
-mod pod_limit_covers_peaks;
-mod predictable;
-mod ready_after_settled;
-mod request_is_steady;
-mod scale_up_fits;
-mod scaling_signal;
-mod settles;
-mod startup_controlled;
 #[cfg(test)]
 mod testing;
-mod vpa_thrash;
 
 /// Within the band of `stable`, two levels are the same.
 const BAND: f64 = 0.05;
@@ -40,11 +29,7 @@ pub struct Declaration {
 
 macro_rules! checks {
     ($($check:ident: $module:ident,)*) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Check {
-            $($check,)*
-        }
+        $(mod $module;)*
 
         impl Check {
             pub const ALL: [Check; [$(Check::$check),*].len()] = [$(Check::$check),*];
@@ -58,7 +43,7 @@ macro_rules! checks {
     };
 }
 
-// The only list, in the order in which they are shown.
+// Each check and its file.
 checks! {
     Settles: settles,
     StartupControlled: startup_controlled,

@@ -1,8 +1,6 @@
 //! How many can start together: recorded start-ups replayed on top of each other. Pure.
 
-use serde::{Deserialize, Serialize};
-
-use crate::workload::history::PastStartup;
+use crate::model::{advice::StartConcurrency, past_startup::PastStartup};
 
 /// Pods of one workload on one node: the kubelet's default is 110 of all.
 const MOST: u64 = 110;
@@ -11,18 +9,6 @@ const GAPS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
 /// Seconds between two looks at the curves; doubled for long ones until there are few enough.
 const STEP: f64 = 0.25;
 const STEPS: f64 = 2048.0;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StartConcurrency {
-    /// Fit when settled.
-    pub settled: u64,
-    /// May start at the same moment.
-    pub at_once: u64,
-    /// Seconds between starts with which as many as fit may start; absent: none of those tried is enough.
-    pub gap: Option<f64>,
-    /// Highest sum of their usage when the curves seen are replayed so.
-    pub highest: u64,
-}
 
 /// `headroom`: bytes they may take together. Each is taken for the worst of the start-ups seen at every moment, so that
 /// no order in which they come can be worse.
@@ -75,7 +61,7 @@ impl Worst {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::history::StartupOutcome;
+    use crate::model::past_startup::StartupOutcome;
 
     fn spike(peak: u64, seconds: usize) -> PastStartup {
         let mut curve = vec![peak as f32; seconds];

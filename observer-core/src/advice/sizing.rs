@@ -12,11 +12,12 @@
 //! - Start-ups that failed say nothing of what is needed.
 //! - A limit that usage fills without a kill is kept: what fills it can be taken back.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
-    advice::{Facts, Settings},
-    model::units::Bytes,
+    advice::Settings,
+    model::{
+        advice::{AdvisedLimit, Facts, LimitFrom, Numbers},
+        units::Bytes,
+    },
 };
 
 /// A trial doubles: from any limit, a peak 16 times as high is found in four start-ups. Nor does a prediction from few
@@ -25,59 +26,6 @@ const TRIAL: u64 = 2;
 const MIB: u64 = 1 << 20;
 /// The runtime and the kernel's own pages need this much in any container (runc's init alone takes about 10 MB).
 const LEAST: u64 = 16 * MIB;
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Numbers {
-    pub request: Option<u64>,
-    pub limit: Option<AdvisedLimit>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit_from: Option<LimitFrom>,
-    /// Worst need seen: of a start-up, or later.
-    pub worst: Option<u64>,
-    /// Why a number is missing.
-    pub missing: Option<String>,
-    /// Request recommended less request of today, over all containers alive; negative: memory saved.
-    pub request_change: Option<i64>,
-    pub limit_change: Option<i64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdvisedLimit {
-    /// `hold` in JSON, as scripts read it.
-    #[serde(rename = "hold")]
-    Firm(u64),
-    /// Every start-up was cut off by its own limit: this is where to look next.
-    Trial(u64),
-}
-
-/// What decided the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LimitFrom {
-    /// Worst need and headroom.
-    Headroom,
-    /// How much the start-ups differ.
-    Spread,
-    /// No container does with less.
-    Least,
-    /// A limit is not below its request.
-    Request,
-    /// Several start-ups were cut off above what the whole ones need: not lowered.
-    CutOff,
-    /// Usage fills it, and nothing was killed.
-    Filled,
-    /// Every start-up was cut off.
-    Trial,
-}
-
-impl AdvisedLimit {
-    pub fn bytes(self) -> u64 {
-        match self {
-            AdvisedLimit::Firm(bytes) | AdvisedLimit::Trial(bytes) => bytes,
-        }
-    }
-}
 
 impl Numbers {
     pub fn of(facts: &Facts, settings: &Settings) -> Self {
@@ -253,9 +201,9 @@ pub fn round_up(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        advice::facts::{Startups, Steady},
-        workload::history::{PastStartup, StartupOutcome},
+    use crate::model::{
+        advice::{Startups, Steady},
+        past_startup::{PastStartup, StartupOutcome},
     };
 
     fn past(peak_mib: u64, outcome: StartupOutcome) -> PastStartup {

@@ -1,23 +1,11 @@
 //! What a start-up of a workload looks like: those remembered, laid over each other. Pure.
 
-use serde::{Deserialize, Serialize};
-
-use crate::workload::history::PastStartup;
+use crate::model::{advice::Typical, past_startup::PastStartup};
 
 /// Spans of the picture: what a terminal and a small drawing can show.
 const SPANS: usize = 60;
 /// How much longer than the slowest took to settle the picture goes on, so that the level after it is seen.
 const BEYOND: f64 = 1.5;
-
-/// Highest usage in each span of `span` seconds since exec, bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Typical {
-    pub span: f64,
-    /// Half of the start-ups were below it.
-    pub median: Vec<u64>,
-    /// None was above it.
-    pub highest: Vec<u64>,
-}
 
 impl Typical {
     pub fn of(past: &[PastStartup]) -> Option<Self> {

@@ -6,23 +6,21 @@ use std::{
 };
 
 use crate::{
-    advice::{
-        Advice, Facts, Settings, concurrency,
-        facts::{Changes, Current, Kills, Node, Startups, Steady},
-        pod_need,
-        typical_curve::Typical,
-    },
+    advice::{Settings, concurrency, pod_need},
     attribution::Attribution,
-    cause::Cause,
-    container::Containers,
+    container::{Containers, tracked::Running},
+    history::{Histories, WORKLOADS},
     model::{
+        advice::{Advice, Changes, Current, Facts, Kills, Node, Startups, Steady, Typical},
+        cause::Cause,
+        container::{Container, ContainerState, Workload},
         event::Limit,
-        finding::{Advised, Container, ContainerState, Finding, FindingKind, OomScope},
+        finding::{Advised, Finding, FindingKind, OomScope},
         kubernetes::{Pod, PodContainer},
+        past_startup::StartupOutcome,
         time::Time,
     },
     node::watch::{EVICTION_RESERVE, NodeWatch},
-    workload::history::{Histories, StartupOutcome, WORKLOADS, Workload},
 };
 
 /// A container that is not looked at for longer was not seen at its level.
@@ -57,26 +55,6 @@ struct Noted {
     current: Current,
     reported: Option<Advice>,
     touched: Time,
-}
-
-/// What advice needs to know of a container alive.
-#[derive(Debug)]
-pub struct Running {
-    workload: Workload,
-    started: Option<Time>,
-    starting: bool,
-    looked: Option<Time>,
-    limit: Option<Limit>,
-    ready: Option<f64>,
-    stable: Option<f64>,
-    /// Its own limit killed a process of it while it started.
-    cut_short: bool,
-}
-
-impl Running {
-    pub fn cut_short(&self) -> bool {
-        self.cut_short
-    }
 }
 
 /// What the other stages know.

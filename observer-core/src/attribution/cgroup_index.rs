@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     attribution::{cgroup_path, pending::PodGroup},
-    model::event::CgroupId,
+    model::container::CgroupId,
 };
 
 /// All cgroups there are; those of pods stay after their removal until their container is forgotten.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::attribution::workload_name;
+use crate::{attribution::workload_name, model::container::Labels};
 
 /// The owner of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,16 +171,6 @@ fn qos(path: &str) -> Qos {
     }
 }
 
-/// Names on dashboards. Joined on `namespace`, `pod`, `container` with everybody else's metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Labels {
-    pub namespace: String,
-    pub pod: String,
-    pub container: String,
-    pub workload: String,
-    pub workload_type: String,
-}
-
 /// What the path alone tells of an owner. Two owners never share a name; what is one workload: `workload_name.rs`.
 pub fn labels(owner: &Owner) -> Labels {
     let of = |container: String, workload: String, workload_type: &str| Labels {
@@ -199,20 +189,12 @@ pub fn labels(owner: &Owner) -> Labels {
             of(short(id).to_owned(), workload, "container")
         }
         Kind::Unit { .. } => {
-            let manager = manager(place);
+            let manager = workload_name::manager(place);
             let workload = join(&manager, &workload_name::of_unit(name));
             of(join(&manager, name), workload, "systemd_unit")
         }
         Kind::Plain => of(owner.path.to_owned(), workload_name::of_group(owner.path), "cgroup"),
     }
-}
-
-/// The systemd manager that a unit belongs to, by where its cgroup is: empty for the host's own. A manager's units are
-/// unique by name, and lie in nothing but slices below it (systemd.slice(5)); so whatever is no slice names the
-/// manager: `user@1000.service`, `lxc.payload.alpha`, `systemd-nspawn@alpha.service/payload`.
-pub fn manager(place: &str) -> String {
-    let names = place.split('/').filter(|name| !name.is_empty() && !name.ends_with(".slice"));
-    names.collect::<Vec<_>>().join("/")
 }
 
 fn join(place: &str, name: &str) -> String {

@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 
 use crate::model::{
-    event::{CgroupId, Event, EventKind},
+    container::CgroupId,
+    event::{Event, EventKind},
     time::Time,
 };
 
@@ -166,7 +167,7 @@ impl UnknownCgroups {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::event::ExitStatus;
+    use crate::model::container::ExitStatus;
 
     fn usage(usage: u64) -> Event {
         Event { at: Time::from_nanos(usage), what: EventKind::Usage { cgroup: 1, usage, watermark: usage } }

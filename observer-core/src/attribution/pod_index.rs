@@ -5,9 +5,11 @@
 use std::collections::HashMap;
 
 use crate::{
-    attribution::cgroup_path::Labels,
-    cause::decide::{DELETED, Look, OwnerLookups, Sibling},
-    model::kubernetes::{ChangeRecord, Owner, Pod, Reference, Uid},
+    attribution::owner_lookups::{DELETED, Look, OwnerLookups, Sibling, remember},
+    model::{
+        container::Labels,
+        kubernetes::{ChangeRecord, Owner, Pod, Reference, Uid},
+    },
 };
 
 /// Owners and records kept; a node has at most a few hundred pods. The one looked up longest ago goes first.
@@ -19,7 +21,6 @@ const GONE_KEPT: f64 = 600.0;
 const SIBLINGS_SECONDS: f64 = 60.0;
 /// Of each owner.
 const HASHES: usize = 4;
-const LOST: usize = 8;
 const NAMES: usize = 64;
 
 #[derive(Debug, Default)]
@@ -230,30 +231,6 @@ impl Pods {
         let seen = self.pods.get(&pod.uid)?.seen;
         (*told >= seen).then_some(record)
     }
-}
-
-impl OwnerLookups {
-    fn lose(&mut self, pod: &str, reason: String, now: f64) {
-        if !self.lost.iter().any(|(name, ..)| name == pod) {
-            keep(&mut self.lost, (pod.to_owned(), reason, now), LOST);
-        }
-    }
-}
-
-/// Appends what is not there yet; the oldest goes when there are too many.
-fn remember(list: &mut Vec<String>, value: Option<String>, most: usize) {
-    if let Some(value) = value
-        && !list.contains(&value)
-    {
-        keep(list, value, most);
-    }
-}
-
-fn keep<T>(list: &mut Vec<T>, value: T, most: usize) {
-    if list.len() == most {
-        list.remove(0);
-    }
-    list.push(value);
 }
 
 #[cfg(test)]

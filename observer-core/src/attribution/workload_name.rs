@@ -19,8 +19,6 @@
 //! groups with short numbers that are instances (`/slot-1`) are several; all containers of a bare runtime are one,
 //! because their cgroup says nothing but their id.
 
-use crate::attribution::cgroup_path::manager;
-
 /// Instances of one template are one workload: `web@3.service` -> `web@.service`.
 pub fn of_unit(name: &str) -> String {
     let name = name.replace("\\x2d", "-");
@@ -60,6 +58,14 @@ pub fn of_container(runtime: Option<&str>, place: &str) -> String {
         Some(runtime) => runtime.split('-').next().unwrap_or(runtime).to_owned(),
         None => of_group(place),
     }
+}
+
+/// The systemd manager that a unit belongs to, by where its cgroup is: empty for the host's own. A manager's units are
+/// unique by name, and lie in nothing but slices below it (systemd.slice(5)); so whatever is no slice names the
+/// manager: `user@1000.service`, `lxc.payload.alpha`, `systemd-nspawn@alpha.service/payload`.
+pub fn manager(place: &str) -> String {
+    let names = place.split('/').filter(|name| !name.is_empty() && !name.ends_with(".slice"));
+    names.collect::<Vec<_>>().join("/")
 }
 
 /// `/demo/web/3` -> `/demo/web`, `/slurm/uid_1000/job_42/step_0` -> `/slurm/uid/job/step`.

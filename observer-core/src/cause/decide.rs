@@ -4,9 +4,12 @@
 //! statuses, Kubernetes v1.36. What a real cluster taught is in docs/causes.md.
 
 use crate::{
-    cause::{Cause, Decision, Scaled},
-    model::kubernetes::{
-        By, ByKind, Change, ChangeRecord, Changed, Owner, Pod, PodContainer, Role, Terminated, who,
+    attribution::owner_lookups::{DELETED, OwnerLookups, Sibling},
+    model::{
+        cause::{Cause, Decision, Scaled},
+        kubernetes::{
+            By, ByKind, Change, ChangeRecord, Changed, Owner, Pod, PodContainer, Role, Terminated, who,
+        },
     },
 };
 
@@ -48,42 +51,6 @@ pub struct Evidence<'a> {
     /// Unix time of the host's boot.
     pub booted: Option<f64>,
 }
-
-/// What an agent remembers of an owner it looked up before.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct OwnerLookups {
-    /// The look before the last that found something else.
-    pub before: Option<Look>,
-    /// Revision hashes of its pods, the newest last.
-    pub hashes: Vec<String>,
-    /// Names of pods that were lost on this node, why, and when.
-    pub lost: Vec<(String, String, f64)>,
-    /// Highest ordinal seen.
-    pub highest_ordinal: Option<u32>,
-    /// Names of pods seen before.
-    pub names: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Look {
-    /// Unix seconds.
-    pub looked: f64,
-    pub desired: Option<u64>,
-    pub revision: Option<u64>,
-    pub generation: i64,
-}
-
-/// Another pod of the same owner. Unix seconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sibling {
-    /// On the API server's clock.
-    pub created: f64,
-    /// When this node was told, on its own.
-    pub told: f64,
-}
-
-/// Why a pod was lost of whose end nothing else is told.
-pub const DELETED: &str = "deleted";
 
 /// How long after it was asked for the last of so many pods may be made.
 fn follows_seconds(pods: u64) -> f64 {
@@ -550,7 +517,10 @@ fn reschedule(facts: &Evidence, pod: &Pod, evidence: &str) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::kubernetes::{Reference, Writer};
+    use crate::{
+        attribution::owner_lookups::Look,
+        model::kubernetes::{Reference, Writer},
+    };
 
     const MADE: f64 = 10_000.0;
 

@@ -9,14 +9,15 @@ use std::{
 };
 
 use crate::{
-    attribution::pod_index::Pods,
-    cause::{
-        Cause, Decision,
-        decide::{Evidence, OwnerLookups, Sibling, decide},
+    attribution::{
+        owner_lookups::{OwnerLookups, Sibling},
+        pod_index::Pods,
     },
+    cause::decide::{Evidence, decide},
     model::{
-        event::CgroupId,
-        finding::{Caused, Container, Ended},
+        cause::{Cause, Decision},
+        container::{CgroupId, Container},
+        finding::{Caused, Ended},
         kubernetes::{Owner, Pod, PodContainer, Reference, Uid},
         time::Time,
     },
@@ -223,9 +224,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{
-        attribution::cgroup_path::Labels,
-        model::{finding::ContainerState, kubernetes::Terminated},
+    use crate::model::{
+        container::{ContainerState, Labels},
+        kubernetes::Terminated,
     };
 
     fn told(id: &str, restarts: u32, last: &str) -> Pod {

@@ -3,8 +3,9 @@
 use crate::{
     container::{lifecycle::Lifecycle, page_faults::PageFaults},
     model::{
-        event::{FaultLatency, MemoryEvents, MemoryReading, Pressure, Totals},
-        finding::{Container, Finding, FindingKind, LimitEvent, StalledBy},
+        container::Container,
+        event::{FaultLatency, MemoryEvents, MemoryReading, Pressure, StalledBy, Totals},
+        finding::{Finding, FindingKind, LimitEvent},
         time::Time,
     },
 };

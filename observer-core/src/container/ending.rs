@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::model::{event::ExitStatus, time::Time};
+use crate::model::{container::ExitStatus, time::Time};
 
 /// Victims remembered of a container whose first process is not known; the last ones.
 const VICTIMS: usize = 4;

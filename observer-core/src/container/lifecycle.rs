@@ -10,21 +10,19 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    attribution::cgroup_path::Labels,
-    cause::Cause,
     container::{
         ending::Ending,
         stability::{HORIZON_SECONDS, Verdict},
         startup::{Sample, Startup},
     },
     model::{
-        event::{ExitStatus, Limit, MemoryReading, MemoryStat},
-        finding::{
-            Container, ContainerState, Ended, Finding, FindingKind, Measured, Stable, Started, StartupPeak,
-        },
+        cause::Cause,
+        container::{Container, ContainerState, ExitStatus, Labels},
+        event::{Limit, MemoryReading, MemoryStat},
+        finding::{Ended, Finding, FindingKind, Measured, Stable, Started, StartupPeak},
+        past_startup::{PastStartup, StartupOutcome},
         time::Time,
     },
-    workload::history::{PastStartup, StartupOutcome},
 };
 
 /// A cgroup that got a process but no exec is taken for started after this long: a process moved in by hand.
@@ -162,7 +160,7 @@ impl Lifecycle {
     /// Its start-up, as its workload's history keeps it. `None`: it was not seen.
     pub fn past(&self, wall_ns: i64, outcome: StartupOutcome) -> Option<PastStartup> {
         let run = self.run.as_ref().filter(|run| run.startup.last().is_some())?;
-        Some(PastStartup::of(&run.startup, &self.container.labels.pod, run.zero, wall_ns, outcome))
+        Some(run.startup.past(&self.container.labels.pod, run.zero, wall_ns, outcome))
     }
 
     /// Ended longer than `retention` ago.

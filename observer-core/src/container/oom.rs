@@ -18,12 +18,13 @@ use std::{borrow::Cow, collections::HashMap, time::Duration};
 use crate::{
     attribution::Attribution,
     container::oom_counts::{KillCounts, Mark},
+    host::HostFacts,
     model::{
-        event::{CgroupId, Event, EventKind, ExceededLimit, OomKill},
-        finding::{OomScope, StalledBy},
+        container::CgroupId,
+        event::{Blame, Event, EventKind, ExceededLimit, OomKill, StalledBy},
+        finding::OomScope,
         time::Time,
     },
-    pipeline::HostFacts,
 };
 
 /// Usage lags its limit by the charges cached per CPU (64 pages each, kernel: mm/memcontrol.c MEMCG_CHARGE_BATCH), and
@@ -60,17 +61,6 @@ impl Baseline {
             self.count = self.count.max(count);
         }
     }
-}
-
-/// Which group's limit could not be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    Node,
-    Group(CgroupId),
-    /// A group further up than was recorded.
-    Above,
-    /// The kernel did not say, and its counts do not tell.
-    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::{
-    event::{CgroupId, OomKill},
-    time::Time,
-};
+use crate::model::{container::CgroupId, event::OomKill, time::Time};
 
 /// A record is drained within a tenth of a second of its kill, and the file may be read in between.
 const SETTLE: Duration = Duration::from_secs(2);

@@ -3,12 +3,13 @@
 use crate::{
     attribution::Attribution,
     container::{Containers, lifecycle, oom},
+    host::HostFacts,
     model::{
-        event::{CgroupId, OomKill},
+        container::CgroupId,
+        event::OomKill,
         finding::{Finding, FindingKind, OomKilled, OomScope},
         time::Time,
     },
-    pipeline::HostFacts,
 };
 
 impl Containers {

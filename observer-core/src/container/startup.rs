@@ -5,13 +5,17 @@
 //! spike nor a leak, whether the cache is on the active list or not. Fixed size. Knows nothing of containers, findings
 //! or clocks; seconds count from the exec of the entry point.
 
-use crate::container::{
-    curve::Curve,
-    stability::{BAND_MIN_BYTES, Settled, Stability, Swing, Verdict},
+use crate::{
+    container::{
+        curve::Curve,
+        stability::{BAND_MIN_BYTES, Settled, Stability, Swing, Verdict},
+    },
+    model::{
+        past_startup::{PastStartup, SPANS, StartupOutcome},
+        time::Time,
+    },
 };
 
-/// Spans of the curve kept for the workload's history.
-pub const SPANS: usize = 64;
 /// Growth is measured over at least this long: below it one large allocation is an infinite rate.
 const GROWTH_SECONDS: f64 = 0.5;
 
@@ -213,6 +217,26 @@ impl Startup {
     /// Seconds of the last sample.
     pub fn last(&self) -> Option<f64> {
         self.last
+    }
+
+    /// As its workload's history keeps it.
+    pub fn past(&self, pod: &str, zero: Time, wall_ns: i64, outcome: StartupOutcome) -> PastStartup {
+        let peak = self.peak();
+        PastStartup {
+            started: zero.unix_seconds(wall_ns),
+            pod: pod.to_owned(),
+            outcome,
+            cut_short: false,
+            peak: peak.bytes,
+            peak_seconds: peak.seconds,
+            unreclaimable_peak: self.unreclaimable_peak(),
+            growth: self.fastest_growth(),
+            time_to_stable: self.time_to_stable(),
+            steady: self.steady().map(|bytes| bytes as u64),
+            overshoot: self.overshoot(),
+            span: self.curve().width(),
+            curve: self.curve().highest().to_vec(),
+        }
     }
 
     pub fn curve(&self) -> &Curve<SPANS> {

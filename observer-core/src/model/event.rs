@@ -5,21 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    container::oom::Blame,
-    model::{
-        finding::StalledBy,
-        kubernetes::{ApiState, ChangeRecord, Owner, Pod, Uid},
-        time::Time,
-    },
-    workload::{
-        history::{PastStartup, Workload},
-        usage_histogram::Levels,
-    },
+use crate::model::{
+    container::{CgroupId, ExitStatus, Workload},
+    kubernetes::{ApiState, ChangeRecord, Owner, Pod, Uid},
+    past_startup::PastStartup,
+    time::Time,
+    usage_histogram::Levels,
 };
-
-/// The memory controller's cgroup id; equal to the inode number of the cgroup's directory.
-pub type CgroupId = u64;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -350,13 +342,6 @@ pub struct FaultLatency {
     pub total_ns: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExitStatus {
-    Code(u8),
-    Signal(u8),
-}
-
 fn is_false(flag: &bool) -> bool {
     !flag
 }
@@ -438,6 +423,35 @@ impl VictimMemory {
 pub struct GroupLimit {
     pub limit: Limit,
     pub usage: u64,
+}
+
+/// Which group's limit could not be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    Node,
+    Group(CgroupId),
+    /// A group further up than was recorded.
+    Above,
+    /// The kernel did not say, and its counts do not tell.
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StalledBy {
+    /// The container's own limit, or one above it.
+    Limit,
+    /// The node ran short.
+    Node,
+}
+
+impl StalledBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            StalledBy::Limit => "limit",
+            StalledBy::Node => "node",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

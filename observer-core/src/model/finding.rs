@@ -6,29 +6,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use crate::model::{
     advice::{Advice, Facts},
-    attribution::cgroup_path::Labels,
     cause::{Cause, Decision},
-    model::{
-        event::{
-            CgroupId, ExitStatus, Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus,
-            VictimMemory,
-        },
-        kubernetes::{ApiState, By},
-        time::Time,
+    container::{CgroupId, Container, ContainerState, ExitStatus, Labels, Workload},
+    event::{
+        Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus, StalledBy, VictimMemory,
     },
-    node::forecast::Forecast,
-    workload::history::{Summary, Workload},
+    kubernetes::{ApiState, By},
+    past_startup::Summary,
+    time::Time,
 };
-
-/// The container a finding is about.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Container {
-    pub cgroup: CgroupId,
-    #[serde(flatten)]
-    pub labels: Arc<Labels>,
-}
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
@@ -226,41 +214,6 @@ impl LimitEvent {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ContainerState {
-    /// From first exec until a verdict.
-    Starting,
-    Stable,
-    Drifting,
-    Oscillating,
-    /// Started before the observer; only measured.
-    Running,
-    Ended,
-}
-
-impl ContainerState {
-    pub const ALL: [ContainerState; 6] = [
-        ContainerState::Starting,
-        ContainerState::Stable,
-        ContainerState::Drifting,
-        ContainerState::Oscillating,
-        ContainerState::Running,
-        ContainerState::Ended,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            ContainerState::Starting => "starting",
-            ContainerState::Stable => "stable",
-            ContainerState::Drifting => "drifting",
-            ContainerState::Oscillating => "oscillating",
-            ContainerState::Running => "running",
-            ContainerState::Ended => "ended",
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Started {
     pub container: Container,
@@ -363,24 +316,6 @@ pub struct Measured {
     /// memory.high; absent on v1.
     pub high: Option<Limit>,
     pub swap: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StalledBy {
-    /// The container's own limit, or one above it.
-    Limit,
-    /// The node ran short.
-    Node,
-}
-
-impl StalledBy {
-    pub fn name(self) -> &'static str {
-        match self {
-            StalledBy::Limit => "limit",
-            StalledBy::Node => "node",
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -549,6 +484,17 @@ pub struct Advised {
     /// Something fails that did not, or a number is another.
     #[serde(default)]
     pub news: bool,
+}
+
+/// What those starting will take yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Bytes more than now, at the worst moment.
+    pub growth: u64,
+    /// When that is, seconds from now.
+    pub in_seconds: f64,
+    /// Starting containers whose workload has no history.
+    pub unknown: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,9 +8,7 @@
 //! release that grew is forecast like the old one until it has started once. Memory others release or take meanwhile
 //! is not known.
 
-use serde::Serialize;
-
-use crate::workload::history::PastStartup;
+use crate::model::{finding::Forecast, past_startup::PastStartup};
 
 /// Moments ahead, seconds: fine where spikes are, to the longest hold.
 const AHEAD: [f64; 13] = [0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0];
@@ -24,16 +22,6 @@ pub struct Starting<'a> {
     pub usage: u64,
     pub limit: Option<u64>,
     pub past: &'a [PastStartup],
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Forecast {
-    /// Bytes more than now, at the worst moment.
-    pub growth: u64,
-    /// When that is, seconds from now.
-    pub in_seconds: f64,
-    /// Starting containers whose workload has no history.
-    pub unknown: u64,
 }
 
 pub fn forecast(starting: &[Starting]) -> Forecast {
@@ -78,7 +66,7 @@ impl Starting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::history::StartupOutcome;
+    use crate::model::past_startup::StartupOutcome;
 
     fn spike(peak: u64, at: usize, steady: u64) -> PastStartup {
         let mut curve = vec![steady as f32; 20];

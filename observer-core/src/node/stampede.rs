@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{event::CgroupId, time::Time};
+use crate::model::{container::CgroupId, time::Time};
 
 const MEMBERS: usize = 3;
 const SHARE: f64 = 0.5;

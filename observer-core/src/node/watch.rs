@@ -2,18 +2,19 @@
 
 use crate::{
     container::{Containers, lifecycle::Lifecycle},
+    history::Histories,
     model::{
-        event::{CgroupId, NodeReading},
+        container::{CgroupId, Container, Workload},
+        event::NodeReading,
         finding::{
-            Container, Finding, FindingKind, NodeMeasured, ShortageForecast, StampedeBegan, StampedeEnded,
+            Finding, FindingKind, Forecast, NodeMeasured, ShortageForecast, StampedeBegan, StampedeEnded,
         },
         time::Time,
     },
     node::{
-        forecast::{self, Forecast, Starting},
+        forecast::{self, Starting},
         stampede::{self, Member, Stampede},
     },
-    workload::history::{Histories, Workload},
 };
 
 /// The kubelet evicts pods when less than this is available (KubeletConfiguration, evictionHard memory.available).

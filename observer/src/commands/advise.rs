@@ -8,8 +8,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use observer_core::{
-    advice::{Advice, Facts, Settings},
-    model::finding::Advised,
+    advice::Settings,
+    model::{
+        advice::{Advice, Facts},
+        finding::Advised,
+    },
 };
 
 mod explain;

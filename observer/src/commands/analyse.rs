@@ -14,13 +14,14 @@ mod format;
 pub mod input;
 mod labels;
 pub mod plot;
+pub mod rows;
 mod starts;
 mod story;
 
 #[cfg(test)]
 mod formats_test;
 
-pub use input::{BadInput, Reading, Row, Source};
+pub use rows::{BadInput, Reading, Row, Source};
 
 /// Spans of the drawn curve: about one per pixel.
 const DRAWN: usize = 1024;

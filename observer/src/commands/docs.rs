@@ -9,7 +9,7 @@ use observer_ebpf::{
     probes,
 };
 
-use observer_core::{advice::Check, cause::Cause};
+use observer_core::model::{advice::Check, cause::Cause};
 
 use crate::{ledger, sinks::metrics, sources::kernel::attach};
 

@@ -17,7 +17,7 @@ use futures::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use super::{accept::WHOLE, rendered::Rendered, server::Shared};
+use super::{accept::WHOLE, rendered::Rendered, shared::Shared};
 use crate::sinks::api_state::NodeState;
 
 /// The interface as OpenAPI.

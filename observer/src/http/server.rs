@@ -1,12 +1,6 @@
 //! /metrics, /healthz, /readyz, /api and the page, from a snapshot of metrics and findings. Read-only.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use axum::{
     Router,
@@ -16,7 +10,6 @@ use axum::{
     response::{Html, Response},
     routing::get,
 };
-use prometheus::Registry;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -26,25 +19,11 @@ use crate::{
         auth::{self, Access},
         browser::{self, Hosts},
         rendered::Rendered,
+        shared::Shared,
         tls::Certificate,
     },
-    sinks::{api_state::NodeState, metrics},
+    sinks::metrics,
 };
-
-#[derive(Clone)]
-pub struct Shared {
-    pub registry: Registry,
-    pub state: Arc<Mutex<NodeState>>,
-    /// The host is not being read: what is shown stands still.
-    pub stalled: Arc<AtomicBool>,
-}
-
-impl Shared {
-    /// A panic while holding the state cannot leave it half changed in a way that matters: it is a view.
-    pub fn state(&self) -> MutexGuard<'_, NodeState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 #[error(

@@ -11,13 +11,13 @@ use std::{
 };
 
 use observer_core::{
+    history::{Histories, KEPT, Remembered, WORKLOADS},
     model::{
         bounded,
+        container::Workload,
         event::{Event, EventKind},
+        past_startup::PastStartup,
         time::Time,
-    },
-    workload::{
-        history::{Histories, KEPT, PastStartup, Remembered, WORKLOADS, Workload},
         usage_histogram::Levels,
     },
 };

@@ -15,7 +15,8 @@ use super::replay::{BadRecording, Replayed, replay_into};
 use crate::{
     http::{
         accept::Limits,
-        server::{self, Protection, Shared},
+        server::{self, Protection},
+        shared::Shared,
     },
     sinks::{api_state::NodeState, metrics::Metrics},
 };

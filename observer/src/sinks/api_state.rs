@@ -10,15 +10,12 @@ use serde::Serialize;
 use observer_core::{
     container::{curve::Curve, stability::HORIZON_SECONDS},
     model::{
-        event::{AttachOutcome, CgroupId, Host, Limit, Pressure, ProbeStatus},
-        finding::{
-            Advised, Container, ContainerState, Finding, FindingKind, NodeMeasured, OomKilled, OomLinked,
-            ScaleEvent,
-        },
+        container::{CgroupId, Container, ContainerState, Workload},
+        event::{AttachOutcome, Host, Limit, Pressure, ProbeStatus},
+        finding::{Advised, Finding, FindingKind, NodeMeasured, OomKilled, OomLinked, ScaleEvent},
         kubernetes::ApiState,
         time::Time,
     },
-    workload::history::Workload,
 };
 
 use super::log;

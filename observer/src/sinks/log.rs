@@ -1,17 +1,14 @@
 //! Findings -> log lines a person reads. Nothing per event: what began, ended or was concluded, and the probes once.
 
-use observer_core::{
-    advice::{Grade, sizing::AdvisedLimit},
+use observer_core::model::{
+    advice::{AdvisedLimit, Grade},
     cause::Cause,
-    model::{
-        event::{AttachOutcome, ExitStatus, Limit, Loss, ProbeStatus},
-        finding::{
-            Advised, Caused, Container, Ended, Finding, FindingKind, OomKilled, OomRole, OomScope, ScaleEvent,
-        },
-        kubernetes::ApiState,
-        printable::printable,
-        units::{Bytes, Seconds},
-    },
+    container::{Container, ExitStatus},
+    event::{AttachOutcome, Limit, Loss, ProbeStatus},
+    finding::{Advised, Caused, Ended, Finding, FindingKind, OomKilled, OomRole, OomScope, ScaleEvent},
+    kubernetes::ApiState,
+    printable::printable,
+    units::{Bytes, Seconds},
 };
 
 /// Writes the line a finding is worth, if any.

@@ -11,12 +11,12 @@ use std::{
 };
 
 use observer_core::{
-    attribution::cgroup_path::Labels,
+    history::WORKLOADS,
     model::{
-        finding::{self, Finding, FindingKind, ScaleEvent},
+        container::{Container, Labels, Workload},
+        finding::{Finding, FindingKind, ScaleEvent},
         time::Time,
     },
-    workload::history::{self, WORKLOADS},
 };
 use prometheus::{
     Encoder, Registry, TextEncoder,
@@ -167,7 +167,7 @@ pub fn render(registry: &Registry) -> String {
 #[derive(Debug, Default)]
 struct State {
     containers: BTreeMap<Arc<Labels>, Kept<container::Container>>,
-    workloads: BTreeMap<history::Workload, Kept<workload::Workload>>,
+    workloads: BTreeMap<Workload, Kept<workload::Workload>>,
     node: node::Node,
     observer: observer::Observer,
     began: f64,
@@ -226,7 +226,7 @@ impl State {
         }
     }
 
-    fn container(&mut self, at: Time, of: &finding::Container, kind: &FindingKind) {
+    fn container(&mut self, at: Time, of: &Container, kind: &FindingKind) {
         let created = at.unix_seconds(self.wall_ns);
         let kept = self.containers.entry(Arc::clone(&of.labels)).or_insert_with(|| Kept {
             subject: Default::default(),
@@ -238,12 +238,12 @@ impl State {
             kept.subject.take_over(of.cgroup);
         }
         kept.subject.apply(of.cgroup, kind);
-        let workload = history::Workload::of(&of.labels);
+        let workload = Workload::of(&of.labels);
         self.with_workload(at, &workload, |workload| workload.apply(of.cgroup, kind));
     }
 
     /// It has another name now: what is kept of it moves along.
-    fn rename(&mut self, at: Time, of: &finding::Container, before: &Arc<Labels>) {
+    fn rename(&mut self, at: Time, of: &Container, before: &Arc<Labels>) {
         let held = |kept: &Kept<container::Container>| kept.subject.holder == Some(of.cgroup);
         if self.containers.get(before).is_some_and(held)
             && let Some(old) = self.containers.remove(before)
@@ -253,7 +253,7 @@ impl State {
             kept.touched = at;
             kept.subject.merge(old.subject);
         }
-        let (old, new) = (history::Workload::of(before), history::Workload::of(&of.labels));
+        let (old, new) = (Workload::of(before), Workload::of(&of.labels));
         if old != new
             && let Some(kept) = self.workloads.remove(&old)
         {
@@ -261,12 +261,7 @@ impl State {
         }
     }
 
-    fn with_workload(
-        &mut self,
-        at: Time,
-        workload: &history::Workload,
-        change: impl FnOnce(&mut workload::Workload),
-    ) {
+    fn with_workload(&mut self, at: Time, workload: &Workload, change: impl FnOnce(&mut workload::Workload)) {
         if !self.workloads.contains_key(workload) {
             if self.workloads.len() >= WORKLOADS && !self.make_room() {
                 return;
@@ -312,13 +307,13 @@ impl State {
 }
 
 /// All its containers together.
-fn scaled(event: &ScaleEvent) -> history::Workload {
+fn scaled(event: &ScaleEvent) -> Workload {
     let ScaleEvent { namespace, workload, workload_type, .. } = event.clone();
-    history::Workload { namespace, workload, workload_type, container: String::new() }
+    Workload { namespace, workload, workload_type, container: String::new() }
 }
 
 /// Of the findings that are exported by container.
-fn of_container(kind: &FindingKind) -> Option<&finding::Container> {
+fn of_container(kind: &FindingKind) -> Option<&Container> {
     match kind {
         FindingKind::Seen { container }
         | FindingKind::Point { container, .. }

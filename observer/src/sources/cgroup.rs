@@ -12,8 +12,6 @@ use observer_core::model::event::CgroupVersion;
 
 pub mod memory;
 pub mod name;
-pub mod sampler;
-pub mod table;
 pub mod tree;
 pub mod writable;
 

@@ -16,7 +16,8 @@ use crate::{
     sources::kernel::{attach::Attached, counters::Counters, ring::Rings, support::Support},
 };
 use observer_core::model::{
-    event::{CgroupId, Event, EventKind, ProbeStatus, Totals},
+    container::CgroupId,
+    event::{Event, EventKind, ProbeStatus, Totals},
     time::Time,
 };
 
@@ -162,14 +163,4 @@ fn wake_by(rings: [BorrowedFd<'_>; 2]) -> std::io::Result<OwnedFd> {
         epoll::add(&woken, ring, epoll::EventData::new_u64(0), flags)?;
     }
     Ok(woken)
-}
-
-pub(crate) fn total_of(totals: &observer_ebpf::abi::CgroupTotals, in_slots: u64) -> Totals {
-    Totals {
-        faults: totals.faults + in_slots,
-        memcg_stalls: totals.memcg_stalls,
-        memcg_stall_ns: totals.memcg_stall_ns,
-        direct_stalls: totals.direct_stalls,
-        direct_stall_ns: totals.direct_stall_ns,
-    }
 }

@@ -14,22 +14,17 @@ use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use observer::commands::analyse::{
-    Reading,
-    input::{self, Row},
-};
+use observer::commands::analyse::{Reading, Row, input};
 use observer_core::{
-    advice::{
-        Advice, Check, Facts, Grade, Settings, concurrency,
-        facts::{Startups, Steady},
-    },
+    advice::{Settings, concurrency},
     container::{
         stability::Verdict,
         startup::{Sample, Startup},
     },
-    model::time::Time,
-    workload::{
-        history::{PastStartup, StartupOutcome},
+    model::{
+        advice::{Advice, Check, Facts, Grade, Startups, Steady},
+        past_startup::{PastStartup, StartupOutcome},
+        time::Time,
         usage_histogram::Levels,
     },
 };

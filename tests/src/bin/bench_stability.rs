@@ -16,9 +16,9 @@ use observer_core::{
         stability::{Stability, Verdict},
         startup::{Sample, Startup},
     },
-    model::{finding::FindingKind, time::Time},
+    history,
+    model::{finding::FindingKind, past_startup::PastStartup, time::Time},
     node::forecast::{Starting, forecast},
-    workload::history::{self, PastStartup},
 };
 use observer_tests::synthetic::{self, Class, Kind, Trace};
 use rand::{Rng, SeedableRng, rngs::StdRng};

@@ -11,12 +11,13 @@ use anyhow::{Context, Result, ensure};
 use observer::{
     config::{ProbeChoice, Roots},
     sources::{
-        cgroup::{memory, table, tree},
+        cgroup::{memory, tree},
         kernel::{
             Kernel,
             attach::{self, Attached},
             support::Support,
         },
+        sampler::table,
     },
 };
 use observer_core::model::event::{CgroupVersion, MemoryReading};

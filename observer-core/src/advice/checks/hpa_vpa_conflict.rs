@@ -1,12 +1,6 @@
 //! Do a horizontal and a vertical autoscaler act on one resource?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{Declaration, Judged, acting_vpa},
-    },
-    model::kubernetes::Autoscaler,
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, acting_vpa}}, model::{advice::{Facts, Grade, Numbers}, kubernetes::Autoscaler}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "hpa_vpa_conflict",
@@ -45,11 +39,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown},
-        checks::testing::{grades, scaler},
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown}, checks::testing::{grades, scaler}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

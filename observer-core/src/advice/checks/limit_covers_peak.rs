@@ -1,13 +1,6 @@
 //! Does the limit hold every start-up?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{BAND, Declaration, Judged, unknown},
-        sizing::AdvisedLimit,
-    },
-    model::units::Bytes,
-};
+use crate::{advice::{Settings, checks::{BAND, Declaration, Judged, unknown}}, model::{advice::{AdvisedLimit, Facts, Grade, Numbers}, units::Bytes}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "limit_covers_peak",
@@ -68,11 +61,7 @@ fn judge(facts: &Facts, numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::{MIB, grades},
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::{MIB, grades}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

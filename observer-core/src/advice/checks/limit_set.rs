@@ -1,12 +1,6 @@
 //! Is there a limit?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{Declaration, Judged, unknown},
-    },
-    model::units::Bytes,
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, unknown}}, model::{advice::{Facts, Grade, Numbers}, units::Bytes}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "limit_set",
@@ -33,12 +27,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::{MIB, grades},
-        facts::Node,
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::{MIB, grades}}, model::advice::{Check, Node}};
 
     #[test]
     fn grades_are_of_the_facts() {

@@ -1,12 +1,6 @@
 //! Does the pod's limit hold what its containers need together?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{Declaration, Judged, unknown},
-    },
-    model::units::Bytes,
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, unknown}}, model::{advice::{Facts, Grade, Numbers}, units::Bytes}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "pod_limit_covers_peaks",
@@ -44,11 +38,7 @@ fn judge(facts: &Facts, numbers: &Numbers, settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::{MIB, grades, pod},
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::{MIB, grades, pod}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

@@ -1,9 +1,6 @@
 //! Is one size right for all its pods, at all times?
 
-use crate::advice::{
-    Facts, Grade, Numbers, Settings,
-    checks::{Declaration, Judged, unknown},
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, unknown}}, model::advice::{Facts, Grade, Numbers}};
 
 /// Levels that differ by a third between pods are not one size.
 const ALIKE: f64 = 1.35;
@@ -40,12 +37,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Pass, Unknown, Warn},
-        checks::testing::{MIB, grades},
-        facts::Steady,
-    };
+    use crate::{advice::{Grade::{Pass, Unknown, Warn}, checks::testing::{MIB, grades}}, model::advice::{Check, Steady}};
 
     #[test]
     fn grades_are_of_the_facts() {

@@ -1,9 +1,6 @@
 //! Is it ready only after its memory settled?
 
-use crate::advice::{
-    Facts, Grade, Numbers, Settings,
-    checks::{Declaration, Judged, unknown},
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, unknown}}, model::advice::{Facts, Grade, Numbers}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "ready_after_settled",
@@ -35,11 +32,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Pass, Unknown, Warn},
-        checks::testing::{grades, probes},
-    };
+    use crate::{advice::{Grade::{Pass, Unknown, Warn}, checks::testing::{grades, probes}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

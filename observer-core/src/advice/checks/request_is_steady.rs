@@ -1,12 +1,6 @@
 //! Is the request what it steadily uses?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{BAND, Declaration, Judged, unknown},
-    },
-    model::units::Bytes,
-};
+use crate::{advice::{Settings, checks::{BAND, Declaration, Judged, unknown}}, model::{advice::{Facts, Grade, Numbers}, units::Bytes}};
 
 /// Half as much again is idle.
 const IDLE_REQUEST: f64 = 1.5;
@@ -48,11 +42,7 @@ fn judge(facts: &Facts, numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::{MIB, grades},
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::{MIB, grades}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

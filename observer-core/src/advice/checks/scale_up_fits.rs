@@ -1,12 +1,6 @@
 //! Does what is started at once fit on the node?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{Declaration, Judged, unknown},
-    },
-    model::units::{Bytes, Seconds},
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, unknown}}, model::{advice::{Facts, Grade, Numbers}, units::{Bytes, Seconds}}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "scale_up_fits",
@@ -48,11 +42,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::{grades, starting},
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::{grades, starting}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

@@ -1,12 +1,6 @@
 //! Is it scaled by something else than memory?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{Declaration, Judged, no_ledger},
-    },
-    model::kubernetes::Autoscaler,
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, no_ledger}}, model::{advice::{Facts, Grade, Numbers}, kubernetes::Autoscaler}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "scaling_signal",
@@ -36,11 +30,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown},
-        checks::testing::{grades, scaler},
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown}, checks::testing::{grades, scaler}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

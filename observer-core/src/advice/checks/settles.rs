@@ -1,12 +1,6 @@
 //! Does memory come to rest?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{Declaration, Judged, unknown},
-    },
-    model::units::Seconds,
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, unknown}}, model::{advice::{Facts, Grade, Numbers}, units::Seconds}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "settles",
@@ -46,11 +40,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::grades,
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::grades}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

@@ -1,12 +1,6 @@
 //! Is what a start-up takes above its steady level bounded?
 
-use crate::{
-    advice::{
-        Facts, Grade, Numbers, Settings,
-        checks::{Declaration, Judged, unknown},
-    },
-    model::units::Bytes,
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, unknown}}, model::{advice::{Facts, Grade, Numbers}, units::Bytes}};
 
 /// The headroom people set by habit.
 const MILD_OVERSHOOT: f64 = 1.2;
@@ -41,11 +35,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::grades,
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::grades}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

@@ -1,12 +1,11 @@
 //! What the tests of all checks share: facts of a workload with which nothing is wrong, and ways to spoil them.
 
 use crate::{
-    advice::{
-        Advice, Check, Facts, Grade, Settings,
-        concurrency::StartConcurrency,
-        facts::{Node, Startups, Steady},
+    advice::Settings,
+    model::{
+        advice::{Advice, Check, Facts, Grade, Node, StartConcurrency, Startups, Steady},
+        kubernetes::Autoscaler,
     },
-    model::kubernetes::Autoscaler,
 };
 
 pub const MIB: u64 = 1 << 20;

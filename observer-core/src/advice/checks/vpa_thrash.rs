@@ -1,9 +1,6 @@
 //! Does a VPA resize it again and again?
 
-use crate::advice::{
-    Facts, Grade, Numbers, Settings,
-    checks::{Declaration, Judged, acting_vpa},
-};
+use crate::{advice::{Settings, checks::{Declaration, Judged, acting_vpa}}, model::advice::{Facts, Grade, Numbers}};
 
 pub(super) static CHECK: Declaration = Declaration {
     name: "vpa_thrash",
@@ -34,11 +31,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
 
 #[cfg(test)]
 mod tests {
-    use crate::advice::{
-        Check,
-        Grade::{Fail, Pass, Unknown, Warn},
-        checks::testing::{grades, vpa_changed},
-    };
+    use crate::{advice::{Grade::{Fail, Pass, Unknown, Warn}, checks::testing::{grades, vpa_changed}}, model::advice::Check};
 
     #[test]
     fn grades_are_of_the_facts() {

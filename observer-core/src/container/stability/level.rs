@@ -7,7 +7,7 @@ use crate::container::stability::{
     theil_sen::{self, Slope},
 };
 
-pub const BUCKETS: usize = 32;
+const BUCKETS: usize = theil_sen::POINTS;
 /// Width of the first buckets, seconds: five filtered values.
 const FIRST_WIDTH: f64 = 0.5;
 /// Fewer points have no slope worth a name.

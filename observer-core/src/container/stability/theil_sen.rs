@@ -5,9 +5,10 @@
 
 use arrayvec::ArrayVec;
 
-use crate::container::stability::level::BUCKETS;
+/// Points it takes at the most.
+pub const POINTS: usize = 32;
 
-const PAIRS: usize = BUCKETS * (BUCKETS - 1) / 2;
+const PAIRS: usize = POINTS * (POINTS - 1) / 2;
 /// Median absolute deviation to standard deviation, for normal noise.
 const MAD_TO_SIGMA: f64 = 1.4826;
 
@@ -36,8 +37,8 @@ pub fn of(points: &[(f64, f64)]) -> Slope {
         }
     }
     let rate = median(&mut slopes).unwrap_or(0.0);
-    let mut residuals: ArrayVec<f64, BUCKETS> =
-        points.iter().take(BUCKETS).map(|(t, v)| v - rate * t).collect();
+    let mut residuals: ArrayVec<f64, POINTS> =
+        points.iter().take(POINTS).map(|(t, v)| v - rate * t).collect();
     let center = median(&mut residuals).unwrap_or(0.0);
     for residual in &mut residuals {
         *residual = (*residual - center).abs();

@@ -2,8 +2,9 @@
 
 use crate::commands::advise::{Told, plot, table::quantity};
 use observer_core::{
-    advice::{Settings, sizing::AdvisedLimit},
+    advice::Settings,
     model::{
+        advice::AdvisedLimit,
         printable::printable,
         units::{Bytes, Seconds},
     },

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::commands::advise::{Told, table::quantity};
-use observer_core::{advice::sizing::AdvisedLimit, model::printable::printable};
+use observer_core::model::{advice::AdvisedLimit, printable::printable};
 
 pub fn commands(told: &[Told]) -> String {
     let head = "# Read before you run: each line changes a workload, and a changed template is rolled out.\n";
@@ -180,11 +180,11 @@ fn is_kubernetes_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use observer_core::{
-        advice::{
-            Advice, Facts, Settings,
-            facts::{Startups, Steady},
+        advice::Settings,
+        model::{
+            advice::{Advice, Facts, Startups, Steady},
+            container::Workload,
         },
-        workload::history::Workload,
     };
 
     use super::*;

@@ -10,9 +10,9 @@ use ratatui::{
 };
 
 use crate::commands::advise::table::quantity;
-use observer_core::{
-    advice::{Facts, sizing::Numbers, typical_curve::Typical},
-    model::units::Seconds,
+use observer_core::model::{
+    advice::{Facts, Numbers, Typical},
+    units::Seconds,
 };
 
 const SIZE: Rect = Rect { x: 0, y: 0, width: 84, height: 18 };

@@ -16,8 +16,11 @@ use crate::{
     sinks::metrics::grade_number,
 };
 use observer_core::{
-    advice::{Advice, Check, Facts, Grade, Settings, facts::Steady},
-    workload::history::Workload,
+    advice::Settings,
+    model::{
+        advice::{Advice, Check, Facts, Grade, Steady},
+        container::Workload,
+    },
 };
 
 /// Moments of the window that are looked at: of a week, every six hours. A node that lived between two is not seen.

@@ -1,9 +1,10 @@
 //! A line for each container of each workload.
 
 use crate::commands::advise::Told;
-use observer_core::{
-    advice::{Grade, sizing::AdvisedLimit},
-    model::{printable::printable, units::Bytes},
+use observer_core::model::{
+    advice::{AdvisedLimit, Grade},
+    printable::printable,
+    units::Bytes,
 };
 
 pub fn table(told: &[Told]) -> String {

@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use super::input::{BadInput, Rows};
+use super::rows::{BadInput, Rows};
 
 mod cadvisor;
 mod csv;

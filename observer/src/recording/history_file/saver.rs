@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_core::workload::history::Histories;
+use observer_core::history::Histories;
 
 use super::{beside, create, save};
 
@@ -126,7 +126,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use observer_core::workload::history::{PastStartup, Workload};
+    use observer_core::model::{container::Workload, past_startup::PastStartup};
 
     fn histories() -> Histories {
         let mut histories = Histories::default();

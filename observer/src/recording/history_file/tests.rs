@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 
 use super::*;
-use observer_core::workload::history::StartupOutcome;
+use observer_core::model::past_startup::StartupOutcome;
 
 const NOW: f64 = 1e9;
 

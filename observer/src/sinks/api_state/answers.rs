@@ -4,8 +4,11 @@ use std::collections::VecDeque;
 
 use observer_core::{
     container::stability,
-    model::{event::CgroupId, finding::Advised},
-    workload::history::{KEPT, Workload},
+    history::KEPT,
+    model::{
+        container::{CgroupId, Workload},
+        finding::Advised,
+    },
 };
 use serde::Serialize;
 

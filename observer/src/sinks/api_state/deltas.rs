@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use observer_core::{model::event::CgroupId, workload::history::Workload};
+use observer_core::model::container::{CgroupId, Workload};
 use serde::Serialize;
 
 use super::{

@@ -6,14 +6,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use observer_core::{
-    attribution::cgroup_path::Labels,
+use observer_core::model::{
     cause::Decision,
-    model::{
-        event::{AttachOutcome, CgroupId, ExitStatus, ProbeStatus},
-        finding::{Container, OomKilled, ScaleEvent, ScaleEventEnded},
-    },
-    workload::history::Workload,
+    container::{CgroupId, Container, ExitStatus, Labels, Workload},
+    event::{AttachOutcome, ProbeStatus},
+    finding::{OomKilled, ScaleEvent, ScaleEventEnded},
 };
 
 /// Names of a container; the id is its cgroup's, as text because it may exceed what JavaScript counts exactly.

@@ -6,10 +6,10 @@ use super::{
     NodeState,
     view::{AdviceView, CheckView, ContainerView, Risk, WorkloadView},
 };
-use observer_core::{
-    advice::{Grade, sizing::AdvisedLimit},
-    model::finding::{Advised, ContainerState},
-    workload::history::Workload,
+use observer_core::model::{
+    advice::{AdvisedLimit, Grade},
+    container::{ContainerState, Workload},
+    finding::Advised,
 };
 
 /// A peak this near to the limit is a risk: the advised headroom is 10 %.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::family::{Distribution, Metric, counter, counters, gauge, gauges, histograms};
 use observer_core::model::{
-    event::{CgroupId, Limit},
-    finding::{ContainerState, FindingKind, LimitEvent, Measured, OomScope, StalledBy},
+    container::{CgroupId, ContainerState},
+    event::{Limit, StalledBy},
+    finding::{FindingKind, LimitEvent, Measured, OomScope},
 };
 
 /// 2 us to 32 ms, powers of two: what the probe counts in.

@@ -2,7 +2,7 @@
 
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, core::Collector};
 
-use observer_core::{attribution::cgroup_path::Labels, workload::history::Workload};
+use observer_core::model::container::{Labels, Workload};
 
 /// Name, type, labels and meaning of a family; docs/metrics.md is made of these.
 #[derive(Debug)]

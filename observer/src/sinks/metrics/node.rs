@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::family::{Distribution, Metric, counter, counters, gauge, histograms};
 use observer_core::model::{
-    event::{Host, NodeReading},
-    finding::{FindingKind, NodeMeasured, OomScope, StalledBy},
+    event::{Host, NodeReading, StalledBy},
+    finding::{FindingKind, NodeMeasured, OomScope},
     kubernetes::ApiState,
 };
 

@@ -1,9 +1,8 @@
-use observer_core::{
+use observer_core::model::{
     cause::Cause,
-    model::{
-        event::{CgroupVersion, Host},
-        finding::{Container, ContainerState, NodeMeasured, OomKilled, OomScope, Started},
-    },
+    container::{Container, ContainerState},
+    event::{CgroupVersion, Host},
+    finding::{NodeMeasured, OomKilled, OomScope, Started},
 };
 
 use super::*;

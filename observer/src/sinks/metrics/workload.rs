@@ -4,16 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::family::{Metric, counter, counters, gauge, gauges};
-use observer_core::{
+use observer_core::model::{
     advice::{Check, Grade},
-    model::{
-        event::CgroupId,
-        finding::{
-            Advised, Caused, ContainerState, FindingKind, LimitEvent, OomLinked, OomRole, OomScope,
-            ScaleEvent, ScaleEventEnded,
-        },
-        kubernetes::ByKind,
+    container::{CgroupId, ContainerState},
+    finding::{
+        Advised, Caused, FindingKind, LimitEvent, OomLinked, OomRole, OomScope, ScaleEvent, ScaleEventEnded,
     },
+    kubernetes::ByKind,
 };
 
 pub static METRICS: &[Metric<Workload>] = &[

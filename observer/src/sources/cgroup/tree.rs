@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::sources::cgroup::{Hierarchy, is_absent, is_gone, name};
-use observer_core::model::event::{CgroupId, CgroupVersion};
+use observer_core::model::{container::CgroupId, event::CgroupVersion};
 
 /// Id of the root of a whole hierarchy: the first inode of its file system (kernel: fs/kernfs/dir.c,
 /// kernfs_create_root).

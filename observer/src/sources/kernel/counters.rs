@@ -12,9 +12,9 @@ use aya::{
 };
 use observer_ebpf::abi::{self, CgroupTotals, Latency, Slot};
 
-use crate::sources::kernel::total_of;
 use observer_core::model::{
-    event::{CgroupId, Event, EventKind, FaultLatency, Loss, Totals},
+    container::CgroupId,
+    event::{Event, EventKind, FaultLatency, Loss, Totals},
     time::Time,
 };
 
@@ -177,4 +177,14 @@ fn recursion_misses(program: RawFd) -> u64 {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{program}")).unwrap_or_default();
     let count = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+fn total_of(totals: &CgroupTotals, in_slots: u64) -> Totals {
+    Totals {
+        faults: totals.faults + in_slots,
+        memcg_stalls: totals.memcg_stalls,
+        memcg_stall_ns: totals.memcg_stall_ns,
+        direct_stalls: totals.direct_stalls,
+        direct_stall_ns: totals.direct_stall_ns,
+    }
 }

@@ -8,10 +8,8 @@ use observer_ebpf::abi::{self, kind};
 
 use crate::sources::cgroup::name;
 use observer_core::model::{
-    event::{
-        Event, EventKind, ExceededLimit, ExitStatus, GroupLimit, Limit, OomKill, OomLevel, VictimMemory,
-    },
-    finding::StalledBy,
+    container::ExitStatus,
+    event::{Event, EventKind, ExceededLimit, GroupLimit, Limit, OomKill, OomLevel, StalledBy, VictimMemory},
     time::Time,
 };
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::{
     super::{
         clock::Stamp,
-        input::{BadInput, Rows, Sizes, bounded},
         labels::Labels,
+        rows::{BadInput, Rows, Sizes, bounded},
     },
     Format, json,
 };

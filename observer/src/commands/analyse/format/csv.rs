@@ -7,8 +7,8 @@ use std::io::{BufRead, Read};
 use super::{
     super::{
         clock::{Stamp, unit_seconds},
-        input::{BadInput, Lines, Rows, Sizes, bounded},
         labels::Labels,
+        rows::{BadInput, Lines, Rows, Sizes, bounded},
     },
     Format, json,
 };

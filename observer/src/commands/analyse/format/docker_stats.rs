@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{
     super::{
-        input::{BadInput, Lines, LoopTimes, Rows, Sizes, bounded},
         labels::Labels,
+        rows::{BadInput, Lines, LoopTimes, Rows, Sizes, bounded},
     },
     Format,
 };

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::input::{BadInput, bounded};
+use super::super::rows::{BadInput, bounded};
 
 pub fn is_json(head: &str) -> bool {
     head.trim_start().starts_with(['{', '['])

@@ -5,8 +5,8 @@ use std::io::BufRead;
 
 use super::{
     super::{
-        input::{BadInput, Lines, LoopTimes, Rows, Sizes},
         labels::Labels,
+        rows::{BadInput, Lines, LoopTimes, Rows, Sizes},
     },
     Format,
 };

@@ -6,8 +6,8 @@ use std::io::BufRead;
 use super::{
     super::{
         clock::Stamp,
-        input::{BadInput, Lines, Rows, Sizes},
         labels::Labels,
+        rows::{BadInput, Lines, Rows, Sizes},
     },
     Format,
 };

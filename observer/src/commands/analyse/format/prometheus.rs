@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::{
     super::{
         clock::Stamp,
-        input::{BadInput, NARROW, Rows, Sizes, bounded},
         labels::Labels,
+        rows::{BadInput, NARROW, Rows, Sizes, bounded},
     },
     Format, json,
 };

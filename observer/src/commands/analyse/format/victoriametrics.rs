@@ -7,8 +7,8 @@ use serde::Deserialize;
 use super::{
     super::{
         clock::Stamp,
-        input::{BadInput, Rows},
         labels::Labels,
+        rows::{BadInput, Rows},
     },
     Format, json,
     prometheus::{self, Series},

@@ -6,6 +6,7 @@
 //! (`by_pass.rs`), files are read only when something ended, and now and then for what they alone count.
 
 mod by_pass;
+pub mod table;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -20,7 +21,8 @@ use crate::sources::{
 use observer_core::{
     attribution::cgroup_path,
     model::{
-        event::{CgroupId, Event, EventKind, Limit, MemoryReading, Totals},
+        container::CgroupId,
+        event::{Event, EventKind, Limit, MemoryReading, Totals},
         time::Time,
     },
 };

@@ -9,14 +9,16 @@ use super::{BTreeSet, Below, FAST, MOVING, Pass, Sampler, YOUNG, step};
 use observer_core::{
     attribution::cgroup_path::{self, Kind},
     model::{
-        event::{CgroupId, Event, EventKind, Loss},
+        container::CgroupId,
+        event::{Event, EventKind, Loss},
         time::Time,
     },
 };
 
 use crate::sources::{
-    cgroup::{is_gone, memory, table},
+    cgroup::{is_gone, memory},
     kernel::pass::Found,
+    sampler::table,
 };
 
 /// Whether the container has processes. Those in groups below it are its own, but for a plain group, whose groups are
