@@ -48,9 +48,10 @@ pub fn report(support: &Support, choice: &ProbeChoice) -> Report {
 /// Returns whether the observer can be ready with this plan.
 fn probe_lines(text: &mut String, probe: &Probe, plan: &Plan, lockdown: Lockdown) -> bool {
     let required = probe.intent == Intent::Required;
+    // By trampoline, which lockdown refuses.
     let on_function = |hook: usize| {
         let points = probe.hooks[hook].attachments.iter().map(|attachment| attachment.point);
-        points.into_iter().any(|point| !matches!(point, Point::TpBtf { .. }))
+        points.into_iter().any(|point| matches!(point, Point::Fentry { .. } | Point::Fexit { .. }))
     };
     let (mark, verdict) = match plan {
         Plan::Attach { hook, .. } if lockdown == Lockdown::Unknown && on_function(*hook) => (
