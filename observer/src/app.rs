@@ -63,7 +63,7 @@ pub enum CannotRun {
     Listen(#[from] server::CannotListen),
     #[error(transparent)]
     Certificate(#[from] tls::CannotUse),
-    #[error("{0}; nobody could be let in: authorize needs the Kubernetes API")]
+    #[error("{0}; authorize is set, and tokens cannot be reviewed without the Kubernetes API")]
     Reviewer(kubernetes::CannotConnect),
     #[error(transparent)]
     ChangeRecord(#[from] CannotRecord),
@@ -331,7 +331,7 @@ impl Core {
             let took = event.at.since(self.began);
             match shown.ready() {
                 Ok(()) => tracing::info!("ready after {} ms", took.as_millis()),
-                Err(missing) => tracing::warn!("not ready: {missing}; `observer check` says how to mend it"),
+                Err(missing) => tracing::warn!("not ready: {missing}; `observer check` says how to fix it"),
             }
         }
     }

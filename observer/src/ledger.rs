@@ -136,7 +136,7 @@ async fn work(
         };
         let synced = watch::all(client.clone(), shared.clone(), || ready.set());
         tokio::select! {
-            () = renewed => tracing::warn!("the lease was lost to another replica; ending, to begin anew as the one that waits"),
+            () = renewed => tracing::warn!("lost the lease to another replica; exiting to restart as standby"),
             () = synced => {}
         }
     };

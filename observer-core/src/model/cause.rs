@@ -42,7 +42,7 @@ causes! {
     RestartAfterCompletion = "restart_after_completion", "after exit code 0", "the status; with a liveness probe less";
     RestartAfterKill = "restart_after_kill", "after exit code 137 or 143 without an OOM kill: a failed probe, or somebody's signal", "with a probe 0.9, else 0.7";
     RestartAfterResize = "restart_after_resize", "to take a new size (resizePolicy RestartContainer)", "a condition of the pod";
-    RestartOfPod = "restart_of_pod", "of all containers of the pod together, or its sandbox was made anew", "a condition of the pod";
+    RestartOfPod = "restart_of_pod", "of all containers of the pod together, or its sandbox was recreated", "a condition of the pod";
     RestartAfterReboot = "restart_after_reboot", "after the host was booted", "the host's boot time";
     RestartUnknown = "restart_unknown", "a restart, and how the one before ended was not seen", "";
     StaticPod = "static_pod", "of a pod from a file on the node", "the owner's kind";
@@ -57,7 +57,7 @@ causes! {
     ScaleUpManual = "scale_up_manual", "because a person or a tool raised the replicas", "see below";
     ScaleUpUnknown = "scale_up_unknown", "because the replicas were raised, and it is not known by whom", "see below";
     Reschedule = "reschedule", "in place of a pod that was lost: evicted, drained, preempted, deleted", "nothing else changed; or a scale-up had all the pods it asked for";
-    #[default] Unknown = "unknown", "not to be told: the API or the owner could not be asked", "";
+    #[default] Unknown = "unknown", "undetermined: the API or the owner was unavailable", "";
 }
 
 impl Cause {
@@ -78,13 +78,6 @@ impl Cause {
             ByKind::Manual => Cause::ScaleUpManual,
             ByKind::Unknown => Cause::ScaleUpUnknown,
         }
-    }
-
-    pub fn is_scale_up(self) -> bool {
-        matches!(
-            self,
-            Cause::ScaleUpByHpa | Cause::ScaleUpByKeda | Cause::ScaleUpManual | Cause::ScaleUpUnknown
-        )
     }
 }
 

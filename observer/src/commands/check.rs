@@ -1,4 +1,4 @@
-//! `observer check`: what this host offers, which hook each probe will use, what is lost otherwise, how to mend it.
+//! `observer check`: what this host offers, which hook each probe will use, what is lost otherwise, how to fix it.
 
 use std::fmt::Write;
 
@@ -65,7 +65,7 @@ fn probe_lines(text: &mut String, probe: &Probe, plan: &Plan, lockdown: Lockdown
         Plan::Attach { hook, passed_over: Some(why) } => {
             ("ok", format!("{} (this kernel lacks {why})", plan::name(&probe.hooks[*hook])))
         }
-        Plan::Unsupported { missing } => ("--", format!("cannot run, missing {missing}")),
+        Plan::Unsupported { missing } => ("--", format!("cannot run: no {missing}")),
         Plan::Disabled => ("--", "disabled by configuration".to_owned()),
         Plan::NotAsked => ("--", "attached on request: --enable-probe".to_owned()),
     };

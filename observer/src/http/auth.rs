@@ -232,7 +232,9 @@ fn refused(status: StatusCode, why: impl Into<String>) -> Refused {
 
 /// What went wrong is for the log: who asks is nobody known yet.
 fn cannot(resource: &str, error: &kube::Error) -> Refused {
-    tracing::warn!("cannot review a token: {error}; nobody new is let in; grant create on {resource}");
+    tracing::warn!(
+        "cannot review a token: {error}; new clients are rejected until reviews succeed; grant create on {resource}"
+    );
     refused(StatusCode::SERVICE_UNAVAILABLE, "the token cannot be reviewed now")
 }
 

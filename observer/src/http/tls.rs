@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 const LOOK: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use the certificate {cert} with the key {key}: {source}; nobody could ask over TLS")]
+#[error("cannot use the certificate {cert} with the key {key}: {source}; TLS cannot be served")]
 pub struct CannotUse {
     cert: PathBuf,
     key: PathBuf,

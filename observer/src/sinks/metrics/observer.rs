@@ -51,7 +51,7 @@ pub static METRICS: &[Metric<Observer>] = &[
     ),
     counter(
         "observer_unattributed_events_total",
-        "Events of a cgroup nobody could tell within 30 s.",
+        "Events dropped because their cgroup was not identified within 30 s.",
         |observer| Some(observer.unattributed),
     ),
     counter(

@@ -2,7 +2,7 @@
 
 use observer_ebpf::{
     field::Field,
-    probe::{Hook, Intent, Point, Probe},
+    probe::{ArgType, Hook, Intent, Point, Probe},
 };
 
 use crate::{
@@ -64,7 +64,11 @@ fn lacks(hook: &Hook, support: &Support) -> Option<String> {
         Point::TpBtf { name, arg } => match (layout.tracepoint(name), arg) {
             (None, _) => Some(format!("tracepoint {name}")),
             (Some(args), Some(asked)) if !args.get(asked.index).is_some_and(|arg| arg.is(asked.ty)) => {
-                Some(format!("tracepoint {name} with argument {} of type {:?}", asked.index, asked.ty))
+                let ty = match asked.ty {
+                    ArgType::PointerTo(ty) => format!("struct {ty} *"),
+                    ArgType::Integer => "integer".to_owned(),
+                };
+                Some(format!("tracepoint {name} with argument {} of type {ty}", asked.index))
             }
             _ => None,
         },
@@ -112,7 +116,7 @@ pub fn name(hook: &Hook) -> String {
 #[cfg(test)]
 mod tests {
     use observer_ebpf::{
-        probe::{ArgIs, ArgType},
+        probe::ArgIs,
         probes::{self, fault_latency, oom_kill, page_fault},
     };
 
@@ -165,7 +169,7 @@ mod tests {
         else {
             panic!("the hook for a pid was not chosen")
         };
-        assert!(why.contains("task_struct"), "{why}");
+        assert!(why.contains("struct task_struct *"), "{why}");
     }
 
     #[test]

@@ -75,15 +75,15 @@ impl Support {
     /// Why no program at all can be loaded, if so.
     pub fn cannot_load(&self) -> Option<String> {
         if self.object.is_none() {
-            return Some("the eBPF object: this binary was built without it; run `cargo xtask build-ebpf` and build again".into());
+            return Some("eBPF object in this binary; run `cargo xtask build-ebpf` and build again".into());
         }
         if !self.capabilities.can_load() {
             let absent = [(self.capabilities.bpf, "CAP_BPF"), (self.capabilities.perfmon, "CAP_PERFMON")];
             let absent: Vec<&str> = absent.iter().filter(|(has, _)| !has).map(|(_, name)| *name).collect();
-            return Some(format!("{}: run as root, or add what is missing", absent.join(" and ")));
+            return Some(format!("{}; run as root, or add it", absent.join(" and ")));
         }
         if self.lockdown == Lockdown::Confidentiality {
-            return Some("lockdown=confidentiality forbids BPF to read kernel memory; boot with lockdown=integrity or none".into());
+            return Some("permission to read kernel memory (lockdown=confidentiality); boot with lockdown=integrity or none".into());
         }
         None
     }

@@ -34,10 +34,10 @@ const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 #[derive(Debug, thiserror::Error)]
 pub enum CannotConnect {
-    #[error("cannot use the kubeconfig {path}: {why}; no container can be told by its pod")]
+    #[error("cannot use the kubeconfig {path}: {why}; containers cannot be named by their pods")]
     Kubeconfig { path: PathBuf, why: String },
     #[error(
-        "cannot find the Kubernetes API: {0}; no container can be told by its pod; run inside a pod with a service account, or give --kubeconfig"
+        "cannot find the Kubernetes API: {0}; containers cannot be named by their pods; run inside a pod with a service account, or give --kubeconfig"
     )]
     InCluster(String),
 }
