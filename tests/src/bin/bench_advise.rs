@@ -152,7 +152,7 @@ fn run(rows: &[Row], needs: &[u64], height: f64, day: usize) -> Run {
         Verdict::Drifting => StartupOutcome::Drifting,
         _ => StartupOutcome::Ended,
     };
-    let past = PastStartup::of(&startup, "", Time::default(), (day as i64) * 86_400_000_000_000, outcome);
+    let past = startup.past("", Time::default(), (day as i64) * 86_400_000_000_000, outcome);
     Run { past, highest, scraped, levels }
 }
 

@@ -16,8 +16,11 @@ use observer_core::{
         stability::{Stability, Verdict},
         startup::{Sample, Startup},
     },
-    history,
-    model::{finding::FindingKind, past_startup::PastStartup, time::Time},
+    model::{
+        finding::FindingKind,
+        past_startup::{PastStartup, StartupOutcome},
+        time::Time,
+    },
     node::forecast::{Starting, forecast},
 };
 use observer_tests::synthetic::{self, Class, Kind, Trace};
@@ -440,7 +443,7 @@ fn past_of(course: &[f64]) -> PastStartup {
             anon: None,
         });
     }
-    PastStartup::of(&startup, "", Time::default(), 0, history::StartupOutcome::Stable)
+    startup.past("", Time::default(), 0, StartupOutcome::Stable)
 }
 
 /// Nanoseconds per sample of a noisy start-up, the evaluation of the slopes included.
