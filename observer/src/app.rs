@@ -90,7 +90,7 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     }
     let metrics = Metrics::default();
     let shared = Shared {
-        registry: metrics.registry(),
+        metrics: metrics.clone(),
         state: Arc::new(Mutex::new(NodeState::default())),
         stalled: Arc::new(AtomicBool::new(false)),
     };

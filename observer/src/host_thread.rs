@@ -45,10 +45,8 @@ const EVERY_TOTALS: Duration = Duration::from_secs(1);
 const EVERY_TOTALS_AT_REST: Duration = Duration::from_secs(15);
 /// One record of every memory cgroup.
 const EVERY_PASS: Duration = Duration::from_secs(1);
-/// Growth is followed this long after a container's group was made: until its first process came and, of a pod, until
-/// the API said whose it is.
-const AFTER_BIRTH: Duration = Duration::from_secs(30);
-/// And this long after the last start-up had its verdict, so that many starts do not attach and detach by turns.
+/// Growth is followed this long after the last start-up had its verdict, so that many starts do not attach and detach
+/// by turns.
 const AFTER_START: Duration = Duration::from_secs(10);
 /// The wall clock was set when it moved by more than this against the monotonic one. Slewing adds up to as much in
 /// minutes.
@@ -264,8 +262,7 @@ impl Reader {
     /// The programs on the growth of memory run while a container starts; a node at rest pays nothing for them.
     fn watch_growth(&mut self, now: Time) {
         let Some(kernel) = &mut self.kernel else { return };
-        let born = self.sampler.last_birth().filter(|born| now.since(*born) < AFTER_BIRTH);
-        if born.is_some() || self.starting.load(Ordering::Relaxed) > 0 {
+        if self.sampler.has_births(now) || self.starting.load(Ordering::Relaxed) > 0 {
             self.last_start = now;
         }
         let watch = now.since(self.last_start) < AFTER_START;

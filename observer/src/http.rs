@@ -4,6 +4,7 @@ pub mod accept;
 pub mod api;
 pub mod auth;
 pub mod browser;
+mod exposition;
 pub mod rendered;
 pub mod server;
 pub mod shared;

@@ -64,7 +64,7 @@ fn served(events: &PathBuf, ask: impl FnOnce(&str) + Send + 'static) {
     runtime.block_on(async {
         let metrics = Metrics::default();
         let state = Arc::new(Mutex::new(NodeState::of_recording("case".into())));
-        let shared = Shared { registry: metrics.registry(), state, stalled: Arc::default() };
+        let shared = Shared { metrics: metrics.clone(), state, stalled: Arc::default() };
         let recording = BufReader::new(File::open(events).unwrap());
         let applied = shared.clone();
         replay::replay_into(&metrics, recording, |_| {}, |finding| applied.state().apply(finding)).unwrap();

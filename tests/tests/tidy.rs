@@ -57,10 +57,7 @@ const CLOCKS: &[(&str, &str)] = &[
 ];
 
 /// Who names the prometheus crate besides the metrics, with the reason.
-const PROMETHEUS: &[(&str, &str)] = &[
-    ("observer/src/http/shared.rs", "hands the registry from the metrics to the route"),
-    ("observer/src/ledger/metrics.rs", "the metrics of the other daemon"),
-];
+const PROMETHEUS: &[(&str, &str)] = &[("observer/src/ledger/metrics.rs", "the metrics of the other daemon")];
 
 struct Source {
     /// From the workspace's root.

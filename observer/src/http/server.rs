@@ -12,17 +12,14 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-use crate::{
-    http::{
-        accept::{self, Limits},
-        api,
-        auth::{self, Access},
-        browser::{self, Hosts},
-        rendered::Rendered,
-        shared::Shared,
-        tls::Certificate,
-    },
-    sinks::metrics,
+use crate::http::{
+    accept::{self, Limits},
+    api,
+    auth::{self, Access},
+    browser::{self, Hosts},
+    exposition::Exposed,
+    shared::Shared,
+    tls::Certificate,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +48,7 @@ pub struct Protection {
 #[derive(Clone)]
 struct Serving {
     shared: Shared,
-    metrics: Rendered,
+    metrics: Exposed,
 }
 
 /// Serves until `stop` resolves; requests under way are finished.
@@ -63,7 +60,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let hub = shared.state().hub().clone();
-    let serving = Serving { shared: shared.clone(), metrics: Rendered::default() };
+    let serving = Serving { shared: shared.clone(), metrics: Exposed::default() };
     let mut told = Router::new()
         .route("/", get(async || Html(include_str!("web/page.html"))))
         .route("/page.js", get(async || (SCRIPT, include_str!("web/page.js"))))
@@ -90,7 +87,7 @@ const SCRIPT: ContentType = [(header::CONTENT_TYPE, "text/javascript; charset=ut
 const STYLE: ContentType = [(header::CONTENT_TYPE, "text/css; charset=utf-8")];
 
 async fn exposition(State(at): State<Serving>, request: HeaderMap) -> Response {
-    at.metrics.answer(&request, metrics::CONTENT_TYPE, || metrics::render(&at.shared.registry).into_bytes())
+    at.metrics.answer(&request, &at.shared.metrics)
 }
 
 async fn ready(State(at): State<Serving>) -> (StatusCode, String) {

@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
-use prometheus::Registry;
-
-use crate::sinks::api_state::NodeState;
+use crate::sinks::{api_state::NodeState, metrics::Metrics};
 
 #[derive(Clone)]
 pub struct Shared {
-    pub registry: Registry,
+    pub metrics: Metrics,
     pub state: Arc<Mutex<NodeState>>,
     /// The host is not being read: what is shown stands still.
     pub stalled: Arc<AtomicBool>,

@@ -1,6 +1,6 @@
 //! The ledger's own series: what happened in the cluster, and what watching it takes.
 
-use prometheus::{CounterVec, GaugeVec, Registry};
+use prometheus::{CounterVec, Encoder, GaugeVec, Registry, TextEncoder};
 
 use crate::sinks::metrics::{Declaration, Kind};
 use observer_core::{
@@ -148,6 +148,11 @@ impl Metrics {
         self.changes.with_label_values(none).set(sizes.changes as f64);
         let refused = self.refused.with_label_values(none);
         refused.inc_by((sizes.refused as f64 - refused.get()).max(0.0));
-        crate::sinks::metrics::render(&self.registry)
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            // Encoding fails only for a family without series, which gather leaves out.
+            Err(error) => format!("# cannot encode: {error}\n"),
+        }
     }
 }

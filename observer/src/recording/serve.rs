@@ -51,7 +51,7 @@ pub async fn serve(
     let name = parts.iter().rev().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
     let metrics = Metrics::default();
     let state = Arc::new(Mutex::new(NodeState::of_recording(name)));
-    let shared = Shared { registry: metrics.registry(), state, stalled: Arc::default() };
+    let shared = Shared { metrics: metrics.clone(), state, stalled: Arc::default() };
     let address = listener.local_addr().unwrap_or(address);
 
     let (done, mut played) = oneshot::channel();

@@ -18,11 +18,6 @@ use observer_core::{
         time::Time,
     },
 };
-use prometheus::{
-    Encoder, Registry, TextEncoder,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
 
 mod container;
 mod exposition;
@@ -31,7 +26,7 @@ mod node;
 mod observer;
 mod workload;
 
-use exposition::{Exposition, Families, OpenMetrics, Text, expose};
+use exposition::{Exposition, OpenMetrics, Text, expose};
 pub use family::{Declaration, Kind, Metric};
 pub use workload::grade_number;
 
@@ -109,59 +104,14 @@ impl Metrics {
         text.finish()
     }
 
-    /// A handle for the server: gathers from the same state.
-    pub fn registry(&self) -> Registry {
-        let registry = Registry::new();
-        // A wrong declaration is a programming error that every test meets at once.
-        registry.register(Box::new(Scrape::of(self.clone()))).unwrap_or_else(|error| panic!("{error}"));
-        registry
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner) // every change is whole
     }
 }
 
-/// Makes the families when the library asks.
-struct Scrape {
-    metrics: Metrics,
-    descriptions: Vec<Desc>,
-}
-
-impl Scrape {
-    fn of(metrics: Metrics) -> Self {
-        let description = |declaration: &Declaration| {
-            let labels = declaration.labels.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new(declaration.name.to_owned(), declaration.help.to_owned(), labels, Default::default())
-                .unwrap_or_else(|error| panic!("{}: {error}", declaration.name))
-        };
-        let descriptions = metrics.tables.declarations().into_iter().map(description).collect();
-        Self { metrics, descriptions }
-    }
-}
-
-impl Collector for Scrape {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let mut families = Families::default();
-        self.metrics.state().expose(&self.metrics.tables, &mut families);
-        families.0
-    }
-}
-
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-pub fn render(registry: &Registry) -> String {
-    let mut text = Vec::new();
-    match TextEncoder::new().encode(&registry.gather(), &mut text) {
-        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
-        // Encoding fails only for a family without series, which gather leaves out.
-        Err(error) => format!("# cannot encode: {error}\n"),
-    }
-}
+/// Of [`Metrics::open_metrics`].
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What is exported, by subject.
 #[derive(Debug, Default)]

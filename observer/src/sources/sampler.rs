@@ -44,6 +44,9 @@ const EVERY_WALK: Duration = Duration::from_secs(1);
 /// After records were lost: what they told is found again. Seldom, since whoever floods the ring would have it walked
 /// all the time.
 const EVERY_REPAIR: Duration = Duration::from_secs(5);
+/// Growth is followed this long after a container's group was made, unless it is over before: until its first process
+/// came and, of a pod, until the API said whose it is.
+const AFTER_BIRTH: Duration = Duration::from_secs(30);
 /// The tree is walked this often anyway.
 const EVERY_CHECK: Duration = Duration::from_secs(60);
 
@@ -67,8 +70,8 @@ pub struct Sampler {
     /// Without the cgroup probe the walk is the only news of the tree.
     only_walks: bool,
     by_pass: by_pass::State,
-    /// When a container's group was last made or first populated.
-    last_birth: Option<Time>,
+    /// When the group of a container that has not ended since was made or populated.
+    births: HashMap<CgroupId, Time>,
 }
 
 struct Group {
@@ -100,7 +103,7 @@ impl Sampler {
             pods_available: None,
             only_walks,
             by_pass: by_pass::State::default(),
-            last_birth: None,
+            births: HashMap::new(),
         }
     }
 
@@ -154,9 +157,10 @@ impl Sampler {
         self.paths_not_found
     }
 
-    /// When a container's group was last made or first populated: then memory grows.
-    pub fn last_birth(&self) -> Option<Time> {
-        self.last_birth
+    /// Whether a container's group was made or populated a moment ago: then memory grows.
+    pub fn has_births(&mut self, now: Time) -> bool {
+        self.births.retain(|_, born| now.since(*born) < AFTER_BIRTH);
+        !self.births.is_empty()
     }
 
     /// Learns from an event of the kernel's. Returns the mark of a cgroup seen for the first time: how many levels it
@@ -171,16 +175,18 @@ impl Sampler {
                 let mark = self.insert(*cgroup, path, Some(at), false);
                 // A restart in the group it had before.
                 if self.groups.get(cgroup).is_some_and(|group| group.is_container && !group.lives) {
-                    self.last_birth = Some(at);
+                    self.births.insert(*cgroup, at);
                 }
                 self.lives(*cgroup);
                 mark
             }
             EventKind::CgroupRemoved { cgroup } => {
                 self.groups.remove(cgroup);
+                self.births.remove(cgroup);
                 None
             }
             EventKind::CgroupEmptied { cgroup, .. } => {
+                self.births.remove(cgroup);
                 if let Some(group) = self.groups.get_mut(cgroup) {
                     (group.lives, group.last_words) = (false, true);
                     self.by_pass.attention.insert(*cgroup);
@@ -236,8 +242,8 @@ impl Sampler {
             holds_all_pods: cgroup_path::holds_all_pods(path),
             pass: by_pass::Known::default(),
         };
-        if is_container && born.is_some() {
-            self.last_birth = born;
+        if let Some(born) = born.filter(|_| is_container) {
+            self.births.insert(cgroup, born);
         }
         self.groups.insert(cgroup, group);
         owner.map(|owner| (cgroup, owner.below))

@@ -1,4 +1,4 @@
-//! Families at a scrape: made of the state, for the library's registry or as OpenMetrics text.
+//! Families at a scrape: made of the state, in the library's text format or as OpenMetrics.
 
 use std::{fmt::Write as _, io::Write as _};
 

@@ -155,10 +155,11 @@ impl Sampler {
                     // It ran before the observer did, with all of its processes in groups below it.
                     EventKind::CgroupSeeded { cgroup, path, populated: true }
                 } else if group.lives {
-                    self.last_birth = Some(now);
+                    self.births.insert(cgroup, now);
                     EventKind::CgroupAttached { cgroup, path, pid: 0 }
                 } else {
                     group.last_words = true;
+                    self.births.remove(&cgroup);
                     self.by_pass.attention.insert(cgroup);
                     let watermark = record.watermark.saturating_mul(page_size);
                     EventKind::CgroupEmptied { cgroup, usage: 0, watermark, oom_kills: None }
