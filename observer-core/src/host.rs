@@ -59,6 +59,7 @@ impl HostFacts {
                 FindingKind::ClockSet { moved_seconds: moved_ns as f64 / 1e9 }
             }
             EventKind::Observer(reading) => FindingKind::Observer(*reading),
+            EventKind::Programs(programs) => FindingKind::Programs(programs.clone()),
             EventKind::Lost { at: loss, count } => FindingKind::Lost { loss: *loss, count: *count },
             _ => return,
         };

@@ -285,7 +285,7 @@ impl Core {
         if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::flush) {
             tracing::error!("{error}");
         }
-        self.metrics.render()
+        self.metrics.everything()
     }
 
     /// Another second without a word of the host.

@@ -21,6 +21,8 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: String,
     pub retention: Duration,
+    /// From one pass over all cgroups to the next.
+    pub pass_interval: Duration,
     pub probes: ProbeChoice,
     pub record: Option<PathBuf>,
     pub metrics_at_exit: Option<PathBuf>,
@@ -133,6 +135,10 @@ pub struct Flags {
     #[arg(long, value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<String>,
+    /// How often all cgroups are read at once: 100ms to 60s [default: 1s]
+    #[arg(long, value_name = "SPAN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass_interval: Option<String>,
     /// Do not attach this probe (may be given again); `observer check` lists them
     #[arg(long = "disable-probe", value_name = "PROBE")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -304,6 +310,7 @@ impl Config {
             log_format: read.value("log_format", LogFormat::Text),
             log_level: read.value("log_level", "info".to_owned()),
             retention: read.span("retention", Duration::from_secs(300)),
+            pass_interval: read.span("pass_interval", Duration::from_secs(1)),
             probes: ProbeChoice {
                 enabled: read.value("enabled_probes", Vec::new()),
                 disabled: read.value("disabled_probes", Vec::new()),
@@ -332,6 +339,11 @@ impl Config {
             for probe in chosen.iter().filter(|probe| !names.contains(&probe.as_str())) {
                 read.problems.push(format!("{key}: no probe {probe:?}; there are {}", names.join(", ")));
             }
+        }
+        let passes = Duration::from_millis(100)..=Duration::from_secs(60);
+        if !passes.contains(&config.pass_interval) {
+            let interval = config.pass_interval;
+            read.problems.push(format!("pass_interval: {interval:?} is not between 100ms and 60s"));
         }
         if !is_log_filter(&config.log_level) {
             let expected = "off, error, warn, info, debug, trace, or module=level, separated by commas";
@@ -595,6 +607,12 @@ mod tests {
 
     #[test]
     fn values_are_taken() {
+        let config = load("pass_interval = '200ms'").unwrap();
+        assert_eq!(config.pass_interval, Duration::from_millis(200));
+        for wrong in ["99ms", "0s", "61s", "-1s"] {
+            let error = load(&format!("pass_interval = '{wrong}'")).unwrap_err();
+            assert!(error.contains("pass_interval"), "{error}");
+        }
         let config = load("retention = '90s'\nlisten = '0.0.0.0:1'\ndisabled_probes = ['reclaim']").unwrap();
         assert_eq!(config.retention, Duration::from_secs(90));
         assert_eq!(config.probes.disabled, ["reclaim"]);

@@ -43,8 +43,8 @@ const EVERY_NODE: Duration = Duration::from_secs(1);
 /// Totals of the per-cgroup table, while faults are counted and at rest.
 const EVERY_TOTALS: Duration = Duration::from_secs(1);
 const EVERY_TOTALS_AT_REST: Duration = Duration::from_secs(15);
-/// One record of every memory cgroup.
-const EVERY_PASS: Duration = Duration::from_secs(1);
+/// What the programs cost: as often as it is scraped.
+const EVERY_COSTS: Duration = Duration::from_secs(15);
 /// Growth is followed this long after the last start-up had its verdict, so that many starts do not attach and detach
 /// by turns.
 const AFTER_START: Duration = Duration::from_secs(10);
@@ -124,6 +124,7 @@ struct Reader {
     pending: Vec<Event>,
     next_node: Instant,
     next_totals: Instant,
+    next_costs: Instant,
 }
 
 impl Reader {
@@ -174,7 +175,7 @@ impl Reader {
             .extend(statuses.into_iter().map(|status| Event { at: began, what: EventKind::Probe(status) }));
         let mut sampler = Sampler::new(hierarchy, only_walks);
         if let Some(pass) = kernel.as_mut().and_then(|kernel| kernel.pass.take()) {
-            sampler.use_pass(pass, EVERY_PASS);
+            sampler.use_pass(pass, config.pass_interval);
         }
         Ok(Self {
             kernel,
@@ -187,6 +188,7 @@ impl Reader {
             pending,
             next_node: Instant::now(),
             next_totals: Instant::now(),
+            next_costs: Instant::now(),
         })
     }
 
@@ -250,6 +252,13 @@ impl Reader {
                 if self.pending[from..].iter().any(full) {
                     self.sampler.missed_records();
                 }
+            }
+        }
+        if self.next_costs <= Instant::now() {
+            self.next_costs = Instant::now() + EVERY_COSTS;
+            let costs = self.kernel.as_ref().map(Kernel::costs).unwrap_or_default();
+            if !costs.is_empty() {
+                self.pending.push(Event { at: now, what: EventKind::Programs(costs) });
             }
         }
         if self.next_node <= Instant::now() {

@@ -87,7 +87,11 @@ impl Daemon {
 
     /// The sum of the samples of a family whose line holds all of `with`.
     pub fn metric(&self, name: &str, with: &[&str]) -> Result<Option<f64>> {
-        Ok(sum(&self.get("/metrics")?, name, with))
+        let mut text = self.get("/metrics")?;
+        if name.starts_with("observer_workload_history_") {
+            text += &self.get("/metrics/history")?;
+        }
+        Ok(sum(&text, name, with))
     }
 
     /// Asks again until the metric satisfies `accept`; the error holds the last value.

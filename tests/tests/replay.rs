@@ -4,9 +4,15 @@
 //! `story.snap` is what `observer replay --story` prints of it, `metrics.snap` what /metrics says after it. A change of
 //! either is a changed product: accept it with `INSTA_UPDATE=always` and say why in the commit.
 
-use std::{fs::File, io::BufReader};
+use std::{collections::BTreeMap, fs::File, io::BufReader};
 
-use observer::{recording::replay, sinks::log};
+use observer::{
+    recording::replay,
+    sinks::{
+        log,
+        metrics::{Metrics, Page},
+    },
+};
 use serde_json::Value;
 
 #[test]
@@ -28,6 +34,38 @@ fn every_recorded_case_has_its_story_and_its_metrics() {
             insta::assert_snapshot!("metrics", reviewable(&replayed.metrics));
         });
     });
+}
+
+/// Series of one container and of one container of a workload, all that happened to it included, counted from what a
+/// scrape brings.
+#[test]
+fn a_container_has_at_most_14_series_and_a_workload_20() {
+    let mut counted = BTreeMap::new();
+    for case in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/cases")).unwrap() {
+        let events = case.unwrap().path().join("events.jsonl");
+        let metrics = Metrics::default();
+        replay::replay_into(&metrics, BufReader::new(File::open(&events).unwrap()), |_| {}, |_| {}).unwrap();
+        for line in metrics.render(Page::Current).lines().filter(|line| !line.starts_with('#')) {
+            let (name, labels) = line.split_once('{').unwrap_or((line, ""));
+            let label = |of: &str| {
+                let (_, rest) = labels.split_once(&format!("{of}=\""))?;
+                Some(rest.split_once('"')?.0.to_owned())
+            };
+            let of = match name.split('_').nth(1) {
+                Some("container") => ["namespace", "pod", "container"].map(label),
+                _ => ["namespace", "workload", "container"].map(label),
+            };
+            if of[1].is_some() || of[2].is_some() {
+                let container = name.starts_with("observer_container_");
+                *counted.entry((events.clone(), container, of)).or_insert(0) += 1;
+            }
+        }
+    }
+    assert!(counted.len() > 100, "{}", counted.len());
+    for ((case, container, of), series) in counted {
+        let most = if container { 14 } else { 20 };
+        assert!(series <= most, "{series} series of {of:?} in {}", case.display());
+    }
 }
 
 /// To six decimals: the order in which numbers were added is not part of the product.

@@ -63,8 +63,8 @@ const fn panel(
 }
 
 const WORKLOADS: (&str, &str) =
-    ("workload", "label_values(observer_workload_history_startups{namespace=~\"$namespace\"}, workload)");
-const NAMESPACES: (&str, &str) = ("namespace", "label_values(observer_workload_history_startups, namespace)");
+    ("workload", "label_values(observer_workload_containers{namespace=~\"$namespace\"}, workload)");
+const NAMESPACES: (&str, &str) = ("namespace", "label_values(observer_workload_containers, namespace)");
 
 /// Where a counter grew within one step; one that is first scraped with something in it has grown, too.
 macro_rules! fresh {

@@ -147,7 +147,7 @@ fn of_the_demo(exposition: &str) -> Vec<&str> {
     let wanted = [
         "observer_workload_starts_total",
         "observer_workload_oom_kills_total",
-        "observer_workload_memory_peak_bytes",
+        "observer_container_memory_peak_bytes",
         "observer_container_time_to_stable_seconds",
         "observer_container_startup_overshoot_ratio",
         "observer_container_drift_bytes_per_second",

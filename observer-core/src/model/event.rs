@@ -127,6 +127,8 @@ pub enum EventKind {
     Record(Box<ChangeRecord>),
     Node(NodeReading),
     Observer(ObserverReading),
+    /// What the programs cost so far, where the kernel counts it.
+    Programs(Vec<ProgramCost>),
     /// Something was dropped; `count` is the total since start.
     Lost {
         #[serde(rename = "where")]
@@ -514,6 +516,20 @@ pub struct Pressure {
 pub struct ObserverReading {
     pub resident: u64,
     pub cpu_ns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_memory: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_files: Option<u64>,
+}
+
+/// One eBPF program, since it was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProgramCost {
+    pub program: String,
+    pub runs: u64,
+    pub ns: u64,
 }
 
 /// Where data can be lost. Every one is a series of `observer_lost_records_total`.

@@ -11,7 +11,8 @@ use crate::model::{
     cause::{Cause, Decision},
     container::{CgroupId, Container, ContainerState, ExitStatus, Labels, Workload},
     event::{
-        Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus, StalledBy, VictimMemory,
+        Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus, ProgramCost, StalledBy,
+        VictimMemory,
     },
     kubernetes::{ApiState, By},
     past_startup::Summary,
@@ -158,6 +159,7 @@ pub enum FindingKind {
     },
     Node(NodeMeasured),
     Observer(ObserverReading),
+    Programs(Vec<ProgramCost>),
     Lost {
         loss: Loss,
         count: u64,

@@ -51,7 +51,7 @@ pub const PROBE: Probe = Probe {
     feeds: &[
         "observer_container_memory_usage_bytes",
         "observer_container_memory_peak_bytes",
-        "observer_container_memory_events_total",
+        "observer_workload_memory_events_total",
     ],
 };
 

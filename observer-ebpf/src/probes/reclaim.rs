@@ -28,7 +28,7 @@ pub const PROBE: Probe = Probe {
         lost: "stalls are not counted and not split by limit and node",
     },
     needs: &[Field::TaskCgroups, Field::CssSetMemory, Field::CssCgroup, Field::CgroupKn, Field::KnId],
-    feeds: &["observer_container_reclaim_stalls_total", "observer_container_reclaim_stall_seconds_total"],
+    feeds: &["observer_workload_reclaim_stall_seconds_total"],
 };
 
 #[cfg(target_arch = "bpf")]

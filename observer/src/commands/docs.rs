@@ -29,7 +29,8 @@ pub fn metrics_of(mut families: Vec<&metrics::Declaration>) -> String {
          What a container uses is gone at its end; its peak, time to stable, state and counters stay for the retention (5 minutes \
          unless configured). A workload without a container leaves after the retention, or after an hour if a start-up of it got a \
          verdict, it had an OOM kill or a scale-up; at most 1,000 are kept, those that ran last. A running container has at most 14 \
-         series at rest, a workload 20.\n",
+         series at rest, a workload 20.\n\nA scraper that prefers OpenMetrics by `Accept` gets it, with `_created` of each \
+         counter. What is remembered of workloads is on /metrics/history (`observer_workload_history_*` but for those that rules and panels use), to be scraped every few minutes.\n",
     );
     const GROUPS: [&str; 8] =
         ["container", "workload", "advice", "scale", "node", "observer", "process", "ledger"];

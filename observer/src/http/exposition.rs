@@ -1,4 +1,4 @@
-//! /metrics in the format the scraper asks for: OpenMetrics where it prefers it, the text format otherwise.
+//! A page of metrics in the format the scraper asks for: OpenMetrics where it prefers it, the text format otherwise.
 
 use axum::{
     http::{HeaderMap, HeaderValue, header},
@@ -8,7 +8,7 @@ use mime::Mime;
 
 use crate::{
     http::rendered::Rendered,
-    sinks::metrics::{CONTENT_TYPE, Metrics, OPEN_METRICS},
+    sinks::metrics::{CONTENT_TYPE, Metrics, OPEN_METRICS, Page},
 };
 
 /// Each format is rendered at most once a second.
@@ -19,11 +19,11 @@ pub struct Exposed {
 }
 
 impl Exposed {
-    pub fn answer(&self, request: &HeaderMap, metrics: &Metrics) -> Response {
+    pub fn answer(&self, request: &HeaderMap, metrics: &Metrics, page: Page) -> Response {
         let mut response = if prefers_open_metrics(request) {
-            self.open_metrics.answer(request, OPEN_METRICS, || metrics.open_metrics().into_bytes())
+            self.open_metrics.answer(request, OPEN_METRICS, || metrics.open_metrics(page).into_bytes())
         } else {
-            self.text.answer(request, CONTENT_TYPE, || metrics.render().into_bytes())
+            self.text.answer(request, CONTENT_TYPE, || metrics.render(page).into_bytes())
         };
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
         response

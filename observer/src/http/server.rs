@@ -1,4 +1,5 @@
-//! /metrics, /healthz, /readyz, /api and the page, from a snapshot of metrics and findings. Read-only.
+//! /metrics, /metrics/history, /healthz, /readyz, /api and the page, from a snapshot of metrics and findings.
+//! Read-only.
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
@@ -12,14 +13,17 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-use crate::http::{
-    accept::{self, Limits},
-    api,
-    auth::{self, Access},
-    browser::{self, Hosts},
-    exposition::Exposed,
-    shared::Shared,
-    tls::Certificate,
+use crate::{
+    http::{
+        accept::{self, Limits},
+        api,
+        auth::{self, Access},
+        browser::{self, Hosts},
+        exposition::Exposed,
+        shared::Shared,
+        tls::Certificate,
+    },
+    sinks::metrics::Page,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +52,8 @@ pub struct Protection {
 #[derive(Clone)]
 struct Serving {
     shared: Shared,
-    metrics: Exposed,
+    current: Exposed,
+    history: Exposed,
 }
 
 /// Serves until `stop` resolves; requests under way are finished.
@@ -60,12 +65,14 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let hub = shared.state().hub().clone();
-    let serving = Serving { shared: shared.clone(), metrics: Exposed::default() };
+    let serving =
+        Serving { shared: shared.clone(), current: Exposed::default(), history: Exposed::default() };
     let mut told = Router::new()
         .route("/", get(async || Html(include_str!("web/page.html"))))
         .route("/page.js", get(async || (SCRIPT, include_str!("web/page.js"))))
         .route("/page.css", get(async || (STYLE, include_str!("web/page.css"))))
-        .route("/metrics", get(exposition))
+        .route("/metrics", get(current))
+        .route("/metrics/history", get(history))
         .merge(api::routes().with_state(shared));
     if let Some(access) = protection.access {
         told = told.layer(from_fn_with_state(access, auth::guard));
@@ -86,8 +93,12 @@ type ContentType = [(header::HeaderName, &'static str); 1];
 const SCRIPT: ContentType = [(header::CONTENT_TYPE, "text/javascript; charset=utf-8")];
 const STYLE: ContentType = [(header::CONTENT_TYPE, "text/css; charset=utf-8")];
 
-async fn exposition(State(at): State<Serving>, request: HeaderMap) -> Response {
-    at.metrics.answer(&request, &at.shared.metrics)
+async fn current(State(at): State<Serving>, request: HeaderMap) -> Response {
+    at.current.answer(&request, &at.shared.metrics, Page::Current)
+}
+
+async fn history(State(at): State<Serving>, request: HeaderMap) -> Response {
+    at.history.answer(&request, &at.shared.metrics, Page::History)
 }
 
 async fn ready(State(at): State<Serving>) -> (StatusCode, String) {

@@ -78,7 +78,7 @@ pub fn replay_into(
     if replayed.events == 0 {
         return Err(BadRecording::Empty);
     }
-    replayed.metrics = metrics.render();
+    replayed.metrics = metrics.everything();
     Ok(replayed)
 }
 

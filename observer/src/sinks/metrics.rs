@@ -38,6 +38,8 @@ const KEPT: Duration = Duration::from_secs(3600);
 pub struct Tables {
     pub container: Vec<&'static Metric<container::Container>>,
     pub workload: Vec<&'static Metric<workload::Workload>>,
+    /// What is remembered of workloads: [`Page::History`].
+    pub history: Vec<&'static Metric<workload::Workload>>,
     pub node: Vec<&'static Metric<node::Node>>,
     pub observer: Vec<&'static Metric<observer::Observer>>,
 }
@@ -47,6 +49,7 @@ impl Default for Tables {
         Self {
             container: container::METRICS.iter().collect(),
             workload: workload::METRICS.iter().collect(),
+            history: workload::HISTORY.iter().collect(),
             node: node::METRICS.iter().collect(),
             observer: observer::METRICS.iter().collect(),
         }
@@ -60,13 +63,26 @@ impl Tables {
         let workload = self.workload.iter().map(|metric| &metric.declaration);
         let node = self.node.iter().map(|metric| &metric.declaration);
         let observer = self.observer.iter().map(|metric| &metric.declaration);
-        container.chain(workload).chain(node).chain(observer).collect()
+        // A family may have some of its series on either page.
+        let history = self.history.iter().map(|metric| &metric.declaration);
+        let history = history
+            .filter(|family| !self.workload.iter().any(|metric| metric.declaration.name == family.name));
+        container.chain(workload).chain(history).chain(node).chain(observer).collect()
     }
 }
 
 /// Every family.
 pub fn declarations() -> Vec<&'static Declaration> {
     Tables::default().declarations()
+}
+
+/// What is scraped together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Page {
+    /// /metrics
+    Current,
+    /// /metrics/history: what changes seldom and few ask for.
+    History,
 }
 
 #[derive(Clone)]
@@ -91,17 +107,22 @@ impl Metrics {
     }
 
     /// The text exposition format, version 0.0.4. Family by family, so that no other copy of all of them is made.
-    pub fn render(&self) -> String {
+    pub fn render(&self, page: Page) -> String {
         let mut text = Text::default();
-        self.state().expose(&self.tables, &mut text);
+        self.state().expose(&self.tables, page, &mut text);
         text.finish()
     }
 
     /// OpenMetrics 1.0, for a scraper that asks for it.
-    pub fn open_metrics(&self) -> String {
+    pub fn open_metrics(&self, page: Page) -> String {
         let mut text = OpenMetrics::default();
-        self.state().expose(&self.tables, &mut text);
+        self.state().expose(&self.tables, page, &mut text);
         text.finish()
+    }
+
+    /// Both pages, as a replay and a run that stops write them.
+    pub fn everything(&self) -> String {
+        self.render(Page::Current) + &self.render(Page::History)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -245,10 +266,13 @@ impl State {
         self.containers.retain(|_, kept| !kept.subject.is_unseen() || now.since(kept.touched) <= retention);
     }
 
-    fn expose(&self, tables: &Tables, to: &mut dyn Exposition) {
+    fn expose(&self, tables: &Tables, page: Page, to: &mut dyn Exposition) {
+        let workloads = self.workloads.iter().map(|(labels, kept)| (labels, kept.created, &kept.subject));
+        if page == Page::History {
+            return expose(&tables.history, workloads, to);
+        }
         let containers = self.containers.iter();
         let containers = containers.map(|(labels, kept)| (&**labels, kept.created, &kept.subject));
-        let workloads = self.workloads.iter().map(|(labels, kept)| (labels, kept.created, &kept.subject));
         expose(&tables.container, containers, to);
         expose(&tables.workload, workloads, to);
         expose(&tables.node, std::iter::once((&(), self.began, &self.node)), to);

@@ -17,7 +17,7 @@ use crate::{
 };
 use observer_core::model::{
     container::CgroupId,
-    event::{Event, EventKind, ProbeStatus, Totals},
+    event::{Event, EventKind, ProbeStatus, ProgramCost, Totals},
     time::Time,
 };
 
@@ -147,6 +147,18 @@ impl Kernel {
 
     pub fn watches_growth(&self) -> bool {
         self.growth.is_attached()
+    }
+
+    /// What each program that ran has cost so far; empty where the kernel does not count it.
+    pub fn costs(&self) -> Vec<ProgramCost> {
+        let infos = self.programs.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        let ran = infos.filter(|(_, info)| info.run_count() > 0);
+        ran.map(|(name, info)| ProgramCost {
+            program: name.to_owned(),
+            runs: info.run_count(),
+            ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+        })
+        .collect()
     }
 
     /// Tells the programs how many parents up the container of this cgroup is; 0: it is one.

@@ -3,7 +3,10 @@
 use std::{fs, io, path::Path};
 
 use procfs::{FromBufRead, Meminfo, MemoryPressure, VmStat};
-use rustix::time::ClockId;
+use rustix::{
+    process::{Resource, getrlimit},
+    time::ClockId,
+};
 
 use crate::{clock::nanos, sources::cgroup::is_absent};
 use observer_core::model::event::{NodeReading, ObserverReading, Pressure};
@@ -55,14 +58,21 @@ fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
 }
 
-/// Resident memory and processor time of this process.
+/// What this process takes.
 pub fn observer() -> io::Result<ObserverReading> {
     let text = fs::read_to_string("/proc/self/statm")?;
-    let pages = text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    let pages =
-        pages.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("statm: {text:?}")))?;
+    let page_size = rustix::param::page_size() as u64;
+    let mut sizes = text.split_whitespace().map(|pages| pages.parse::<u64>().ok()?.checked_mul(page_size));
+    let (Some(Some(size)), Some(Some(resident))) = (sizes.next(), sizes.next()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("statm: {text:?}")));
+    };
+    // One of them is that of the listing itself.
+    let open_files = fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1) as u64).ok();
     Ok(ObserverReading {
-        resident: pages * rustix::param::page_size() as u64,
+        resident,
         cpu_ns: nanos(ClockId::ProcessCPUTime),
+        virtual_memory: Some(size),
+        open_files,
+        max_files: getrlimit(Resource::Nofile).current,
     })
 }

@@ -87,12 +87,14 @@ impl Bench {
         eprintln!("cost per fault by bpf_stats");
         // Where the kernel puts the programs changes from load to load, and their cost with it by a third.
         let loads = (0..LOADS).map(|_| self.per_fault(&cli.null)).collect::<Result<Vec<_>>>()?;
-        let over_loads = |of: &dyn Fn(&(f64, f64)) -> f64| Quartiles::of(loads.iter().map(of).collect());
-        let (null, observer) = (over_loads(&|load| load.0), over_loads(&|load| load.1));
-        let extra = over_loads(&|load| load.1 - load.0);
+        let over_loads = |of: &dyn Fn(&PerFault) -> f64| Quartiles::of(loads.iter().map(of).collect());
+        let (null, observer) = (over_loads(&|load| load.null), over_loads(&|load| load.page_fault));
+        let growth = over_loads(&|load| load.growth);
+        let extra = over_loads(&|load| load.page_fault + load.growth - load.null);
         let cost = json!({
             "null_ns": round(null.median, 1),
-            "observer_ns": round(observer.median, 1),
+            "page_fault_ns": round(observer.median, 1),
+            "growth_ns": round(growth.median, 1),
             "extra_ns": round(extra.median, 1),
             "extra_ns_quartiles": [round(extra.low, 1), round(extra.high, 1)],
             "loads": LOADS,
@@ -142,8 +144,8 @@ impl Bench {
         Ok(all)
     }
 
-    /// Nanoseconds per run of the null program and of the observer's, over the same faults.
-    fn per_fault(&self, null: &std::path::Path) -> Result<(f64, f64)> {
+    /// Nanoseconds per fault of the null program and of the observer's, over the same faults.
+    fn per_fault(&self, null: &std::path::Path) -> Result<PerFault> {
         let mut daemon = Daemon::start(&self.observer, &self.directory, &[])?;
         daemon.ready(READY)?;
         let _null = attach_null(null)?;
@@ -154,13 +156,16 @@ impl Bench {
             self.fault(None)?;
         }
         let after = runs()?;
-        let per_run = |name: &str| -> Result<f64> {
+        let cost = |name: &str| -> Result<(f64, f64)> {
             let ((runs_a, ns_a), (runs_b, ns_b)) =
                 (before.get(name).context("not loaded")?, after.get(name).context("not loaded")?);
-            ensure!(runs_b > runs_a, "{name} did not run");
-            Ok((ns_b - ns_a) as f64 / (runs_b - runs_a) as f64)
+            Ok(((runs_b - runs_a) as f64, (ns_b - ns_a) as f64))
         };
-        Ok((per_run("null")?, per_run("page_fault")?))
+        let ((faults, null), (runs, page_fault)) = (cost("null")?, cost("page_fault")?);
+        ensure!(faults > 0.0 && runs > 0.0, "page_fault did not run");
+        // Before folios there is another one, which no fault runs.
+        let growth = cost("growth_listed").map_or(0.0, |(_, ns)| ns / faults);
+        Ok(PerFault { null: null / faults, page_fault: page_fault / runs, growth })
     }
 
     /// A fault-heavy process; nanoseconds per fault as it measures them itself.
@@ -263,6 +268,12 @@ impl Bench {
         }
         Ok((ready.as_millis() as u64, resident as u64))
     }
+}
+
+struct PerFault {
+    null: f64,
+    page_fault: f64,
+    growth: f64,
 }
 
 /// Ratio of what `measure` says with and without, pair by pair, the order changing from pair to pair.

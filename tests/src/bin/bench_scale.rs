@@ -1,12 +1,17 @@
 //! What the daemon costs by the number of cgroups: `cargo xtask bench scale`.
 //!
-//! Every setting is measured with the pass and with the files in turn, in one run on one machine. Processor time is the
-//! daemon's own (/proc/PID/stat), between two scrapes.
+//! Every setting is measured with the pass and with the files in turn, in one run on one machine, and cAdvisor beside
+//! them where there is one. Processor time is the process's own as the scheduler counts it, between two scrapes. Rows
+//! are written as they come; `--report` makes performance.md of them.
+
+#[path = "bench_scale/report.rs"]
+mod report;
 
 use std::{
-    fs,
-    path::PathBuf,
-    process::Child,
+    fs::{self, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,14 +19,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use observer_tests::{
-    daemon::{Daemon, binary},
+    daemon::{Daemon, binary, free_port},
     group::{Group, Tree},
 };
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 #[derive(Parser)]
 struct Cli {
-    /// Cgroups, each with a process that sleeps
+    /// Cgroups, each with a process that sleeps; four to a workload
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1000, 5000])]
     cgroups: Vec<usize>,
     /// How long each setting is measured
@@ -30,16 +35,53 @@ struct Cli {
     /// Only these loads
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Load::Idle, Load::Starts, Load::Churn])]
     load: Vec<Load>,
+    /// Only these
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Reader::Pass, Reader::Files, Reader::Cadvisor])]
+    by: Vec<Reader>,
+    /// A program that serves cAdvisor's memory metrics at the address it is given; without one it is left out
+    #[arg(long)]
+    cadvisor: Option<PathBuf>,
+    /// Rows are added here, one JSON object a line
+    #[arg(long)]
+    rows: Option<PathBuf>,
+    /// Measure nothing: write performance.md and its curves into this folder, from the rows
+    #[arg(long, requires = "rows")]
+    report: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 enum Load {
     /// Nothing happens
     Idle,
     /// 100 starts a minute, of 32 MiB each
     Starts,
-    /// Groups are made and removed, 100 a second
+    /// Groups with names of their own are made and removed, 100 a second
     Churn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Reader {
+    Pass,
+    Files,
+    Cadvisor,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Row {
+    cgroups: usize,
+    load: Load,
+    by: Reader,
+    cpu_percent: f64,
+    resident_mib: f64,
+    scrape_cpu_ms: f64,
+    scrape_gzip_bytes: usize,
+    series: usize,
+    /// Not of cAdvisor.
+    lost: Option<f64>,
+    machine: String,
+    date: String,
 }
 
 /// Start-ups of before are over, and what follows growth is detached.
@@ -47,36 +89,19 @@ const SETTLE: Duration = Duration::from_secs(15);
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let (Some(folder), Some(rows)) = (&cli.report, &cli.rows) {
+        let text = fs::read_to_string(rows).with_context(|| format!("cannot read {}", rows.display()))?;
+        let rows = text.lines().map(serde_json::from_str).collect::<Result<Vec<Row>, _>>()?;
+        return report::write(folder, &rows);
+    }
     let tree = Tree::find().context("the benchmark needs memory cgroups: run as root")?;
-    let (observer, workload) = (binary("observer")?, binary("workload")?);
     let directory = std::env::temp_dir().join(format!("observer-scale-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
-    println!("| cgroups | load | read by | CPU, % of a core | resident, MiB | scrape: CPU ms | series |");
-    println!("|---|---|---|---|---|---|---|");
-    for cgroups in &cli.cgroups {
-        let crowd = Crowd::new(&tree, *cgroups)?;
-        for load in &cli.load {
-            for (by, args) in [("pass", &[][..]), ("files", &["--disable-probe", "cgroup_pass"][..])] {
-                let bench =
-                    Bench { tree: &tree, observer: &observer, workload: &workload, directory: &directory };
-                let row = bench.measure(args, *load, Duration::from_secs(cli.seconds), *cgroups)?;
-                println!(
-                    "| {cgroups} | {load:?} | {by} | {:.3} | {:.1} | {:.1} | {} |",
-                    row["cpu_percent"].as_f64().unwrap_or(0.0),
-                    row["resident_mib"].as_f64().unwrap_or(0.0),
-                    row["scrape_cpu_ms"].as_f64().unwrap_or(0.0),
-                    row["series"]
-                );
-                eprintln!(
-                    "{}",
-                    json!({ "cgroups": cgroups, "load": format!("{load:?}"), "by": by, "row": row })
-                );
-            }
-        }
-        drop(crowd);
-    }
-    fs::remove_dir_all(directory)?;
-    Ok(())
+    let bench =
+        Bench { tree, observer: binary("observer")?, workload: binary("workload")?, directory, cli: &cli };
+    let done = bench.all();
+    let _ = fs::remove_dir_all(&bench.directory);
+    done
 }
 
 struct Crowd {
@@ -107,45 +132,121 @@ impl Drop for Crowd {
     }
 }
 
+/// Whoever is measured.
+struct Running {
+    pid: u32,
+    address: String,
+    _ends: Ends,
+}
+
+/// Held for its drop.
+#[allow(dead_code)]
+enum Ends {
+    Daemon(Daemon),
+    Peer(Peer),
+}
+
+struct Peer(Child);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // ended already is what is wanted
+        let _ = self.0.wait();
+    }
+}
+
 struct Bench<'a> {
-    tree: &'a Tree,
-    observer: &'a PathBuf,
-    workload: &'a PathBuf,
-    directory: &'a PathBuf,
+    tree: Tree,
+    observer: PathBuf,
+    workload: PathBuf,
+    directory: PathBuf,
+    cli: &'a Cli,
 }
 
 impl Bench<'_> {
-    fn measure(&self, args: &[&str], load: Load, span: Duration, cgroups: usize) -> Result<Value> {
-        let mut daemon = Daemon::start(self.observer, self.directory, args)?;
+    fn all(&self) -> Result<()> {
+        println!(
+            "| cgroups | load | read by | CPU, % of a core | resident, MiB | scrape: CPU ms | KiB gzipped | series | lost |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|");
+        for cgroups in &self.cli.cgroups {
+            let crowd = Crowd::new(&self.tree, *cgroups)?;
+            for load in &self.cli.load {
+                for by in &self.cli.by {
+                    let Some(row) = self.measure(*by, *load, *cgroups)? else { continue };
+                    println!("{}", report::line(&row));
+                    if let Some(rows) = &self.cli.rows {
+                        let mut rows = OpenOptions::new().create(true).append(true).open(rows)?;
+                        writeln!(rows, "{}", serde_json::to_string(&row)?)?;
+                    }
+                }
+            }
+            drop(crowd);
+        }
+        Ok(())
+    }
+
+    /// `None`: there is no such reader here.
+    fn start(&self, by: Reader) -> Result<Option<Running>> {
+        let args: &[&str] = match by {
+            Reader::Pass => &[],
+            Reader::Files => &["--disable-probe", "cgroup_pass"],
+            Reader::Cadvisor => {
+                let Some(program) = &self.cli.cadvisor else { return Ok(None) };
+                let address = format!("127.0.0.1:{}", free_port()?);
+                let mut peer = Command::new(program);
+                peer.arg(&address).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                let peer = peer.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+                return Ok(Some(Running { pid: peer.id(), address, _ends: Ends::Peer(Peer(peer)) }));
+            }
+        };
+        let mut daemon = Daemon::start(&self.observer, &self.directory, args)?;
         daemon.ready(Duration::from_secs(60))?;
+        Ok(Some(Running { pid: daemon.pid(), address: daemon.address.clone(), _ends: Ends::Daemon(daemon) }))
+    }
+
+    fn measure(&self, by: Reader, load: Load, cgroups: usize) -> Result<Option<Row>> {
+        let Some(running) = self.start(by)? else { return Ok(None) };
         sleep(SETTLE);
-        let known = daemon.metric("observer_node_containers", &[])?.unwrap_or(0.0);
-        ensure!(known >= cgroups as f64, "{known} containers known of {cgroups}");
-        let (before, began) = (cpu_seconds(daemon.pid())?, Instant::now());
-        self.load(load, span)?;
-        let cpu = (cpu_seconds(daemon.pid())? - before) / began.elapsed().as_secs_f64();
-        let before = cpu_seconds(daemon.pid())?;
+        let known = running.text()?;
+        if by != Reader::Cadvisor {
+            let known = observer_tests::daemon::sum(&known, "observer_node_containers", &[]).unwrap_or(0.0);
+            ensure!(known >= cgroups as f64, "{known} containers known of {cgroups}");
+        }
+        let (before, began) = (cpu_seconds(running.pid)?, Instant::now());
+        self.load(load, Duration::from_secs(self.cli.seconds))?;
+        let cpu = (cpu_seconds(running.pid)? - before) / began.elapsed().as_secs_f64();
+        let (before, began) = (cpu_seconds(running.pid)?, Instant::now());
         const SCRAPES: u32 = 5;
-        let mut text = String::new();
+        let mut zipped = 0;
         for _ in 0..SCRAPES {
-            text = daemon.get("/metrics")?;
+            zipped = running.scrape()?.len();
             sleep(Duration::from_millis(1100)); // rendered at most once a second
         }
-        let scrapes = cpu_seconds(daemon.pid())? - before - cpu * 1.1 * f64::from(SCRAPES);
-        let resident = daemon.metric("observer_resident_memory_bytes", &[])?.unwrap_or(0.0);
-        Ok(json!({
-            "cpu_percent": cpu * 100.0,
-            "resident_mib": resident / f64::from(1 << 20),
-            "scrape_cpu_ms": scrapes.max(0.0) * 1000.0 / f64::from(SCRAPES),
-            "series": text.lines().filter(|line| !line.starts_with('#')).count(),
-            "bytes": text.len(),
+        let beside = cpu * began.elapsed().as_secs_f64();
+        let scrapes = cpu_seconds(running.pid)? - before - beside;
+        let resident_mib = resident_bytes(running.pid)? as f64 / f64::from(1 << 20);
+        let text = running.text()?;
+        let lost = observer_tests::daemon::sum(&text, "observer_lost_records_total", &[]);
+        Ok(Some(Row {
+            cgroups,
+            load,
+            by,
+            cpu_percent: cpu * 100.0,
+            resident_mib,
+            scrape_cpu_ms: scrapes.max(0.0) * 1000.0 / f64::from(SCRAPES),
+            scrape_gzip_bytes: zipped,
+            series: text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count(),
+            lost,
+            machine: machine(&self.tree),
+            date: date()?,
         }))
     }
 
     fn load(&self, load: Load, span: Duration) -> Result<()> {
         let began = Instant::now();
         let mut n = 0;
-        let name = |n: u64| format!("observer-scale-{}/moving/{n}", std::process::id());
+        let name = |n: u64| format!("observer-scale-{}/moving/one-{n}-x", std::process::id());
         while began.elapsed() < span {
             match load {
                 Load::Idle => sleep(span.saturating_sub(began.elapsed())),
@@ -153,7 +254,7 @@ impl Bench<'_> {
                     let group = self.tree.group(&name(n))?;
                     let args =
                         ["spike", "--peak", "32", "--steady", "16", "--ramp", "0.1", "--seconds", "0.4"];
-                    group.spawn(self.workload, &args)?.wait()?;
+                    group.spawn(&self.workload, &args)?.wait()?;
                     sleep(Duration::from_millis(100)); // with the 0.5 s it runs: 100 a minute
                 }
                 Load::Churn => {
@@ -167,12 +268,52 @@ impl Bench<'_> {
     }
 }
 
-/// User and system time of a process.
+impl Running {
+    fn text(&self) -> Result<String> {
+        observer_tests::daemon::get(&format!("http://{}/metrics", self.address))
+    }
+
+    /// As Prometheus asks for it.
+    fn scrape(&self) -> Result<Vec<u8>> {
+        let ask = ureq::get(format!("http://{}/metrics", self.address)).header("accept-encoding", "gzip");
+        let ask = ask.config().timeout_global(Some(Duration::from_secs(30))).build();
+        Ok(ask.call()?.body_mut().with_config().limit(1 << 30).read_to_vec()?)
+    }
+}
+
+/// On a processor, of all threads that live: nanoseconds by the scheduler's count.
 fn cpu_seconds(pid: u32) -> Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold anything but a closing bracket after the last one.
-    let (_, after) = text.rsplit_once(')').context("no name in stat")?;
-    let ticks: Vec<f64> = after.split_whitespace().skip(11).take(2).filter_map(|n| n.parse().ok()).collect();
-    ensure!(ticks.len() == 2, "no times in {text}");
-    Ok((ticks[0] + ticks[1]) / rustix::param::clock_ticks_per_second() as f64)
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One may end meanwhile.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        nanoseconds += text.split_whitespace().next().context("no time in schedstat")?.parse::<u64>()?;
+    }
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+fn resident_bytes(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    let pages: u64 = text.split_whitespace().nth(1).context("no resident pages in statm")?.parse()?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+fn machine(tree: &Tree) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("an unnamed processor", |(_, model)| model);
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let version = if tree.is_v1() { "v1" } else { "v2" };
+    format!("{processors} processors ({model}), Linux {}, cgroup {version}", kernel.trim())
+}
+
+fn date() -> Result<String> {
+    let output = Command::new("date").arg("+%F").output().context("cannot start date")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

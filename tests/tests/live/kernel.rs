@@ -327,12 +327,10 @@ fn reclaim(stage: &Stage) -> Result<()> {
     let input = format!("if={}", file.display());
     wait(group.spawn("/bin/dd".as_ref(), &[&input, "of=/dev/null", "bs=1M"])?)?;
     fs::remove_file(&file)?;
-    let with = [own(&group), "reason=\"limit\"".to_owned()];
+    let with = [format!("workload=\"{}\"", group.path()), "reason=\"limit\"".to_owned()];
     let with: Vec<&str> = with.iter().map(String::as_str).collect();
-    daemon.wait_metric("observer_container_reclaim_stalls_total", &with, SOON, |stalls| stalls >= 1.0)?;
-    daemon.wait_metric("observer_container_reclaim_stall_seconds_total", &with, SOON, |s| {
-        s > 0.0 && s < 60.0
-    })?;
+    let name = "observer_workload_reclaim_stall_seconds_total";
+    daemon.wait_metric(name, &with, SOON, |seconds| seconds > 0.0 && seconds < 60.0)?;
     Ok(())
 }
 
@@ -391,10 +389,12 @@ fn limit_met(stage: &Stage) -> Result<()> {
     let group = group(stage, "met")?;
     group.limit(32 * MIB)?;
     let mut main = run(stage, &group, "child --size 100 --seconds 30")?;
-    let name = "observer_container_memory_events_total";
+    let name = "observer_workload_memory_events_total";
     let within = 4 * SOON; // an old group's files are read every 15 s
-    daemon.wait_metric(name, &[&own(&group), "event=\"max\""], within, |times| times >= 1.0)?;
-    daemon.wait_metric(name, &[&own(&group), "event=\"oom_kill\""], within, |times| times == 1.0)?;
+    let workload = format!("workload=\"{}\"", group.path());
+    daemon.wait_metric(name, &[&workload, "event=\"max\""], within, |times| times >= 1.0)?;
+    let kills = "observer_container_oom_kills_total";
+    daemon.wait_metric(kills, &[&own(&group)], within, |times| times == 1.0)?;
     drop(group);
     main.wait()?;
     Ok(())

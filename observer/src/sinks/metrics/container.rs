@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::family::{Distribution, Metric, counter, counters, gauge, gauges, histograms};
 use observer_core::model::{
     container::{CgroupId, ContainerState},
-    event::{Limit, StalledBy},
-    finding::{FindingKind, LimitEvent, Measured, OomScope},
+    event::Limit,
+    finding::{FindingKind, Measured, OomScope},
 };
 
 /// 2 us to 32 ms, powers of two: what the probe counts in.
@@ -25,11 +25,6 @@ pub static METRICS: &[Metric<Container>] = &[
         "observer_container_memory_usage_bytes",
         "Memory charged to the container, page cache and kernel memory included.",
         |container| container.now.usage,
-    ),
-    gauge(
-        "observer_container_memory_working_set_bytes",
-        "Usage without inactive file cache, as the kubelet and the horizontal pod autoscaler see it.",
-        |container| container.now.working_set,
     ),
     gauge(
         "observer_container_memory_anonymous_bytes",
@@ -112,28 +107,10 @@ pub static METRICS: &[Metric<Container>] = &[
         |container| Some(container.waiting_seconds).filter(|seconds| *seconds > 0.0),
     ),
     counters(
-        "observer_container_reclaim_stalls_total",
-        &["reason"],
-        "Times a task of the container had to free memory itself: reason limit (its own or its pod's) or node. Absent before the first.",
-        |container, each| container.stalls.iter().for_each(|(by, (stalls, _))| each(&[by.name()], *stalls)),
-    ),
-    counters(
-        "observer_container_reclaim_stall_seconds_total",
-        &["reason"],
-        "Time tasks of the container spent freeing memory instead of running. Absent before the first.",
-        |container, each| container.stalls.iter().for_each(|(by, (_, seconds))| each(&[by.name()], *seconds)),
-    ),
-    counters(
         "observer_container_oom_kills_total",
         &["scope"],
         "Processes of the container killed for want of memory, by whose limit it was: container, parent, ancestor, node, unknown. Absent before the first; the workload's begin at 0.",
         |container, each| container.oom_kills.iter().for_each(|(scope, kills)| each(&[scope.name()], *kills)),
-    ),
-    counters(
-        "observer_container_memory_events_total",
-        &["event"],
-        "memory.events by its own names: low, high (throttled), max (limit hit), oom, oom_kill, oom_group_kill; cgroup v1 has max and oom_kill. Absent before the first.",
-        |container, each| container.events.iter().for_each(|(event, times)| each(&[event.name()], *times)),
     ),
     histograms(
         "observer_container_page_fault_seconds",
@@ -157,9 +134,7 @@ pub struct Container {
     start: Start,
     page_faults: f64,
     waiting_seconds: f64,
-    stalls: BTreeMap<StalledBy, (f64, f64)>,
     oom_kills: BTreeMap<OomScope, f64>,
-    events: BTreeMap<LimitEvent, f64>,
     fault_latency: Option<Box<Distribution>>,
 }
 
@@ -167,7 +142,6 @@ pub struct Container {
 #[derive(Debug, Default)]
 struct Now {
     usage: Option<f64>,
-    working_set: Option<f64>,
     anonymous: Option<f64>,
     limit: Option<f64>,
     high: Option<f64>,
@@ -249,15 +223,7 @@ impl Container {
                     latency.observe(&FAULT_SECONDS, seconds, *count);
                 }
             }
-            FindingKind::LimitMet { event, times, .. } => {
-                *self.events.entry(*event).or_default() += *times as f64;
-            }
             FindingKind::Pressed { waiting_seconds, .. } => self.waiting_seconds += waiting_seconds,
-            FindingKind::Stalled { by, stalls, seconds, .. } => {
-                let (times, time) = self.stalls.entry(*by).or_default();
-                *times += *stalls as f64;
-                *time += seconds;
-            }
             FindingKind::OomKilled(killed) => {
                 *self.oom_kills.entry(killed.scope).or_default() += killed.kills as f64;
             }
@@ -272,7 +238,6 @@ impl Container {
         }
         let bytes = |limit: Option<Limit>| limit.and_then(|limit| limit.bytes()).map(|bytes| bytes as f64);
         self.now.usage = Some(measured.usage as f64);
-        self.now.working_set = Some(measured.working_set as f64);
         self.now.limit = bytes(measured.limit);
         self.now.high = bytes(measured.high);
         let (now, anon, swap) = (&mut self.now, measured.anon, measured.swap);
@@ -285,16 +250,10 @@ impl Container {
         (self.now, self.start, self.holder) = (before.now, before.start, before.holder);
         self.page_faults += before.page_faults;
         self.waiting_seconds += before.waiting_seconds;
-        for (by, (stalls, seconds)) in before.stalls {
-            let (times, time) = self.stalls.entry(by).or_default();
-            *times += stalls;
-            *time += seconds;
-        }
         before
             .oom_kills
             .into_iter()
             .for_each(|(scope, kills)| *self.oom_kills.entry(scope).or_default() += kills);
-        before.events.into_iter().for_each(|(event, times)| *self.events.entry(event).or_default() += times);
         if let Some(latency) = before.fault_latency {
             self.fault_latency.get_or_insert_default().merge(&latency);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::family::{Metric, counter, counters, gauge, gauges};
 use observer_core::model::{
-    event::{AttachOutcome, CgroupVersion, Host, Loss, ObserverReading},
+    event::{AttachOutcome, CgroupVersion, Host, Loss, ObserverReading, ProgramCost},
     finding::FindingKind,
 };
 
@@ -69,6 +69,20 @@ pub static METRICS: &[Metric<Observer>] = &[
             }
         },
     ),
+    counters(
+        "observer_program_runs_total",
+        &["program"],
+        "Runs of each eBPF program that ran. The kernel counts them only with sysctl kernel.bpf_stats_enabled=1, which costs each run two looks at the clock; absent without.",
+        |observer, each| observer.programs.iter().for_each(|cost| each(&[&cost.program], cost.runs as f64)),
+    ),
+    counters(
+        "observer_program_run_seconds_total",
+        &["program"],
+        "Time those runs took: what the programs cost others.",
+        |observer, each| {
+            observer.programs.iter().for_each(|cost| each(&[&cost.program], cost.ns as f64 / 1e9));
+        },
+    ),
     gauge("observer_resident_memory_bytes", "Resident memory of the observer.", |observer| {
         Some(observer.reading?.resident as f64)
     }),
@@ -87,6 +101,15 @@ pub static METRICS: &[Metric<Observer>] = &[
         "Total user and system CPU time spent in seconds: the same as observer_cpu_seconds_total.",
         |observer| Some(observer.reading?.cpu_ns as f64 / 1e9),
     ),
+    gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", |observer| {
+        Some(observer.reading?.virtual_memory? as f64)
+    }),
+    gauge("process_open_fds", "Number of open file descriptors.", |observer| {
+        Some(observer.reading?.open_files? as f64)
+    }),
+    gauge("process_max_fds", "Maximum number of open file descriptors.", |observer| {
+        Some(observer.reading?.max_files? as f64)
+    }),
     gauge(
         "process_start_time_seconds",
         "Start time of the process since unix epoch in seconds.",
@@ -105,6 +128,7 @@ pub struct Observer {
     pub dropped_workloads: f64,
     dropped_history: [f64; 2],
     reading: Option<ObserverReading>,
+    programs: Vec<ProgramCost>,
 }
 
 impl Observer {
@@ -131,6 +155,7 @@ impl Observer {
             }
             FindingKind::Unattributed { .. } => self.unattributed += 1.0,
             FindingKind::Observer(reading) => self.reading = Some(*reading),
+            FindingKind::Programs(programs) => self.programs.clone_from(programs),
             _ => {}
         }
     }

@@ -102,7 +102,7 @@ impl Run {
     }
 
     fn series(&self, start: &str) -> Vec<String> {
-        self.metrics.render().lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect()
+        self.metrics.everything().lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect()
     }
 }
 
@@ -116,12 +116,12 @@ fn a_metric_is_one_declaration() {
     let run = Run::new(tables.clone());
     let web = container(1, "web-1", "web");
     run.say(started(&web));
-    let text = run.metrics.render();
+    let text = run.metrics.everything();
     assert!(text.contains("# TYPE observer_container_throw_away_bytes gauge"), "{text}");
     let series = r#"observer_container_throw_away_bytes{namespace="shop",pod="web-1",container="app",workload="web",workload_type="deployment"} 7"#;
     assert!(text.contains(series), "{text}");
     run.say(FindingKind::Forgotten { container: web });
-    assert!(!run.metrics.render().contains("throw_away"));
+    assert!(!run.metrics.everything().contains("throw_away"));
     assert!(
         docs::metrics_of(tables.declarations()).contains("| `observer_container_throw_away_bytes` | gauge |")
     );
@@ -216,7 +216,7 @@ fn what_was_counted_under_a_uid_is_the_workloads() {
     let kills = run.series("observer_workload_oom_kills_total");
     let own = kills.iter().filter(|line| line.contains(r#"scope="container""#)).collect::<Vec<_>>();
     assert!(own.len() == 1 && own[0].contains(r#"workload="web""#) && own[0].ends_with(" 1"), "{kills:?}");
-    assert!(!run.metrics.render().contains(r#"workload="pod""#));
+    assert!(!run.metrics.everything().contains(r#"workload="pod""#));
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn open_metrics_has_the_time_each_counter_began_and_an_end() {
     let odd = container(1, "we\"b\n\\", "web");
     run.say(started(&odd));
     run.say(killed(&odd));
-    let text = run.metrics.open_metrics();
+    let text = run.metrics.open_metrics(Page::Current);
     assert!(text.ends_with("\n# EOF\n"));
     assert!(text.contains("# TYPE observer_container_oom_kills counter\n"), "{text}");
     let labels = r#"{namespace="shop",pod="we\"b\n\\",container="app",workload="web",workload_type="deployment",scope="container"}"#;

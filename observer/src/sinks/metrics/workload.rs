@@ -7,6 +7,7 @@ use super::family::{Metric, counter, counters, gauge, gauges};
 use observer_core::model::{
     advice::{Check, Grade},
     container::{CgroupId, ContainerState},
+    event::StalledBy,
     finding::{
         Advised, Caused, FindingKind, LimitEvent, OomLinked, OomRole, OomScope, ScaleEvent, ScaleEventEnded,
     },
@@ -28,10 +29,11 @@ pub static METRICS: &[Metric<Workload>] = &[
         "Starts whose cause was counted, and turned out to be another when better evidence came. Absent before the first.",
         |workload| Some(workload.revisions).filter(|revisions| *revisions > 0.0),
     ),
-    counter(
+    counters(
         "observer_workload_reclaim_stall_seconds_total",
-        "Time tasks of its containers spent freeing memory instead of running. Absent before the first.",
-        |workload| Some(workload.stall_seconds).filter(|seconds| *seconds > 0.0),
+        &["reason"],
+        "Time tasks of its containers spent freeing memory instead of running: reason limit (their own or their pod's) or node. Absent before the first.",
+        |workload, each| workload.stalls.iter().for_each(|(by, seconds)| each(&[by.name()], *seconds)),
     ),
     counters(
         "observer_workload_oom_kills_total",
@@ -62,13 +64,12 @@ pub static METRICS: &[Metric<Workload>] = &[
     counters(
         "observer_workload_memory_events_total",
         &["event"],
-        "memory.events of all its containers, living and dead, by the kernel's names: low, high, max, oom, oom_kill, oom_group_kill. Absent before the first.",
-        |workload, each| workload.events.iter().for_each(|(event, times)| each(&[event.name()], *times)),
-    ),
-    gauge(
-        "observer_workload_memory_peak_bytes",
-        "Highest usage of any one of its containers since the observer started.",
-        |workload| Some(workload.peak).filter(|peak| *peak > 0.0),
+        "memory.events of all its containers, living and dead, by the kernel's names: low, high (throttled), max (limit hit), oom; its kills are in observer_workload_oom_kills_total. Absent before the first.",
+        |workload, each| {
+            let counted_as_kills = [LimitEvent::OomKill, LimitEvent::OomGroupKill];
+            let events = workload.events.iter().filter(|(event, _)| !counted_as_kills.contains(event));
+            events.for_each(|(event, times)| each(&[event.name()], *times));
+        },
     ),
     gauge(
         "observer_workload_memory_request_bytes",
@@ -80,55 +81,11 @@ pub static METRICS: &[Metric<Workload>] = &[
         "Memory limit of the container as its cgroup has it; absent where unset or not known.",
         |workload| workload.advised().limit,
     ),
-    gauges(
-        "observer_workload_history_startups",
-        &["outcome"],
-        "Start-ups remembered on this node (at most 24), earlier runs of the observer included, by how they ended: stable, drifting, oscillating, ended, failed (another exit code than 0, or a signal), oom_killed, cut_short (went on after an OOM kill of a process). An outcome that none had is absent.",
-        |workload, each| {
-            for (outcome, count) in workload.advised().outcomes {
-                if count > 0 {
-                    each(&[outcome], count as f64);
-                }
-            }
-        },
-    ),
-    gauges(
-        "observer_workload_history_startup_need_bytes",
-        &["statistic"],
-        "What a limit must hold, over the start-ups remembered that were not cut off by a kill: the peak, or the highest working set where more than a fifth was file cache. Statistics geometric_mean and max.",
-        |workload, each| {
-            let advised = workload.advised();
-            for (statistic, value) in [("geometric_mean", advised.need_mean), ("max", advised.need_max)] {
-                if let Some(value) = value {
-                    each(&[statistic], value);
-                }
-            }
-        },
-    ),
-    gauge(
-        "observer_workload_history_startup_need_spread_ratio",
-        "Geometric standard deviation of the same: 1 if all start-ups were alike.",
-        |workload| workload.advised().need_spread,
-    ),
-    gauge(
-        "observer_workload_history_oom_killed_peak_bytes",
-        "Highest usage of a start-up remembered that the kernel cut off: it wanted more. Absent if none was.",
-        |workload| workload.advised().cut,
-    ),
-    gauges(
-        "observer_workload_history_working_set_bytes",
-        &["statistic"],
-        "Working set after start-up over time and pods of this node, half-life seven days: p50, p95 and max.",
-        |workload, each| {
-            let values = workload.advised().working_set.into_iter().flatten();
-            ["p50", "p95", "max"].into_iter().zip(values).for_each(|(name, value)| each(&[name], value));
-        },
-    ),
-    gauge(
-        "observer_workload_history_steady_bytes",
-        "Highest level at which a start-up remembered settled.",
-        |workload| workload.advised().steady,
-    ),
+    gauges("observer_workload_history_startup_need_bytes", &["statistic"], NEED, |workload, each| {
+        if let Some(value) = workload.advised().need_max {
+            each(&["max"], value);
+        }
+    }),
     gauge(
         "observer_workload_history_time_to_stable_seconds",
         "95th percentile of the time to stable of the start-ups remembered that got stable.",
@@ -191,6 +148,53 @@ pub static METRICS: &[Metric<Workload>] = &[
     ),
 ];
 
+const NEED: &str = "What a limit must hold, over the start-ups remembered that were not cut off by a kill: the peak, or the highest working set where more than a fifth was file cache. Statistics max, and geometric_mean on /metrics/history.";
+
+/// What `observer advise` asks of a fleet, and rules of a recording: of /metrics/history, which is scraped less often.
+pub static HISTORY: &[Metric<Workload>] = &[
+    gauges(
+        "observer_workload_history_startups",
+        &["outcome"],
+        "Start-ups remembered on this node (at most 24), earlier runs of the observer included, by how they ended: stable, drifting, oscillating, ended, failed (another exit code than 0, or a signal), oom_killed, cut_short (went on after an OOM kill of a process). An outcome that none had is absent.",
+        |workload, each| {
+            for (outcome, count) in workload.advised().outcomes {
+                if count > 0 {
+                    each(&[outcome], count as f64);
+                }
+            }
+        },
+    ),
+    gauges("observer_workload_history_startup_need_bytes", &["statistic"], NEED, |workload, each| {
+        if let Some(value) = workload.advised().need_mean {
+            each(&["geometric_mean"], value);
+        }
+    }),
+    gauge(
+        "observer_workload_history_startup_need_spread_ratio",
+        "Geometric standard deviation of the same: 1 if all start-ups were alike.",
+        |workload| workload.advised().need_spread,
+    ),
+    gauge(
+        "observer_workload_history_oom_killed_peak_bytes",
+        "Highest usage of a start-up remembered that the kernel cut off: it wanted more. Absent if none was.",
+        |workload| workload.advised().cut,
+    ),
+    gauges(
+        "observer_workload_history_working_set_bytes",
+        &["statistic"],
+        "Working set after start-up over time and pods of this node, half-life seven days: p50, p95 and max.",
+        |workload, each| {
+            let values = workload.advised().working_set.into_iter().flatten();
+            ["p50", "p95", "max"].into_iter().zip(values).for_each(|(name, value)| each(&[name], value));
+        },
+    ),
+    gauge(
+        "observer_workload_history_steady_bytes",
+        "Highest level at which a start-up remembered settled.",
+        |workload| workload.advised().steady,
+    ),
+];
+
 /// What is exported of one container of a workload; scale events are of the workload as a whole, without a container.
 #[derive(Debug, Default)]
 pub struct Workload {
@@ -199,11 +203,10 @@ pub struct Workload {
     seen: bool,
     starts: BTreeMap<&'static str, f64>,
     revisions: f64,
-    stall_seconds: f64,
+    stalls: BTreeMap<StalledBy, f64>,
     oom_kills: BTreeMap<OomScope, f64>,
     oom_phases: [f64; 2],
     events: BTreeMap<LimitEvent, f64>,
-    peak: f64,
     advised: Option<Box<Numbers>>,
     scaled: Option<Box<Scaled>>,
 }
@@ -277,13 +280,11 @@ impl Workload {
                 None => *self.starts.entry(decision.cause.name()).or_default() += 1.0,
                 Some(before) => self.revisions += f64::from(u8::from(before.cause != decision.cause)),
             },
-            FindingKind::Stalled { seconds, .. } => self.stall_seconds += seconds,
+            FindingKind::Stalled { by, seconds, .. } => *self.stalls.entry(*by).or_default() += seconds,
             FindingKind::LimitMet { event, times, .. } => {
                 *self.events.entry(*event).or_default() += *times as f64;
             }
-            FindingKind::Measured(measured) => self.peak = self.peak.max(measured.peak as f64),
             FindingKind::OomKilled(killed) => {
-                self.peak = self.peak.max(killed.peak as f64);
                 *self.oom_kills.entry(killed.scope).or_default() += killed.kills as f64;
                 self.oom_phases[usize::from(!killed.starting)] += killed.kills as f64;
             }
@@ -342,14 +343,13 @@ impl Workload {
             .into_iter()
             .for_each(|(cause, starts)| *self.starts.entry(cause).or_default() += starts);
         self.revisions += before.revisions;
-        self.stall_seconds += before.stall_seconds;
+        before.stalls.into_iter().for_each(|(by, seconds)| *self.stalls.entry(by).or_default() += seconds);
         before
             .oom_kills
             .into_iter()
             .for_each(|(scope, kills)| *self.oom_kills.entry(scope).or_default() += kills);
         self.oom_phases.iter_mut().zip(before.oom_phases).for_each(|(sum, kills)| *sum += kills);
         before.events.into_iter().for_each(|(event, times)| *self.events.entry(event).or_default() += times);
-        self.peak = self.peak.max(before.peak);
     }
 }
 

@@ -297,3 +297,88 @@ impl Sampler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use observer_ebpf::probes::cgroup_pass::CgroupRecord;
+
+    use super::*;
+    use crate::sources::cgroup::Hierarchy;
+    use observer_core::model::event::CgroupVersion;
+
+    const ID: CgroupId = 7;
+
+    fn at(seconds: u64) -> Time {
+        Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    /// Knows one container, made at second 1; the tree was walked then.
+    fn sampler() -> Sampler {
+        let root = std::env::temp_dir().join("observer-no-such-tree");
+        let mut sampler = Sampler::new(Hierarchy { version: CgroupVersion::V2, root, id: 0 }, false);
+        sampler.walked = Some(at(1));
+        sampler.walk_wanted = false;
+        let made = EventKind::CgroupMade { cgroup: ID, path: "/jobs/one".into() };
+        sampler.learn(&Event { at: at(1), what: made });
+        sampler
+    }
+
+    fn record(cgroup: CgroupId, serial: u64) -> CgroupRecord {
+        CgroupRecord { cgroup, serial, level: 2, populated: 1, usage: 100, ..CgroupRecord::default() }
+    }
+
+    fn fold(sampler: &mut Sampler, seconds: u64, records: &[CgroupRecord], dropped: u64) -> Vec<EventKind> {
+        let mut events = Vec::new();
+        sampler.fold(at(seconds), &Found { records, dropped }, &mut events);
+        events.into_iter().map(|event| event.what).collect()
+    }
+
+    /// The kernel's ids come round; serial numbers do not.
+    #[test]
+    fn an_id_used_again_is_another_group() {
+        let mut sampler = sampler();
+        assert!(fold(&mut sampler, 2, &[record(ID, 1)], 0).is_empty(), "nothing of it is known to live");
+        let events = fold(&mut sampler, 3, &[record(ID, 2)], 0);
+        assert_eq!(events, [EventKind::CgroupRemoved { cgroup: ID }]);
+        assert!(!sampler.knows(ID));
+        assert!(sampler.walk_is_due(at(3)), "who has the id now is found by the walk");
+    }
+
+    #[test]
+    fn a_group_that_vanished_unseen_is_looked_for_and_not_ended() {
+        let mut sampler = sampler();
+        fold(&mut sampler, 2, &[record(ID, 1)], 0);
+        for seconds in 3..=4 {
+            assert!(fold(&mut sampler, seconds, &[], 0).is_empty());
+            assert!(!sampler.walk_is_due(at(seconds)), "its removal may be on the way");
+        }
+        fold(&mut sampler, 5, &[], 0);
+        assert!(sampler.walk_is_due(at(5)));
+        assert!(sampler.knows(ID), "only the walk or the kernel says that it is gone");
+    }
+
+    #[test]
+    fn what_found_no_room_is_counted_and_not_taken_for_gone() {
+        let mut sampler = sampler();
+        fold(&mut sampler, 2, &[record(ID, 1)], 0);
+        for (seconds, count) in [(3, 5), (4, 10), (5, 15), (6, 20)] {
+            let lost = EventKind::Lost { at: Loss::PassTableFull, count };
+            assert_eq!(fold(&mut sampler, seconds, &[], 5), [lost]);
+        }
+        assert!(!sampler.walk_is_due(at(6)));
+    }
+
+    /// A container that lives shortly is followed as long as it lives, not for half a minute.
+    #[test]
+    fn a_birth_is_over_with_its_container() {
+        let mut sampler = sampler();
+        assert!(sampler.has_births(at(2)));
+        let emptied = EventKind::CgroupEmptied { cgroup: ID, usage: 0, watermark: 0, oom_kills: None };
+        sampler.learn(&Event { at: at(3), what: emptied });
+        assert!(!sampler.has_births(at(3)));
+        let attached = EventKind::CgroupAttached { cgroup: ID, path: "/jobs/one".into(), pid: 1 };
+        sampler.learn(&Event { at: at(4), what: attached });
+        assert!(sampler.has_births(at(5)), "a restart in the same group");
+        assert!(!sampler.has_births(at(60)), "and no longer than until it is known");
+    }
+}
