@@ -1,10 +1,11 @@
 //! What is advised for a workload, and the facts that it is made from.
 
 use serde::{Deserialize, Serialize};
+use strum::EnumCount;
 
 use crate::model::{container::Workload, kubernetes::Autoscaler};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
 pub enum Grade {
     Unknown,
@@ -14,7 +15,7 @@ pub enum Grade {
 }
 
 impl Grade {
-    pub const ALL: [Grade; 4] = [Grade::Unknown, Grade::Pass, Grade::Warn, Grade::Fail];
+    pub const ALL: [Grade; Grade::COUNT] = [Grade::Unknown, Grade::Pass, Grade::Warn, Grade::Fail];
 
     pub fn name(self) -> &'static str {
         match self {

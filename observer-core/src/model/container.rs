@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use strum::EnumCount;
 
 /// The memory controller's cgroup id; equal to the inode number of the cgroup's directory.
 pub type CgroupId = u64;
@@ -25,7 +26,7 @@ pub struct Labels {
     pub workload_type: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerState {
     /// From first exec until a verdict.
@@ -39,7 +40,7 @@ pub enum ContainerState {
 }
 
 impl ContainerState {
-    pub const ALL: [ContainerState; 6] = [
+    pub const ALL: [ContainerState; ContainerState::COUNT] = [
         ContainerState::Starting,
         ContainerState::Stable,
         ContainerState::Drifting,

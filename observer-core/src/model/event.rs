@@ -4,6 +4,7 @@
 //! a recording: `{"at":<ns>,"what":{"usage":{...}}}`.
 
 use serde::{Deserialize, Serialize};
+use strum::EnumCount;
 
 use crate::model::{
     container::{CgroupId, ExitStatus, Workload},
@@ -533,7 +534,7 @@ pub struct ProgramCost {
 }
 
 /// Where data can be lost. Every one is a series of `observer_lost_records_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// The kernel's ring of curve points was full: a point was not written.
@@ -564,7 +565,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub const ALL: [Loss; 13] = [
+    pub const ALL: [Loss; Loss::COUNT] = [
         Loss::RingFull,
         Loss::LifeRingFull,
         Loss::CgroupTableFull,

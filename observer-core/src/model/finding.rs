@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use strum::EnumCount;
 
 use crate::model::{
     advice::{Advice, Facts},
@@ -171,7 +172,7 @@ pub enum FindingKind {
 }
 
 /// What memory.events counts, by its own names (Documentation/admin-guide/cgroup-v2.rst).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitEvent {
     Low,
@@ -183,7 +184,7 @@ pub enum LimitEvent {
 }
 
 impl LimitEvent {
-    pub const ALL: [LimitEvent; 6] = [
+    pub const ALL: [LimitEvent; LimitEvent::COUNT] = [
         LimitEvent::Low,
         LimitEvent::High,
         LimitEvent::Max,
@@ -344,7 +345,7 @@ pub struct Stable {
 }
 
 /// Whose limit led to an OOM kill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
 pub enum OomScope {
     /// A limit inside the container, which its own processes set.
@@ -367,7 +368,7 @@ impl OomScope {
         matches!(self, OomScope::Inside | OomScope::Container | OomScope::Unknown)
     }
 
-    pub const ALL: [OomScope; 6] = [
+    pub const ALL: [OomScope; OomScope::COUNT] = [
         OomScope::Inside,
         OomScope::Container,
         OomScope::Parent,
