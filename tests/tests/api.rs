@@ -198,3 +198,48 @@ fn errors_say_what_to_do() {
         }
     });
 }
+
+/// Both pages of metrics, as Prometheus asks for them: the same samples in either format, and of every counter of the
+/// text the time it began in OpenMetrics.
+#[test]
+fn metrics_are_served_in_the_format_that_is_preferred() {
+    const OPEN: &str =
+        "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    for events in cases() {
+        served(&events, |address| {
+            for page in ["metrics", "metrics/history"] {
+                let url = format!("{address}/{page}");
+                let ask = |accept: &str| {
+                    let mut answer = ureq::get(&url).header("accept", accept).call().unwrap();
+                    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+                    let (kind, vary) = (header("content-type"), header("vary"));
+                    assert_eq!(vary, "accept, accept-encoding");
+                    (kind, answer.body_mut().read_to_string().unwrap())
+                };
+                let (kind, text) = ask("*/*");
+                assert!(kind.starts_with("text/plain"), "{kind}");
+                let (kind, open) = ask(OPEN);
+                assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
+                assert!(open.ends_with("# EOF\n"), "{open}");
+                let samples = |text: &str| -> BTreeSet<String> {
+                    let samples = text.lines().filter(|line| !line.starts_with('#'));
+                    samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+                };
+                let (in_text, in_open) = (samples(&text), samples(&open));
+                assert!(!in_text.is_empty() || page != "metrics");
+                let began = |sample: &String| sample.split('{').next().unwrap().ends_with("_created");
+                let (created, others): (BTreeSet<_>, BTreeSet<_>) = in_open.into_iter().partition(began);
+                // Bounds are 5.0 there and 5 here.
+                let plain = |all: &BTreeSet<String>| -> BTreeSet<String> {
+                    all.iter().filter(|sample| !sample.contains("le=\"")).cloned().collect()
+                };
+                assert_eq!(plain(&in_text), plain(&others));
+                let counters = in_text.iter().filter(|s| s.split('{').next().unwrap().ends_with("_total"));
+                let expected = counters.map(|sample| sample.replacen("_total", "_created", 1));
+                for counter in expected {
+                    assert!(created.contains(&counter), "{counter}");
+                }
+            }
+        });
+    }
+}
