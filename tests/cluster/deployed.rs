@@ -102,7 +102,7 @@ fn scale_up(suite: &Suite) -> Result<()> {
         Ok(starts("first_deploy")? == Some(1.0) && starts("scale_up_manual")? == Some(3.0))
     })?;
     let log = cluster.kubectl(&["logs", "-n", "observer", "daemonset/observer"])?;
-    ensure!(log.contains("(1.00): scaled from 1 to 4"), "the ledger was not asked:\n{log}");
+    ensure!(log.contains("(confidence 1.00): scaled from 1 to 4"), "the ledger was not asked:\n{log}");
     let resident = daemon::sum(&metrics()?, "observer_resident_memory_bytes", &[]);
     let resident = resident.context("no resident memory")? / 1048576.0;
     eprintln!("   the daemon holds {resident:.1} MiB");

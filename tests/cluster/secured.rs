@@ -57,6 +57,7 @@ pub fn apply(suite: &Suite) -> Result<()> {
     let cluster = &suite.cluster;
     let overlay = shell::root().join("deploy/secured").display().to_string();
     let secret = suite.secret(&["--secret", "observer-tls", NAME])?;
+    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: observer}\n")?;
     cluster.apply(&secret)?;
     cluster.kubectl(&["apply", "-k", &overlay])?;
     cluster.apply(ACCOUNTS)?;
