@@ -29,6 +29,9 @@ use observer_core::{
 const DISCOVER: Duration = Duration::from_secs(300);
 /// Objects of a list that are in memory at once. One with a long specification has tens of kilobytes.
 const PAGE: u32 = 50;
+/// Seconds after which a watch of events is begun again: the API server does not cache them, so that it sends no
+/// bookmarks, and a connection that says nothing for longer is taken for dead.
+const EVENTS_WATCH: u32 = 60;
 const HPA: &str = "HorizontalPodAutoscaler";
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -97,6 +100,7 @@ impl Watch {
     {
         let mut config = watcher::Config::default().page_size(PAGE);
         config.field_selector = selector.map(str::to_owned);
+        config.timeout = selector.map(|_| EVENTS_WATCH);
         let (client, mut taken_up) = reach::counted(client);
         let mut stream = watcher(api(client), config).default_backoff().boxed();
         // By uid: whether it was in the last list.

@@ -32,6 +32,11 @@ use crate::clock;
 /// Between tries to find the API's address and authority. Files that are not there yet come within seconds, or never.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
+const CONNECT: Duration = Duration::from_secs(10);
+/// A connection that says nothing for so long is dead: something between dropped it without a word. A watch is never
+/// so quiet, since the API server sends a bookmark every minute.
+const QUIET: Duration = Duration::from_secs(90);
+
 #[derive(Debug, thiserror::Error)]
 pub enum CannotConnect {
     #[error("cannot use the kubeconfig {path}: {why}; containers cannot be named by their pods")]
@@ -61,6 +66,12 @@ pub async fn client(kubeconfig: Option<&Path>, clock: ApiClock) -> Result<Client
     // So that an operator finds these requests in the audit log.
     let agent = HeaderValue::from_static(concat!("memory-observer/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(QUIET);
+    config.reset_reader_on_write = true; // counted from the request, not from when its connection was last used
+    // A refusal for a while (429, 503) is an answer like others: each caller reports it, and tries again in its own
+    // time. The client's own retries are silent, and so far apart after minutes that the end of it is seen late.
+    config.default_retry = false;
     let builder =
         ClientBuilder::try_from(config).map_err(|error| CannotConnect::InCluster(error.to_string()))?;
     let dated = layer_fn(|inner| {
