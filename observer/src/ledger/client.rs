@@ -23,6 +23,10 @@ const AGAIN: [Duration; 5] = [
     Duration::from_secs(6),
     Duration::from_secs(12),
 ];
+/// While the ledger does not answer, the same is asked again at intervals that grow from the first to the second.
+const UNANSWERED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Owners asked about at once; beyond that the one whose turn is last is not asked about.
+const MOST: usize = 512;
 /// Pods that come together are asked about together.
 const TOGETHER: Duration = Duration::from_millis(200);
 
@@ -79,7 +83,8 @@ pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::S
     // When to ask next about whom, and how often it was asked.
     let mut due: BTreeMap<Uid, (Instant, usize)> = BTreeMap::new();
     let mut told: BTreeMap<Uid, ChangeRecord> = BTreeMap::new();
-    let mut away = false;
+    // How long to wait before the next try; zero while it answers.
+    let mut pause = Duration::ZERO;
     loop {
         let next = due.values().map(|(at, _)| *at).min();
         let wait = async {
@@ -91,7 +96,12 @@ pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::S
         tokio::select! {
             uid = came.recv() => match uid {
                 Some(uid) => {
-                    due.insert(uid, (Instant::now() + AGAIN[0], 0));
+                    if due.len() >= MOST
+                        && let Some(last) = due.iter().max_by_key(|(_, (at, _))| *at).map(|(uid, _)| uid.clone())
+                    {
+                        due.remove(&last);
+                    }
+                    due.insert(uid, (Instant::now() + AGAIN[0].max(pause), 0));
                     continue;
                 }
                 None => return,
@@ -104,35 +114,34 @@ pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::S
             due.iter().filter(due_now).filter(|(_, due)| due.1 == 0).map(|(uid, _)| uid.clone()).collect();
         let asked: Vec<Uid> = due.iter().filter(due_now).map(|(uid, _)| uid.clone()).collect();
         let answer = source.records(&asked).await;
+        if let Err(why) = &answer {
+            let first_time = pause.is_zero();
+            pause = (pause * 2).clamp(UNANSWERED[0], UNANSWERED[1]);
+            let again = Instant::now() + pause;
+            due.values_mut().for_each(|(at, _)| *at = again.max(*at));
+            if first_time {
+                let what = format!("the ledger is unavailable: {why}");
+                let lost = "causes are inferred from metadata and less certain until it answers".to_owned();
+                let state = EventKind::Api(ApiState::Forbidden { what, lost, blind: false });
+                if out.send(Event { at: clock::now(), what: state }).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let Ok(records) = answer else { continue };
+        pause = Duration::ZERO;
         for uid in &asked {
             let again = due.remove(uid).map_or(0, |(_, times)| times + 1);
             if let Some(after) = AGAIN.get(again) {
                 due.insert(uid.clone(), (Instant::now() + *after - AGAIN[again - 1], again));
             }
         }
-        let events = match answer {
-            Ok(records) => {
-                away = false;
-                // The first answer after a pod came is told even if it is the same as before: it is about that pod.
-                let about_new = |record: &ChangeRecord| {
-                    first.contains(&record.workload.uid) || record.sets.iter().any(|set| first.contains(set))
-                };
-                let new = |record: &ChangeRecord| {
-                    told.get(&record.workload.uid) != Some(record) || about_new(record)
-                };
-                records.into_iter().filter(new).collect::<Vec<_>>()
-            }
-            Err(why) if !std::mem::replace(&mut away, true) => {
-                let what = format!("the ledger is unavailable: {why}");
-                let lost = "causes are inferred from metadata and less certain".to_owned();
-                let state = EventKind::Api(ApiState::Forbidden { what, lost, blind: false });
-                if out.send(Event { at: clock::now(), what: state }).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Err(_) => continue,
+        // The first answer after a pod came is told even if it is the same as before: it is about that pod.
+        let about_new = |record: &ChangeRecord| {
+            first.contains(&record.workload.uid) || record.sets.iter().any(|set| first.contains(set))
         };
+        let new = |record: &ChangeRecord| told.get(&record.workload.uid) != Some(record) || about_new(record);
+        let events: Vec<ChangeRecord> = records.into_iter().filter(new).collect();
         if told.len() > 1024 {
             told.clear();
         }

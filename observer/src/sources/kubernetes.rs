@@ -5,7 +5,10 @@
 //! answered from the server's watch cache (`resourceVersion=0`). It never watches anything of the whole cluster, and
 //! writes nothing.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -15,13 +18,13 @@ use kube::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::clock;
 use observer_core::model::{
     event::{Event, EventKind},
-    kubernetes::{ApiState, Reference, Uid},
+    kubernetes::{ApiState, Owner, Reference, Uid},
 };
 
 pub mod metadata;
@@ -38,6 +41,8 @@ const JITTER: Duration = Duration::from_secs(2);
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 /// Looks at an owner that is not there yet, or cannot be had.
 const TRIES: u32 = 3;
+/// A look that gets no answer holds up those behind it.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Watches until the receiver is gone. Failures are events, never the end. `came`: is told the owner of each new pod.
 pub async fn watch(
@@ -173,12 +178,23 @@ fn refusal(error: &watcher::Error) -> ApiState {
     }
 }
 
-/// Looks owners up, within the budget, each once for all its pods that come together.
+/// Looks owners up, within the budget, each once for all its pods that come together. One that cannot be had now is
+/// looked up later.
 async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::Sender<Event>) {
     let mut looked: HashMap<Uid, Instant> = HashMap::new();
-    let mut refused: HashMap<String, ()> = HashMap::new();
+    let mut refused: HashSet<String> = HashSet::new();
+    let mut later = Later::default();
     let mut next = Instant::now();
-    while let Some(Wanted { namespace, controller, asked }) = wanted.recv().await {
+    loop {
+        let wanted_now = tokio::select! {
+            biased;
+            new = wanted.recv() => match new {
+                Some(new) => new,
+                None => return,
+            },
+            again = later.due() => again,
+        };
+        let Wanted { namespace, controller, asked } = wanted_now;
         let now = Instant::now();
         looked.retain(|_, at| *at + Duration::from_secs(60) > now);
         // One look serves all pods of an owner that came before it; one made before a pod came knows nothing of it.
@@ -193,52 +209,94 @@ async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::
         let mut above = Some(controller);
         while let Some(reference) = above.take() {
             sleep_until(next).await;
-            looked.insert(reference.uid.clone(), Instant::now());
             next = Instant::now() + Duration::from_secs(1) / BUDGET;
             match look(&client, &namespace, &reference).await {
-                Ok(Some(found)) => {
+                Ok(found) => {
+                    looked.insert(reference.uid.clone(), Instant::now());
+                    later.answered();
+                    refused.remove(&reference.kind);
+                    let Some(found) = found else { continue };
                     above = found.controller.clone().filter(Reference::has_metadata);
                     if out.send(event(EventKind::Owner(Box::new(found)))).await.is_err() {
                         return;
                     }
                 }
-                Ok(None) => {}
-                Err(error) => {
-                    let kind = reference.kind.clone();
-                    if refused.insert(kind.clone(), ()).is_none() {
-                        let state = ApiState::Forbidden {
-                            what: format!("cannot get {kind} {}: {error}", reference.name),
-                            lost: "causes of its pods are less certain; grant the agent's ClusterRole if that is forbidden".into(),
-                            blind: false,
-                        };
+                Err(why) => {
+                    let what = format!("cannot get {} {}: {why}", reference.kind, reference.name);
+                    if refused.insert(reference.kind.clone()) {
+                        let lost = "causes of its pods are less certain until it can; grant the agent's ClusterRole if that is forbidden";
+                        let state = ApiState::Forbidden { what, lost: lost.into(), blind: false };
                         if out.send(event(EventKind::Api(state))).await.is_err() {
                             return;
                         }
                     }
+                    later.add(Wanted { namespace: namespace.clone(), controller: reference, asked });
                 }
             }
         }
     }
 }
 
+/// Owners whose look-up failed, each once: the API was away, overloaded, or forbade it. While that lasts one of them is
+/// tried, in turn, at growing intervals; once one is answered, all.
+#[derive(Default)]
+struct Later {
+    wanted: VecDeque<Wanted>,
+    /// When the first is tried again.
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Later {
+    /// More owners than a node's pods have.
+    const MOST: usize = 512;
+    const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+    fn add(&mut self, wanted: Wanted) {
+        self.pause = (self.pause * 2).clamp(Self::PAUSES[0], Self::PAUSES[1]);
+        self.at = Some(Instant::now() + self.pause);
+        self.wanted.retain(|other| other.controller.uid != wanted.controller.uid);
+        if self.wanted.len() == Self::MOST {
+            self.wanted.pop_front();
+        }
+        self.wanted.push_back(wanted);
+    }
+
+    fn answered(&mut self) {
+        self.pause = Duration::ZERO;
+        self.at = None;
+    }
+
+    /// The next that is to be tried again, when its time has come.
+    async fn due(&mut self) -> Wanted {
+        if self.wanted.is_empty() {
+            return std::future::pending().await;
+        }
+        if let Some(at) = self.at {
+            sleep_until(at).await;
+        }
+        match self.wanted.pop_front() {
+            Some(wanted) => wanted,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// `None`: it is gone.
-async fn look(
-    client: &Client,
-    namespace: &str,
-    reference: &Reference,
-) -> Result<Option<observer_core::model::kubernetes::Owner>, kube::Error> {
+async fn look(client: &Client, namespace: &str, reference: &Reference) -> Result<Option<Owner>, String> {
     let api = metadata::api(client.clone(), namespace, reference);
     let mut params = kube::api::GetParams { resource_version: Some("0".into()) };
     for attempt in 1..=TRIES {
-        match api.get_metadata_opt_with(&reference.name, &params).await {
-            Ok(Some(found)) if found.metadata.uid.as_deref() == Some(&reference.uid) => {
+        match timeout(ANSWER, api.get_metadata_opt_with(&reference.name, &params)).await {
+            Ok(Ok(Some(found))) if found.metadata.uid.as_deref() == Some(&reference.uid) => {
                 return Ok(Some(owner::parse(&found.metadata, &reference.kind, clock::unix_seconds())));
             }
             // The cache may be behind the pod that names it.
-            Ok(_) => params = kube::api::GetParams::default(),
-            Err(kube::Error::Api(status)) => return Err(kube::Error::Api(status)),
-            Err(error) if attempt == TRIES => return Err(error),
-            Err(_) => {}
+            Ok(Ok(_)) => params = kube::api::GetParams::default(),
+            Ok(Err(error @ kube::Error::Api(_))) => return Err(error.to_string()),
+            Ok(Err(error)) if attempt == TRIES => return Err(error.to_string()),
+            Ok(Err(_)) => {}
+            Err(_) => return Err(format!("no answer within {} s", ANSWER.as_secs())),
         }
         sleep(Duration::from_millis(300) * attempt).await;
     }
