@@ -80,6 +80,11 @@ impl Conclusions {
                 }
             }
             EventKind::Api(ApiState::Watching { ledger, .. }) => self.causes.asks_ledger(*ledger),
+            EventKind::Api(ApiState::Away { .. }) => self.causes.api_away(at, true),
+            // Forbidden may be for good.
+            EventKind::Api(ApiState::Synced | ApiState::Forbidden { blind: true, .. }) => {
+                self.causes.api_away(at, false);
+            }
             EventKind::Pod(pod) => {
                 self.causes.evidence_came();
                 watch::ready(at, pod, containers, attribution, out);

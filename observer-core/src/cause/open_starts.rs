@@ -31,6 +31,10 @@ const FINAL: f64 = 0.95;
 const SETTLES: Duration = Duration::from_secs(10);
 /// Later evidence is about something else.
 const CLOSES: Duration = Duration::from_secs(600);
+/// Unless there is none yet: the API may be away for long, and what is then said of the pod is of its making.
+const GIVEN_UP: Duration = Duration::from_secs(3600);
+/// Open starts; beyond that the oldest stays as it was decided. A node runs a few hundred pods.
+const OPEN: usize = 4096;
 /// Pods of which ends are kept.
 const ENDS: usize = 4096;
 
@@ -57,6 +61,10 @@ pub struct Causes {
     booted: Option<f64>,
     /// A ledger is asked: its answer is waited for.
     ledger: bool,
+    /// The API does not answer.
+    away: bool,
+    /// When it did again: what happened meanwhile comes after that word.
+    back: Option<Time>,
     /// Something was learned since the last review.
     stale: bool,
 }
@@ -115,6 +123,14 @@ impl Causes {
         self.ledger = ledger;
     }
 
+    /// The API does not answer, or does again.
+    pub fn api_away(&mut self, at: Time, away: bool) {
+        if std::mem::replace(&mut self.away, away) && !away {
+            self.back = Some(at);
+        }
+        self.stale = true;
+    }
+
     /// A container of a pod started. `pod`: uid or config hash, as its cgroup has it.
     pub fn started(&mut self, at: Time, container: &Container, pod: &str, id: &str) {
         let name = container.labels.container.clone();
@@ -123,6 +139,9 @@ impl Causes {
         let container = container.clone();
         let start =
             Start { container, pod, id, at, before, status: None, owners: None, siblings: None, told: None };
+        if self.open.len() >= OPEN {
+            self.open.pop_first(); // cgroup ids rise
+        }
         self.open.insert(start.container.cgroup, start);
         self.stale = true;
     }
@@ -191,6 +210,9 @@ impl Causes {
             };
             let Some(decision) = decide(&facts) else { return false };
             let age = now.since(start.at);
+            // Nobody can say anything of it, and the API will when it is back.
+            let unheard = self.away || self.back.is_some_and(|back| now.since(back) < SETTLES);
+            let unheard = unheard && pod.is_none() && age < GIVEN_UP;
             // What one look concludes is not told while the one who knows is being asked.
             let waits = self.ledger
                 && facts.record.is_none()
@@ -198,7 +220,7 @@ impl Causes {
                 && pod.and_then(|pod| pod.controller.as_ref()).is_some_and(scales)
                 && decision.origin.is_none();
             let better = match &start.told {
-                _ if waits => false,
+                _ if waits || unheard => false,
                 None => decision.confidence >= SURE || answered(&facts, &decision) || age >= SETTLES,
                 // Of two that are as sure the later is taken: it knows what the first did, and more.
                 Some(before) => {
@@ -212,8 +234,12 @@ impl Causes {
                 let before = start.told.replace(decision.clone());
                 told.push(Caused { container, started: start.at, decision, before });
             }
-            let last = start.told.as_ref().map_or(0.0, |decision| decision.confidence);
-            last < FINAL && age < CLOSES
+            let last = start.told.as_ref();
+            let closes = match last {
+                Some(decision) if decision.cause != Cause::Unknown => CLOSES,
+                _ => GIVEN_UP,
+            };
+            last.map_or(0.0, |decision| decision.confidence) < FINAL && age < closes
         });
         told
     }
@@ -251,6 +277,36 @@ mod tests {
             by_own_limit: true,
             was: ContainerState::Starting,
             age_seconds: None,
+        }
+    }
+
+    /// Ten minutes later it is known of each start why it was, and none was counted as unknown meanwhile.
+    #[test]
+    fn while_the_api_is_away_a_start_waits_for_its_cause() {
+        let container = Container { cgroup: 1, labels: Arc::default() };
+        let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
+        for (silent_seconds, pod_after, expected) in [
+            (600, Some(1), vec![Cause::Standalone]),
+            (600, Some(9), vec![Cause::Standalone]),
+            (600, None, vec![Cause::Unknown]),
+            (0, None, vec![Cause::Unknown]),
+            (4000, Some(1), vec![Cause::Unknown]), // not for ever
+        ] {
+            let (mut causes, mut pods) = (Causes::default(), Pods::default());
+            causes.api_away(at(1), silent_seconds > 0);
+            causes.started(at(2), &container, "u1", "c1");
+            let mut said = Vec::new();
+            for second in 2..silent_seconds + 60 {
+                if second == silent_seconds {
+                    causes.api_away(at(second), false);
+                }
+                if pod_after.is_some_and(|after| second == silent_seconds + after) {
+                    pods.apply(Pod { uid: "u1".into(), ..Pod::default() }, second as f64);
+                }
+                causes.evidence_came();
+                said.extend(causes.review(at(second), &pods).into_iter().map(|caused| caused.decision.cause));
+            }
+            assert_eq!(said, expected, "silent for {silent_seconds} s, the pod {pod_after:?} s later");
         }
     }
 
