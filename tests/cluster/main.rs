@@ -10,7 +10,9 @@ mod e2e;
 mod grafana;
 mod links;
 mod mounts;
+mod network;
 mod outage;
+mod proxy;
 mod queries;
 mod scenes;
 mod scrape;
@@ -162,6 +164,7 @@ fn run() -> Result<Conclusion> {
     let cases = [
         causes::cases(),
         outage::cases(),
+        network::cases(),
         grafana::cases(),
         chart::cases(),
         bad_input::cases(),

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{Case, Deployed, Suite, case, scenes};
 
-type Play = fn(&Suite) -> Result<()>;
+pub type Play = fn(&Suite) -> Result<()>;
 
 pub fn cases() -> Vec<Case> {
     let cases: [(&str, Play); 5] = [
@@ -34,10 +34,16 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Removes what a case made, however it ended.
-fn whole(suite: &Suite, play: Play) -> Result<()> {
+pub fn whole(suite: &Suite, play: Play) -> Result<()> {
     let done = play(suite);
-    // A failure in its middle may have left it stopped.
-    let up = Cluster::running().map_or_else(|| control::start_api(&suite.cluster), |_| Ok(()));
+    // A failure in its middle may have left it stopped; one that only was slow to answer holds the port.
+    let up = Cluster::running().map_or_else(
+        || {
+            control::stop_api();
+            control::start_api(&suite.cluster)
+        },
+        |_| Ok(()),
+    );
     let removed = up.and_then(|()| remove(&suite.cluster));
     done.and(removed)
 }
@@ -51,10 +57,10 @@ fn remove(cluster: &Cluster) -> Result<()> {
 
 const ADDRESS: &str = "127.0.0.1:19847";
 
-struct Agent(Child);
+pub struct Agent(Child);
 
 impl Agent {
-    fn start(suite: &Suite, kubeconfig: &Path) -> Result<Self> {
+    pub fn start(suite: &Suite, kubeconfig: &Path) -> Result<Self> {
         let log = fs::File::create(log())?;
         let mut command = Command::new(&suite.observer);
         command.args(["run", "--node-name", NODE, "--listen", ADDRESS, "--kubeconfig"]).arg(kubeconfig);
@@ -81,12 +87,12 @@ fn log() -> PathBuf {
     Path::new(HOME).join("outage.log")
 }
 
-fn metric(name: &str, with: &[&str]) -> Option<f64> {
+pub fn metric(name: &str, with: &[&str]) -> Option<f64> {
     let text = observer_tests::daemon::get(&format!("http://{ADDRESS}/metrics")).ok()?;
     observer_tests::daemon::sum(&text, name, with)
 }
 
-fn until(what: &str, within: u64, is_so: impl Fn() -> bool) -> Result<()> {
+pub fn until(what: &str, within: u64, is_so: impl Fn() -> bool) -> Result<()> {
     let began = Instant::now();
     while !is_so() {
         let said = fs::read_to_string(log()).unwrap_or_default();
@@ -96,7 +102,7 @@ fn until(what: &str, within: u64, is_so: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn said(part: &str) -> bool {
+pub fn said(part: &str) -> bool {
     fs::read_to_string(log()).unwrap_or_default().contains(part)
 }
 
@@ -155,7 +161,7 @@ fn gone(suite: &Suite) -> Result<()> {
 
 /// Waits for the cluster's part: after an API server's absence each of its controllers asks again when it thinks fit,
 /// up to a minute later.
-fn ready(cluster: &Cluster, replicas: u32) -> Result<()> {
+pub fn ready(cluster: &Cluster, replicas: u32) -> Result<()> {
     let ready = ["get", "deployment/outage", "-o", "jsonpath={.status.readyReplicas}"];
     cluster.wait(&format!("{replicas} replicas are ready"), Duration::from_secs(180), || {
         Ok(cluster.kubectl(&ready)? == replicas.to_string())
@@ -177,7 +183,7 @@ fn lists() -> Result<usize> {
 }
 
 /// A service account with these rules only.
-fn account(cluster: &Cluster, name: &str, rules: &str) -> Result<PathBuf> {
+pub fn account(cluster: &Cluster, name: &str, rules: &str) -> Result<PathBuf> {
     cluster.apply(&format!(
         "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: default}}\n---\n\
          apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: outage-{name}}}\nrules: [{rules}]\n---\n\
@@ -216,7 +222,13 @@ fn owners_forbidden(suite: &Suite) -> Result<()> {
     until("the start is told without its cause", 60, || {
         metric("observer_workload_starts_total", &with) == Some(1.0)
     })?;
-    ensure!(said("to get ReplicaSet"), "it does not say what is forbidden");
+    ensure!(said("cannot get ReplicaSet"), "it does not say what is forbidden");
+    let owners = "{apiGroups: [apps], resources: [replicasets, deployments], verbs: [get]}";
+    account(cluster, "pods-only", &format!("{pods}, {owners}"))?;
+    // Counted already, it stays what it was counted as; that it was another is counted beside.
+    until("its cause is known once its owner may be looked up", 60, || {
+        metric("observer_workload_cause_revisions_total", &with[..1]) == Some(1.0) && said("first_deploy")
+    })?;
     Ok(())
 }
 
@@ -249,7 +261,7 @@ fn each_owner_forbidden(suite: &Suite) -> Result<()> {
         })?;
         let starts = || metric("observer_workload_starts_total", &["workload=\"outage"]);
         until(&format!("the start is told without {kind}"), 60, || starts() == Some(1.0))?;
-        ensure!(said(&format!("to get {kind}")), "it does not say that it may not get a {kind}");
+        ensure!(said(&format!("cannot get {kind}")), "it does not say that it may not get a {kind}");
         remove(cluster)?;
     }
     Ok(())
