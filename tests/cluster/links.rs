@@ -32,7 +32,8 @@ pub struct Links {
 pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
     let storm = scenes::namespace(STORM);
     let mut of_scale_up: HashMap<u64, bool> = HashMap::new();
-    let mut kills: Vec<(u64, u64)> = Vec::new();
+    // Cgroup, time, how many.
+    let mut kills: Vec<(u64, u64, usize)> = Vec::new();
     let mut linked: HashMap<u64, u64> = HashMap::new();
     let mut pods: HashMap<u64, String> = HashMap::new();
     for finding in findings {
@@ -48,7 +49,7 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
             Some("caused") => {
                 of_scale_up.insert(cgroup, finding["decision"]["scaled"].is_object());
             }
-            Some("oom_killed") => kills.push((cgroup, at)),
+            Some("oom_killed") => kills.push((cgroup, at, finding["kills"].as_u64().unwrap_or(1) as usize)),
             Some("oom_linked") if finding["role"] == "victim" => {
                 linked.entry(cgroup).or_insert(at);
             }
@@ -58,7 +59,8 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
     let statuses = statuses(recording)?;
     let mut links = Links::default();
     for (pod, status) in &statuses {
-        let told = kills.iter().filter(|(cgroup, _)| pods.get(cgroup) == Some(pod)).count();
+        let of_it = kills.iter().filter(|(cgroup, ..)| pods.get(cgroup) == Some(pod));
+        let told: usize = of_it.map(|(.., times)| times).sum();
         let restarts = status.restarts.saturating_sub(status.not_killed.len());
         if told < restarts {
             links
@@ -66,7 +68,8 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
                 .push(format!("{pod} was restarted {restarts} times after a kill, and {told} were told"));
         }
     }
-    for (cgroup, killed) in kills.into_iter().filter(|(cgroup, _)| of_scale_up.get(cgroup) == Some(&true)) {
+    for (cgroup, killed, _) in kills.into_iter().filter(|(cgroup, ..)| of_scale_up.get(cgroup) == Some(&true))
+    {
         let Some(linked) = linked.get(&cgroup) else {
             links.without += 1;
             continue;
