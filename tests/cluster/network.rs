@@ -135,7 +135,7 @@ fn forbidden_for_a_while(suite: &Suite) -> Result<()> {
     until("the outage is reported", 60, || up() == Some(0.0))?;
     play.proxy.set(Network::Works);
     play.grow(2)?;
-    sleep(Duration::from_secs(5));
+    until("it says what is forbidden", 60, || said("forbids to list and watch pods"))?;
     ensure!(up() == Some(0.0), "observer_kubernetes_up is {:?} while pods are forbidden", up());
     account(cluster, "for-a-while", RULES)?;
     play.is_whole("a permission was given back")?;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    mem::{Discriminant, discriminant},
     time::Duration,
 };
 
@@ -95,14 +96,15 @@ async fn pods(
     let (client, mut taken_up) = reach::counted(client);
     let mut stream = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
     let mut known: HashMap<Uid, bool> = HashMap::new();
-    let mut away = false;
+    // What was reported last, if it does not stand: another kind of refusal is news.
+    let mut away: Option<Discriminant<ApiState>> = None;
     loop {
         let mut events = Vec::new();
         let next = tokio::select! {
             next = stream.try_next() => next,
             // It stands again, from where it was: what happened meanwhile comes as events.
             Ok(()) = taken_up.changed() => {
-                if std::mem::take(&mut away) && out.send(event(EventKind::Api(ApiState::Synced))).await.is_err() {
+                if away.take().is_some() && out.send(event(EventKind::Api(ApiState::Synced))).await.is_err() {
                     return;
                 }
                 continue;
@@ -132,7 +134,7 @@ async fn pods(
                 let gone = known.extract_if(|_, seen| !*seen).map(|(uid, _)| EventKind::PodGone { uid });
                 events.extend(gone);
                 events.push(EventKind::Api(ApiState::Synced));
-                away = false;
+                away = None;
                 if known.is_empty() {
                     tracing::warn!(
                         "the Kubernetes API knows no pod of node {node}; if there are any, that is not its name, and containers stay \
@@ -149,8 +151,15 @@ async fn pods(
             }
             Ok(None) => return,
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {} // it answers: with a new list
-            Err(error) if !std::mem::replace(&mut away, true) => events.push(EventKind::Api(refusal(&error))),
-            Err(error) => tracing::debug!(%error, "still no watch of the pods"),
+            Err(error) => {
+                let state = refusal(&error);
+                let kind = discriminant(&state);
+                if away.replace(kind) == Some(kind) {
+                    tracing::debug!(%error, "still no watch of the pods");
+                } else {
+                    events.push(EventKind::Api(state));
+                }
+            }
         }
         for what in events {
             if out.send(event(what)).await.is_err() {
