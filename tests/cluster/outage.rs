@@ -55,7 +55,7 @@ fn remove(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&left).map(|_| ()).context("while removing what a case made")
 }
 
-const ADDRESS: &str = "127.0.0.1:19847";
+pub const ADDRESS: &str = "127.0.0.1:19847";
 
 pub struct Agent(Child);
 
