@@ -25,7 +25,6 @@ pub fn cases() -> Vec<Case> {
     vec![
         of("a_network_that_fails_in_any_way_loses_and_doubles_no_start", failing),
         of("a_permission_taken_away_and_given_back_loses_no_start", forbidden_for_a_while),
-        of("a_429_is_an_outage_that_ends", too_many_requests),
         Case {
             on_request: Some("it takes a quarter of an hour: cargo xtask cluster test --full"),
             ..of("ten_minutes_without_the_api_and_connections_that_died_silently", long)
@@ -150,63 +149,6 @@ fn forbidden_for_a_while(suite: &Suite) -> Result<()> {
     account(cluster, "for-a-while", RULES)?;
     play.is_whole("a permission was given back")?;
     play.counted_once()
-}
-
-/// The API server's own fairness gives this account no seat.
-fn too_many_requests(suite: &Suite) -> Result<()> {
-    let cluster = &suite.cluster;
-    let kubeconfig = account(cluster, "crowded", RULES)?;
-    cluster.apply(JAIL)?;
-    let done = crowded(suite, &kubeconfig);
-    cluster.kubectl(&["delete", "flowschema/outage-crowded", "--ignore-not-found"])?;
-    cluster.kubectl(&["delete", "prioritylevelconfiguration/outage-crowded", "--ignore-not-found"])?;
-    done
-}
-
-const JAIL: &str = "\
-apiVersion: flowcontrol.apiserver.k8s.io/v1
-kind: PriorityLevelConfiguration
-metadata: {name: outage-crowded}
-spec: {type: Limited, limited: {nominalConcurrencyShares: 0, lendablePercent: 0, borrowingLimitPercent: 0, limitResponse: {type: Reject}}}
----
-apiVersion: flowcontrol.apiserver.k8s.io/v1
-kind: FlowSchema
-metadata: {name: outage-crowded}
-spec:
-  priorityLevelConfiguration: {name: outage-crowded}
-  matchingPrecedence: 2
-  rules:
-    - subjects: [{kind: ServiceAccount, serviceAccount: {name: crowded, namespace: default}}]
-      resourceRules: [{verbs: ['*'], apiGroups: ['*'], resources: ['*'], namespaces: ['*'], clusterScope: true}]
-";
-
-fn crowded(suite: &Suite, kubeconfig: &Path) -> Result<()> {
-    let cluster = &suite.cluster;
-    let as_it =
-        || shell_list(cluster, kubeconfig).is_err_and(|error| format!("{error:#}").contains("too many"));
-    cluster.wait("the account is refused", Duration::from_secs(30), || Ok(as_it()))?;
-    let _agent = Agent::start(suite, kubeconfig)?;
-    until("it says that it is refused", 30, || said("429") || said("oo many requests"))?;
-    ensure!(up() == Some(0.0), "observer_kubernetes_up is {:?} at 429", up());
-    cluster.apply(&scenes::scalable("Deployment", "outage", 2, "", ""))?;
-    ready(cluster, 2)?;
-    cluster.kubectl(&["delete", "flowschema/outage-crowded"])?;
-    until("the API is back", 60, || up() == Some(1.0))?;
-    until("both starts are counted", 60, || starts() == Some(2.0))?;
-    sleep(Duration::from_secs(12));
-    let all = metric("observer_workload_starts_total", &[]);
-    ensure!(
-        all == Some(2.0) && starts() == all,
-        "two started; counted: {all:?}, of them {:?} by name",
-        starts()
-    );
-    Ok(())
-}
-
-fn shell_list(cluster: &Cluster, kubeconfig: &Path) -> Result<String> {
-    let mut kubectl = std::process::Command::new(cluster.binaries.join("kubectl"));
-    kubectl.arg("--kubeconfig").arg(kubeconfig).args(["get", "pods", "-A", "-o", "name"]);
-    observer_tests::shell::output(&mut kubectl)
 }
 
 fn long(suite: &Suite) -> Result<()> {
