@@ -9,6 +9,8 @@
 pub enum Source {
     /// Byte offset of `path` (dotted) inside `ty`.
     Member { ty: &'static str, path: &'static str },
+    /// The same of a field that kernels have in different places: the first of the paths that is there.
+    Moved { ty: &'static str, paths: &'static [&'static str] },
     /// Byte offset of `ty.member[enumerator]`, an array of 8-byte elements indexed by an enumerator of this kernel's
     /// `enumeration`.
     Element { ty: &'static str, member: &'static str, enumeration: &'static str, enumerator: &'static str },
@@ -116,14 +118,25 @@ fields! {
     MemcgNodeinfo = member("mem_cgroup", "nodeinfo"),
     /// Pages on the lists of each zone: `[MAX_NR_ZONES][NR_LRU_LISTS]`, kept exactly (kernel: mm_inline.h, v6.18).
     NodeLruSizes = member("mem_cgroup_per_node", "lru_zone_size"),
+    /// Pages by generation, kind and zone (v6.1 with CONFIG_LRU_GEN): while the multi-gen LRU is on, the pages that it
+    /// ages are counted here and not in `lru_zone_size`.
+    NodeGenPages = member("mem_cgroup_per_node", "lruvec.lrugen.nr_pages"),
+    NodeGenEnabled = member("mem_cgroup_per_node", "lruvec.lrugen.enabled"),
+    NodeGenNewest = member("mem_cgroup_per_node", "lruvec.lrugen.max_seq"),
     Zones = Source::Enumerator { enumeration: "zone_type", enumerator: "__MAX_NR_ZONES" },
     LruLists = Source::Enumerator { enumeration: "lru_list", enumerator: "NR_LRU_LISTS" },
     FolioMemcg = member("folio", "memcg_data"),
+    PageMemcg = Source::Moved { ty: "page", paths: &["memcg_data", "mem_cgroup"] },
+    /// There since folios name an object cgroup, which is moved to the parent with a removed group, and no group (v7.0).
+    NodeObjcg = member("mem_cgroup_per_node", "orig_objcg"),
+    ObjcgMemcg = member("obj_cgroup", "memcg"),
     CgroupPsi = member("cgroup", "psi"),
     PsiMemSome = pressure("PSI_MEM_SOME"),
     PsiMemFull = pressure("PSI_MEM_FULL"),
     CgroupLevel = member("cgroup", "level"),
-    CgroupPopulatedCsets = member("cgroup", "nr_populated_csets"),
+    /// In the cgroup's own controller state since v7.2.
+    CgroupPopulatedCsets =
+        Source::Moved { ty: "cgroup", paths: &["nr_populated_csets", "self.nr_populated_csets"] },
 }
 
 pub const COUNT: usize = Field::ALL.len();

@@ -6,7 +6,7 @@ pub use observer_ebpf::probes::{
     cgroup_life::{cgroup_attached, cgroup_made, cgroup_populated, cgroup_removed},
     cgroup_pass::cgroup_pass,
     fault_latency::{fault_begin, fault_end},
-    growth::{growth_cached, growth_listed},
+    growth::{growth_listed, growth_listed_page},
     oom_kill::{kill_sent, oom_kill_pid, oom_kill_task},
     oom_scope::{oom_kill_begin, oom_kill_end},
     page_fault::{page_fault, page_fault_handled},

@@ -4,11 +4,13 @@
 //! checks every step and the JIT guards it against faults; no helper is called. Only `css -> mem_cgroup` is a
 //! container_of, which has no type: from there on `bpf_probe_read_kernel` is used.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     Global,
     helpers::{
-        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-        generated::{bpf_get_current_task, bpf_get_current_task_btf},
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel},
     },
 };
 
@@ -68,8 +70,8 @@ pub unsafe fn load<T: Copy>(base: Ptr, field: Field) -> T {
 unsafe fn load_at<T: Copy>(base: Ptr, offset: usize) -> T {
     if READ_BY_HELPER.load() != 0 {
         let address = base as u64 + offset as u64;
-        // SAFETY: the helper checks the address; every T here is an integer or a pointer, for which zero is valid.
-        return unsafe { bpf_probe_read_kernel(address as *const T).unwrap_or(core::mem::zeroed()) };
+        // SAFETY: by contract every T here is an integer or a pointer.
+        return unsafe { peek_at(address) };
     }
     // SAFETY: by contract; the verifier proves it at load time and the JIT turns a bad address into zero.
     unsafe { *(base.add(offset) as *const T) }
@@ -165,12 +167,20 @@ pub unsafe fn peek<T: Copy>(base: u64, field: Field) -> T {
     unsafe { peek_at(base + offset(field) as u64) }
 }
 
+/// Reads a value at an address; zero if the memory is gone. Without a branch on the helper's answer, which the kernel
+/// makes needless (it clears what it could not read: kernel/trace/bpf_trace.c, v5.5): each branch would double the paths
+/// that the verifier follows, and before v6.2 a loop of ten reads for each of eight levels is too much for it.
+///
 /// # Safety
 /// As [`peek`].
 #[inline(always)]
 pub unsafe fn peek_at<T: Copy>(address: u64) -> T {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const T).unwrap_or(core::mem::zeroed()) }
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the address and writes all of `value`, for which zero is valid by contract.
+    unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _);
+        value.assume_init()
+    }
 }
 
 /// A `struct mem_cgroup`: an address only.
@@ -240,23 +250,22 @@ impl Memcg {
             // SAFETY: typed by the cast.
             return unsafe { load::<u64>(cast(self.0, ty), field) };
         }
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel((self.0 + offset(field) as u64) as *const u64) }.unwrap_or(0)
+        read_address(self.0 + offset(field) as u64)
     }
 
     /// Reads one flag.
     #[inline(always)]
     pub fn read_byte(self, field: Field) -> u8 {
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel((self.0 + offset(field) as u64) as *const u8) }.unwrap_or(0)
+        // SAFETY: a byte.
+        unsafe { peek_at(self.0 + offset(field) as u64) }
     }
 }
 
 /// Reads 8 bytes by a helper; 0 if the memory is gone.
 #[inline(always)]
 fn read_address(address: u64) -> u64 {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+    // SAFETY: an integer.
+    unsafe { peek_at(address) }
 }
 
 /// The current task's thread group, cgroup id and memcg.

@@ -104,9 +104,9 @@ impl Daemon {
     ) -> Result<f64> {
         let (began, within) = (Instant::now(), within * patience());
         loop {
-            let value = self.metric(name, with)?;
+            let value = self.metric(name, with);
             match value {
-                Some(value) if accept(value) => return Ok(value),
+                Ok(Some(value)) if accept(value) => return Ok(value),
                 _ if began.elapsed() > within => {
                     bail!("{name}{with:?} is {value:?} after {within:?}; log:\n{}", self.log_text())
                 }
@@ -140,7 +140,7 @@ impl Daemon {
 
 /// The body of a successful answer.
 pub fn get(url: &str) -> Result<String> {
-    let bounded = ureq::get(url).config().timeout_global(Some(Duration::from_secs(10))).build();
+    let bounded = ureq::get(url).config().timeout_global(Some(Duration::from_secs(10) * patience())).build();
     let mut response = bounded.call().with_context(|| format!("GET {url}"))?;
     // A node of thousands of containers answers with tens of MiB.
     response.body_mut().with_config().limit(1 << 30).read_to_string().with_context(|| format!("GET {url}"))

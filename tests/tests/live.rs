@@ -11,10 +11,13 @@ mod live {
     pub mod prometheus;
 }
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
-use observer_tests::group::Tree;
+use observer_tests::{daemon::Daemon, group::Tree};
 
 /// A test, and what it needs.
 pub struct Case {
@@ -32,6 +35,8 @@ pub enum Needs {
     Probes,
     /// And cgroup v2.
     V2,
+    /// And files whose page cache can be dropped: not so where all of them are in memory (`TEST_FILES`).
+    Disk,
     /// And cgroup v1's freezer, which keeps a process from dying.
     Freezer,
     /// And PSI per cgroup.
@@ -50,9 +55,21 @@ pub struct Stage {
     pub workload: std::path::PathBuf,
     pub directory: std::path::PathBuf,
     tree: Option<Tree>,
+    daemon: Mutex<Option<Arc<Daemon>>>,
 }
 
 impl Stage {
+    /// The one that all tests share which need no settings of their own: loading the programs is what takes long.
+    pub fn daemon(&self) -> anyhow::Result<Arc<Daemon>> {
+        let mut shared = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(daemon) = &*shared {
+            return Ok(Arc::clone(daemon));
+        }
+        let mut daemon = Daemon::start(&self.observer, &self.directory, &[])?;
+        daemon.ready(Duration::from_secs(10))?;
+        Ok(Arc::clone(shared.insert(Arc::new(daemon))))
+    }
+
     pub fn tree(&self) -> anyhow::Result<&Tree> {
         self.tree.as_ref().ok_or_else(|| anyhow::anyhow!("no cgroups can be made here"))
     }
@@ -78,6 +95,7 @@ fn run() -> Conclusion {
         workload: binary("workload"),
         directory: directory.clone(),
         tree: tree.ok(),
+        daemon: Mutex::default(),
     });
     let no_probes = no_tree.clone().or_else(|| live::host::cannot_probe(&stage));
     let no_trampolines = match no_probes {
@@ -120,6 +138,10 @@ fn trial(
             let v1 = stage.tree.as_ref().is_some_and(Tree::is_v1);
             no_probes.map(str::to_owned).or(v1.then(|| "the memory controller is on cgroup v1".to_owned()))
         }
+        Needs::Disk => {
+            let none = std::env::var_os("TEST_FILES").is_some();
+            no_probes.map(str::to_owned).or(none.then(|| "no file system on a disk here".to_owned()))
+        }
         Needs::Freezer => {
             let there = std::path::Path::new("/sys/fs/cgroup/freezer/tasks").exists();
             no_probes
@@ -139,7 +161,13 @@ fn trial(
         Needs::Prometheus => no_probes.map(str::to_owned).or(prometheus),
     };
     let stage = Arc::clone(stage);
-    let run = move || (case.run)(&stage).map_err(|error| Failed::from(format!("{error:#}")));
+    let run = move || {
+        (case.run)(&stage).map_err(|error| {
+            // At once: a machine that does not get to the end prints no summary.
+            eprintln!("FAILURE {}: {error:#}", case.name);
+            Failed::from(format!("{error:#}"))
+        })
+    };
     match skipped {
         Some(why) => Trial::test(format!("{} (skipped: {why})", case.name), run).with_ignored_flag(true),
         None => Trial::test(case.name, run),

@@ -126,6 +126,10 @@ pub mod mode {
 pub const LRU_LISTS: usize = 5;
 /// At most: `MAX_NR_ZONES` is 3 to 6.
 pub const MAX_ZONES: usize = 8;
+/// `MAX_NR_GENS` and `MIN_NR_GENS` of the multi-gen LRU (kernel: include/linux/mmzone.h, v6.1 to v7.2): how many
+/// generations there can be, and how many of the newest are active.
+pub const GENERATIONS: usize = 4;
+pub const ACTIVE_GENERATIONS: usize = 2;
 /// NUMA nodes looked at, at most.
 pub const MAX_NODES: u32 = 64;
 /// Records the table holds unless userland says otherwise.
@@ -149,9 +153,12 @@ pub use program::cgroup_pass;
 
 #[cfg(target_arch = "bpf")]
 mod program {
-    use aya_ebpf::{Global, helpers::bpf_probe_read_kernel, macros::map, maps::Array};
+    use aya_ebpf::{Global, macros::map, maps::Array};
 
-    use super::{CAPACITY, CgroupRecord, EventCounts, Header, LRU_LISTS, MAX_NODES, MAX_ZONES, mode};
+    use super::{
+        ACTIVE_GENERATIONS, CAPACITY, CgroupRecord, EventCounts, GENERATIONS, Header, LRU_LISTS, MAX_NODES,
+        MAX_ZONES, lru, mode,
+    };
     use crate::{
         abi::UNKNOWN,
         field::Field,
@@ -282,8 +289,8 @@ mod program {
                 break;
             }
             let entry = memcg.address() + walk::offset(Field::MemcgNodeinfo) as u64 + 8 * u64::from(node);
-            // SAFETY: the helper checks the address.
-            let Ok(of_node) = (unsafe { bpf_probe_read_kernel(entry as *const u64) }) else { break };
+            // SAFETY: an address.
+            let of_node = unsafe { walk::peek_at::<u64>(entry) };
             if of_node == 0 {
                 continue;
             }
@@ -294,15 +301,64 @@ mod program {
                 let lists = of_node
                     + walk::offset(Field::NodeLruSizes) as u64
                     + (zone * LRU_LISTS * size_of::<u64>()) as u64;
-                // SAFETY: the helper checks the address.
-                let Ok(lists) = (unsafe { bpf_probe_read_kernel(lists as *const [u64; LRU_LISTS]) }) else {
-                    break;
-                };
+                // SAFETY: integers.
+                let lists = unsafe { walk::peek_at::<[u64; LRU_LISTS]>(lists) };
                 for (sum, pages) in sums.iter_mut().zip(lists) {
                     *sum += pages;
                 }
             }
+            generations(of_node, &mut sums);
         }
         record.lru = sums;
+    }
+
+    /// Adds the pages that the multi-gen LRU ages, where it is on.
+    #[inline(always)]
+    fn generations(of_node: u64, sums: &mut [u64; LRU_LISTS]) {
+        let known = walk::has(Field::NodeGenPages)
+            && walk::has(Field::NodeGenEnabled)
+            && walk::has(Field::NodeGenNewest);
+        if !known {
+            return;
+        }
+        let at = |field| of_node + walk::offset(field) as u64;
+        // SAFETY: a flag.
+        let enabled = unsafe { walk::peek_at::<u8>(at(Field::NodeGenEnabled)) };
+        if enabled & 1 == 0 {
+            return;
+        }
+        // SAFETY: an integer.
+        let newest = unsafe { walk::peek_at::<u64>(at(Field::NodeGenNewest)) };
+        for generation in 0..GENERATIONS {
+            let age = newest.wrapping_sub(generation as u64) % GENERATIONS as u64;
+            let is_active = age < ACTIVE_GENERATIONS as u64;
+            let anon = generation_pages(at(Field::NodeGenPages), 2 * generation);
+            let file = generation_pages(at(Field::NodeGenPages), 2 * generation + 1);
+            if is_active {
+                sums[lru::ACTIVE_ANON] += anon;
+                sums[lru::ACTIVE_FILE] += file;
+            } else {
+                sums[lru::INACTIVE_ANON] += anon;
+                sums[lru::INACTIVE_FILE] += file;
+            }
+        }
+    }
+
+    /// One row of `nr_pages[MAX_NR_GENS][ANON_AND_FILE][MAX_NR_ZONES]`, summed. The kernel lets an element be below zero
+    /// for a moment.
+    #[inline(always)]
+    fn generation_pages(table: u64, row: usize) -> u64 {
+        let zones = walk::offset(Field::Zones);
+        let row = table + (row * zones * size_of::<u64>()) as u64;
+        // SAFETY: integers; what is read beyond the row is not used.
+        let pages = unsafe { walk::peek_at::<[i64; MAX_ZONES]>(row) };
+        let mut sum = 0i64;
+        for (zone, pages) in pages.iter().enumerate() {
+            if zone >= zones {
+                break;
+            }
+            sum += pages;
+        }
+        if sum > 0 { sum as u64 } else { 0 }
     }
 }

@@ -1,16 +1,15 @@
 //! Memory growing, however it comes to be charged: the usage curve's points.
 //!
 //! *Sees* each folio that enters an LRU list: anonymous memory, huge pages, page cache, tmpfs, mapped files, and what
-//! the kernel faults in for a task. *Hooks* pagemap:mm_lru_insertion (kernel: mm/swap.c), whose folio names the group
-//! that was charged; before folios (v5.17) filemap:mm_filemap_add_to_page_cache (mm/filemap.c), for memory that
-//! `page_fault` does not see. *Falls back to* readings while a container is young or moving. *Feeds* the start-up
-//! curve.
+//! the kernel faults in for a task. *Hooks* pagemap:mm_lru_insertion (kernel: mm/swap.c), whose folio, or page before
+//! v5.17, names the group that was charged. *Falls back to* readings while a container is young or moving. *Feeds* the
+//! start-up curve.
 //!
 //! A CPU puts folios on the lists in batches of at most 31, so an insertion is late by at most 124 KiB in small pages.
 //! It runs under the list's lock: it looks at the group's usage and does nothing else unless usage moved by a step.
 //! Kernel memory (sockets, slab, page tables) is on no list: it shows in the next point.
 
-use crate::probe::{ArgType, Fallback, Hook, Intent, Probe, tp_btf, tp_btf_if};
+use crate::probe::{ArgType, Fallback, Hook, Intent, Probe, tp_btf_if};
 
 pub const PROBE: Probe = Probe {
     name: "growth",
@@ -20,7 +19,14 @@ pub const PROBE: Probe = Probe {
         Hook {
             attachments: &[tp_btf_if("growth_listed", "mm_lru_insertion", 0, ArgType::PointerTo("folio"))],
         },
-        Hook { attachments: &[tp_btf("growth_cached", "mm_filemap_add_to_page_cache")] },
+        Hook {
+            attachments: &[tp_btf_if(
+                "growth_listed_page",
+                "mm_lru_insertion",
+                0,
+                ArgType::PointerTo("page"),
+            )],
+        },
     ],
     fallback: Fallback {
         by: Some("a look every 20 ms while a container moves and every second while it is young"),
@@ -31,7 +37,7 @@ pub const PROBE: Probe = Probe {
 };
 
 #[cfg(target_arch = "bpf")]
-pub use program::{growth_cached, growth_listed};
+pub use program::{growth_listed, growth_listed_page};
 
 #[cfg(target_arch = "bpf")]
 mod program {
@@ -44,7 +50,7 @@ mod program {
         walk::{self, Memcg, Ptr},
     };
 
-    /// Low bits of `folio.memcg_data` are flags (kernel: include/linux/memcontrol.h, MEMCG_DATA_OBJEXTS,
+    /// Low bits of `memcg_data` are flags (kernel: include/linux/memcontrol.h, MEMCG_DATA_OBJEXTS,
     /// MEMCG_DATA_KMEM).
     const FLAGS: u64 = 7;
 
@@ -52,27 +58,33 @@ mod program {
     pub fn growth_listed(ctx: BtfTracePointContext) -> i32 {
         let folio: Ptr = ctx.arg(0);
         // SAFETY: a typed tracepoint argument.
-        let memcg = unsafe { walk::load::<u64>(folio, Field::FolioMemcg) } & !FLAGS;
-        if memcg == 0 {
-            return 0;
-        }
-        if let Some(slot) = SLOTS.get_ptr_mut(abi::slot::GROWTH) {
-            // SAFETY: a per-CPU value of this program; the kernel does not let it nest on one CPU.
-            let slot = unsafe { &mut *slot };
-            curve::turn_to(&ctx, slot, Memcg::from_address(memcg));
-            curve::look(slot);
+        let charged = unsafe { walk::load::<u64>(folio, Field::FolioMemcg) } & !FLAGS;
+        if charged != 0 && walk::has(Field::NodeObjcg) {
+            // SAFETY: the address of an obj_cgroup, of which a pointer is read.
+            look(&ctx, unsafe { walk::peek::<u64>(charged, Field::ObjcgMemcg) });
+        } else {
+            look(&ctx, charged);
         }
         0
     }
 
-    #[btf_tracepoint(function = "mm_filemap_add_to_page_cache")]
-    pub fn growth_cached(ctx: BtfTracePointContext) -> i32 {
-        if let Some(slot) = SLOTS.get_ptr_mut(abi::slot::GROWTH) {
+    #[btf_tracepoint(function = "mm_lru_insertion")]
+    pub fn growth_listed_page(ctx: BtfTracePointContext) -> i32 {
+        let page: Ptr = ctx.arg(0);
+        // SAFETY: a typed tracepoint argument.
+        look(&ctx, unsafe { walk::load::<u64>(page, Field::PageMemcg) } & !FLAGS);
+        0
+    }
+
+    #[inline(always)]
+    fn look(ctx: &BtfTracePointContext, memcg: u64) {
+        if memcg != 0
+            && let Some(slot) = SLOTS.get_ptr_mut(abi::slot::GROWTH)
+        {
             // SAFETY: a per-CPU value of this program; the kernel does not let it nest on one CPU.
             let slot = unsafe { &mut *slot };
-            curve::turn_to_current(&ctx, slot);
+            curve::turn_to(ctx, slot, Memcg::from_address(memcg));
             curve::look(slot);
         }
-        0
     }
 }

@@ -97,6 +97,7 @@ pub fn probes_md() -> String {
             .iter()
             .map(|field| match field.source() {
                 Source::Member { ty, path } => format!("`{ty}.{path}`"),
+                Source::Moved { ty, paths } => format!("`{ty}.{}`", paths.join(&format!("` or `{ty}."))),
                 Source::Enumerator { enumeration, enumerator } => {
                     format!("`enum {enumeration}`: `{enumerator}`")
                 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use observer_tests::{daemon::Daemon, group::Group};
+use observer_tests::{
+    daemon::{Daemon, patience},
+    group::Group,
+};
 
 use super::kernel::{counts_faults_of, group, own, run};
 use crate::{
@@ -37,8 +40,7 @@ const MIB: u64 = 1 << 20;
 
 /// Why trampolines cannot be attached on this host, if so: tried, since lockdown may be on without anybody telling.
 pub fn trampolines_refused(stage: &Stage) -> Option<String> {
-    let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[]).ok()?;
-    daemon.ready(SOON).ok()?;
+    let daemon = stage.daemon().ok()?;
     let attached = daemon.metric("observer_probe_status", &["probe=\"oom_scope\"", "status=\"attached\""]);
     let refused = attached.ok().flatten() != Some(1.0);
     refused.then(|| "this kernel refuses hooks on functions (lockdown)".to_owned())
@@ -57,7 +59,7 @@ fn degraded(daemon: &Daemon, probe: &str, status: &str, said: &str) -> Result<()
     let began = Instant::now();
     // The server answers before the probes are attached.
     while daemon.get("/api/v1/probes").map_or(true, |answer| answer == "[]") {
-        ensure!(began.elapsed() < SOON, "no probes are told: {}", daemon.log_text());
+        ensure!(began.elapsed() < SOON * patience(), "no probes are told: {}", daemon.log_text());
     }
     daemon.wait_metric("observer_probe_status", &with, SOON, |value| value == 1.0)?;
     let probes: serde_json::Value = serde_json::from_str(&daemon.get("/api/v1/probes")?)?;

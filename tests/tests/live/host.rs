@@ -183,15 +183,24 @@ fn unprivileged(stage: &Stage) -> Result<()> {
     let copy = std::env::temp_dir().join(format!("observer-nobody-{}", std::process::id()));
     fs::copy(&stage.observer, &copy)?;
     let child = Command::new("timeout")
-        .arg("8")
+        .arg((30 * patience()).to_string())
         .arg(&copy)
         .args(["run", "--listen", &address])
         .uid(NOBODY)
         .gid(NOBODY)
         .stderr(std::process::Stdio::piped())
         .spawn()?;
-    sleep(Duration::from_secs(3));
-    let metrics = observer_tests::daemon::get(&format!("http://{address}/metrics"));
+    // Until it measures: the server answers before.
+    let began = Instant::now();
+    let metrics = loop {
+        let metrics = observer_tests::daemon::get(&format!("http://{address}/metrics"));
+        let measures =
+            metrics.as_ref().is_ok_and(|text| text.contains("observer_node_memory_available_bytes "));
+        if measures || began.elapsed() > Duration::from_secs(10) * patience() {
+            break metrics;
+        }
+        sleep(Duration::from_millis(100));
+    };
     let ready = observer_tests::daemon::get(&format!("http://{address}/readyz"));
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(i32::try_from(child.id())?).context("pid")?,
@@ -218,7 +227,7 @@ fn room_for_pods(stage: &Stage) -> Result<()> {
     let pods = stage.tree()?.group(&path)?;
     pods.limit(LIMIT)?;
     let daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
-    sleep(Duration::from_secs(1)); // not until it is ready: it need not be
+    measures(stage, &daemon)?; // it need not be ready
     let headroom = |is_so: &dyn Fn(f64) -> bool| {
         daemon.wait_metric("observer_node_memory_headroom_bytes", &[], Duration::from_secs(5), is_so)
     };
@@ -240,7 +249,7 @@ fn disabled(stage: &Stage) -> Result<()> {
     let args: Vec<&str> =
         observer_ebpf::probes::ALL.iter().flat_map(|probe| ["--disable-probe", probe.name]).collect();
     let daemon = Daemon::start(&stage.observer, &stage.directory, &args)?;
-    sleep(Duration::from_secs(1));
+    measures(stage, &daemon)?;
     ensure!(daemon.get("/readyz").is_err(), "ready without its required probes");
     let group = stage.tree()?.group(&format!("observer-test-x{}/files", std::process::id()))?;
     group.limit(48 << 20)?;
@@ -269,6 +278,19 @@ fn answers(daemon: &Daemon) -> Result<()> {
         sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Waits until it looks at the tree: what was there when it began is no news.
+fn measures(stage: &Stage, daemon: &Daemon) -> Result<()> {
+    let group = stage.tree()?.group(&format!("observer-test-x{}/seen", std::process::id()))?;
+    let mut child =
+        group.spawn(&stage.workload, &["spike", "--peak", "4", "--steady", "4", "--seconds", "60"])?;
+    let own = format!("container=\"{}\"", group.path());
+    let within = Duration::from_secs(10);
+    let seen = daemon.wait_metric("observer_container_memory_usage_bytes", &[&own], within, |v| v > 0.0);
+    drop(group);
+    child.wait()?;
+    seen.map(|_| ())
 }
 
 /// A tree of plain files, one of them a pipe: reading it hangs until somebody writes.

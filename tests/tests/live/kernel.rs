@@ -115,13 +115,14 @@ fn tables(stage: &Stage) -> Result<()> {
 }
 
 fn long_path(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let level = |n: u32| format!("{n}-{}", "x".repeat(90));
     let parent =
         format!("observer-test-x{}/{}", std::process::id(), (0..5).map(level).collect::<Vec<_>>().join("/"));
     for leaf in ["one", "two"] {
         let group = stage.tree()?.group(&format!("{parent}/{leaf}"))?;
-        let mut main = group.spawn(&stage.workload, &["child", "--size", "20", "--seconds", "5"])?;
+        let mut main =
+            group.spawn(&stage.workload, &["spike", "--peak", "20", "--steady", "20", "--seconds", "30"])?;
         let own = format!("container=\"{}\"", group.path());
         daemon.wait_metric("observer_container_state", &[&own, "state=\"starting\""], SOON, |v| v == 1.0)?;
         daemon.wait_metric("observer_container_memory_anonymous_bytes", &[&own], SOON, |v| v > 10e6)?;
@@ -163,7 +164,7 @@ pub fn wait(mut child: Child) -> Result<std::process::Output> {
 }
 
 fn counts_faults(stage: &Stage) -> Result<()> {
-    counts_faults_of(stage, &daemon(stage, &[])?, "faults")
+    counts_faults_of(stage, &*stage.daemon()?, "faults")
 }
 
 pub fn counts_faults_of(stage: &Stage, daemon: &Daemon, name: &str) -> Result<()> {
@@ -183,7 +184,7 @@ pub fn counts_faults_of(stage: &Stage, daemon: &Daemon, name: &str) -> Result<()
 }
 
 fn pushes_a_spike(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "spike")?;
     let began = Instant::now();
     let child = run(stage, &group, "spike --peak 200 --steady 20 --ramp 0.1 --hold 0.05 --seconds 0.4")?;
@@ -203,7 +204,7 @@ fn pushes_a_spike(stage: &Stage) -> Result<()> {
 }
 
 fn start_and_exit(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "exits")?;
     let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64();
     // `env` is the entry point: it executes sh again, which is then not a second start.
@@ -220,10 +221,10 @@ fn start_and_exit(stage: &Stage) -> Result<()> {
 }
 
 fn who_lives(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let cgroups = || daemon.metric("observer_node_cgroups", &[]).map(|value| value.unwrap_or(0.0));
     let before = cgroups()?;
-    let mut group = group(stage, "lives")?;
+    let group = group(stage, "lives")?;
     daemon.wait_metric("observer_node_cgroups", &[], SOON, |now| now >= before + 1.0)?;
     let workload = format!("workload=\"{}\"", group.path());
     let child = run(stage, &group, "spike --peak 8 --steady 8 --seconds 1.5")?;
@@ -231,8 +232,6 @@ fn who_lives(stage: &Stage) -> Result<()> {
     daemon.wait_metric(alive, &[&workload], SOON, |containers| containers == 1.0)?;
     wait(child)?;
     daemon.wait_metric(alive, &[&workload], SOON, |containers| containers == 0.0)?;
-    group.remove();
-    daemon.wait_metric("observer_node_cgroups", &[], SOON, |now| now <= before + 1.0)?;
     Ok(())
 }
 
@@ -248,12 +247,15 @@ fn oom(stage: &Stage, daemon: &Daemon, group: &Group, args: &str, scope: &str) -
 }
 
 fn own_limit(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "greedy")?;
     group.limit(32 * MIB)?;
     oom(stage, &daemon, &group, "spike --peak 100 --steady 10 --ramp 0.5", "container")?;
     let log = daemon.log_text();
-    let line = log.lines().find(|line| line.contains("OOM kill of")).unwrap_or_default();
+    let line = log
+        .lines()
+        .find(|line| line.contains("OOM kill of") && line.contains(group.path()))
+        .unwrap_or_default();
     for part in [group.path(), "OOM kill of workload", "into its start-up", "its own limit 32 MiB was hit"] {
         ensure!(line.contains(part), "{part:?} not in: {line}");
     }
@@ -263,7 +265,7 @@ fn own_limit(stage: &Stage) -> Result<()> {
 }
 
 fn parents_limit(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let parent = group(stage, "shared")?;
     parent.limit(48 * MIB)?;
     let child = group(stage, "shared/one")?;
@@ -271,7 +273,7 @@ fn parents_limit(stage: &Stage) -> Result<()> {
 }
 
 fn ancestors_limit(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let top = group(stage, "class")?;
     top.limit(48 * MIB)?;
     let _pod = group(stage, "class/pod")?;
@@ -280,7 +282,7 @@ fn ancestors_limit(stage: &Stage) -> Result<()> {
 }
 
 fn whole_group(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "as-one")?;
     group.limit(48 * MIB)?;
     group.kill_as_one()?;
@@ -295,7 +297,7 @@ fn whole_group(stage: &Stage) -> Result<()> {
 }
 
 fn node_exhausted(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let total = daemon.metric("observer_node_memory_total_bytes", &[])?.context("no node metrics")?;
     let group = group(stage, "boundless")?;
     let size = (total / MIB as f64 * 1.5) as u64;
@@ -303,7 +305,7 @@ fn node_exhausted(stage: &Stage) -> Result<()> {
 }
 
 fn child_killed(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let mut group = group(stage, "worker")?;
     group.limit(48 * MIB)?;
     let main = run(stage, &group, "child --size 200 --seconds 30")?;
@@ -317,7 +319,7 @@ fn child_killed(stage: &Stage) -> Result<()> {
 }
 
 fn reclaim(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "cache")?;
     group.limit(32 * MIB)?;
     let file = stage.directory.join("cache.bin");
@@ -385,7 +387,7 @@ fn latency(stage: &Stage) -> Result<()> {
 }
 
 fn limit_met(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "met")?;
     group.limit(32 * MIB)?;
     let mut main = run(stage, &group, "child --size 100 --seconds 30")?;
@@ -401,7 +403,7 @@ fn limit_met(stage: &Stage) -> Result<()> {
 }
 
 fn throttled(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "slow")?;
     // The sleep at each return to user space grows with the square of what is above memory.high (kernel:
     // mm/memcontrol.c, calculate_high_delay): a short way from one to the other is gone in a moment, a long one never.
@@ -415,7 +417,7 @@ fn throttled(stage: &Stage) -> Result<()> {
 }
 
 fn pressure(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "pressed")?;
     group.throttle(16 * MIB)?;
     let mut main = run(stage, &group, "spike --peak 24 --steady 20 --ramp 0.5 --seconds 30")?;
@@ -427,7 +429,7 @@ fn pressure(stage: &Stage) -> Result<()> {
 }
 
 fn nested(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let unit = format!("nested-{}.service", std::process::id());
     let outer = stage.tree()?.group(&unit)?;
     sleep(Duration::from_millis(300)); // as a service manager does: the unit is known before it delegates
@@ -497,7 +499,7 @@ fn replays(stage: &Stage) -> Result<()> {
 }
 
 fn restarts(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let workload = format!("workload=\"/observer-test-x{}/again\"", std::process::id());
     for (limit, cause) in
         [(32, "first"), (1024, "restart_after_oom_kill"), (1024, "restart_after_completion")]

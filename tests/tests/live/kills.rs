@@ -62,7 +62,7 @@ fn compare(daemon: &Daemon, what: &str, with: &str, kernel: u64) -> Result<()> {
 }
 
 fn as_many(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let all = kills();
     let mut sum = 0;
     for (part, at_a_time, threads) in [(50, 1, 1), (20, 4, 1), (10, 1, 2), (10, 1, 8), (5, 1, 32), (5, 4, 32)]
@@ -84,7 +84,7 @@ fn as_many(stage: &Stage) -> Result<()> {
 
 /// Truth here is the wait status: the counter goes with the group.
 fn removed_at_once(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let mut killed = 0;
     for n in 0..40 {
         let mut group = group(stage, &format!("brief/{n}"))?;
@@ -96,7 +96,7 @@ fn removed_at_once(stage: &Stage) -> Result<()> {
 }
 
 fn whole_groups(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "as-one-often")?;
     group.limit(16 * MIB)?;
     group.kill_as_one()?;
@@ -109,7 +109,7 @@ fn whole_groups(stage: &Stage) -> Result<()> {
 /// A frozen process with SIGKILL pending cannot die until the OOM killer, called for by a neighbour, thaws it: it is
 /// marked, and nothing is killed.
 fn only_marked(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "dying")?;
     group.limit(100 * MIB)?;
     let freezer = Path::new("/sys/fs/cgroup/freezer").join(format!("observer-test-x{}", std::process::id()));
@@ -185,7 +185,7 @@ fn facts(stage: &Stage) -> Result<()> {
 }
 
 fn far_above(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let top = group(stage, "top")?;
     top.limit(48 * MIB)?;
     let path = (1..12).map(|n| format!("/{n}")).collect::<String>();
@@ -197,7 +197,7 @@ fn far_above(stage: &Stage) -> Result<()> {
 }
 
 fn inside(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let id = "ab".repeat(32);
     let container = group(stage, &format!("docker-{id}.scope"))?;
     container.limit(256 * MIB)?;
@@ -215,7 +215,7 @@ fn inside(stage: &Stage) -> Result<()> {
 
 /// A worker is killed, the main process lives on and exits by itself.
 fn workers_kill(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "master")?;
     group.limit(48 * MIB)?;
     let script =
@@ -224,7 +224,8 @@ fn workers_kill(stage: &Stage) -> Result<()> {
     ensure!(status.code() == Some(3), "the main process ended with {status}");
     daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
     let log = daemon.log_text();
-    ensure!(log.contains("OOM kill of workload") && log.contains("(exit code 3)"), "{log}");
+    let of_it = |part: &str| log.lines().any(|line| line.contains(group.path()) && line.contains(part));
+    ensure!(of_it("OOM kill of workload") && of_it("(exit code 3)"), "{log}");
     wait(group.spawn("/bin/true".as_ref(), &[])?)?;
     let again = || daemon.log_text().contains("started again after a failure");
     let began = std::time::Instant::now();
@@ -236,12 +237,13 @@ fn workers_kill(stage: &Stage) -> Result<()> {
 }
 
 fn leaves_first(stage: &Stage) -> Result<()> {
-    let daemon = daemon(stage, &[])?;
+    let daemon = stage.daemon()?;
     let group = group(stage, "threads")?;
     let status = wait(run(stage, &group, "leave-first --code 7")?)?.status;
     ensure!(status.code() == Some(7), "the process ended with {status}");
     daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
     let log = daemon.log_text();
-    ensure!(log.contains("(exit code 7)"), "{log}");
+    let ended = log.lines().any(|line| line.contains(group.path()) && line.contains("(exit code 7)"));
+    ensure!(ended, "{log}");
     Ok(())
 }

@@ -23,7 +23,7 @@ use observer::{
 use observer_core::model::event::{CgroupVersion, MemoryReading};
 use observer_tests::{daemon::Daemon, group::Group};
 
-use super::kernel::{group, own, run};
+use super::kernel::{SOON, group, own, run};
 use crate::{Case, Needs::Probes, Stage};
 
 pub const CASES: &[Case] = &[
@@ -69,15 +69,24 @@ fn parity(stage: &Stage) -> Result<()> {
     let files = std::env::var_os("TEST_FILES").map_or_else(|| stage.directory.clone(), Into::into);
     let cache = files.join("parity.bin");
     let tmpfs = std::path::Path::new("/dev/shm").join(format!("observer-parity-{}", std::process::id()));
-    // More than the limit through the page cache, so that reclaim and limit events happen.
     let script = format!(
-        "dd if=/dev/zero of={} bs=1M count=200 2>/dev/null; dd if=/dev/zero of={} bs=1M count=20 2>/dev/null",
+        "dd if=/dev/zero of={} bs=1M count=60 2>/dev/null; dd if=/dev/zero of={} bs=1M count=20 2>/dev/null",
         cache.display(),
         tmpfs.display()
     );
     let mut filled = inner.spawn("/bin/sh".as_ref(), &["-c", &script])?;
     filled.wait()?;
+    // Above the limit, so that reclaim, limit events and a kill happen.
+    let mut killed = run(stage, &inner, "child --size 200 --seconds 0")?;
+    killed.wait()?;
+    ensure!(inner.oom_kills()? > 0, "nothing was killed");
     let mut held = run(stage, &inner, "spike --peak 60 --steady 40 --ramp 0.2 --hold 0.1 --seconds 600")?;
+    // The truth holds something to compare.
+    let began = Instant::now();
+    while memory::reading(inner.directory(), hierarchy.version)?.stat.map_or(0, |stat| stat.anon) < 30 * MIB {
+        ensure!(began.elapsed() < 4 * SOON, "the workload holds no anonymous memory");
+        sleep(Duration::from_millis(100));
+    }
     sleep(Duration::from_secs(4)); // per-CPU batches drain, and the kernel sums pressure every two seconds
     let compared = [&outer, &inner].map(|group| -> Result<()> {
         let id = fs::metadata(group.directory())?.ino();

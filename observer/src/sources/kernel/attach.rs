@@ -102,9 +102,7 @@ pub fn all(support: &Support, choice: &ProbeChoice) -> Attached {
     let attaches =
         |name| plans.iter().any(|(probe, plan)| probe.name == name && matches!(plan, Plan::Attach { .. }));
     let slot_by_task = attaches("cgroup_life") && attaches("process");
-    let growth_is_listed = plans.iter().any(|(probe, plan)| {
-        probe.name == growth::PROBE.name && matches!(plan, Plan::Attach { hook: 0, .. })
-    });
+    let growth_is_listed = attaches(growth::PROBE.name);
     let (mut programs, btf) = match load(support, slot_by_task, growth_is_listed) {
         Ok(loaded) => loaded,
         Err(error) => return Attached::nothing(all_broken(&error)),

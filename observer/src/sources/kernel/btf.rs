@@ -119,16 +119,8 @@ impl Layout {
 
 fn offset(btf: &Btf, source: Source) -> Option<u32> {
     match source {
-        Source::Member { ty, path } => {
-            let mut current = structure(btf, ty)?;
-            let mut bits = 0;
-            for name in path.split('.') {
-                let (at, next) = member(btf, &current, name)?;
-                bits += at;
-                current = next;
-            }
-            Some(bits / 8)
-        }
+        Source::Member { ty, path } => nested(btf, ty, path),
+        Source::Moved { ty, paths } => paths.iter().find_map(|path| nested(btf, ty, path)),
         Source::Element { ty, member: name, enumeration, enumerator } => {
             let (bits, _) = member(btf, &structure(btf, ty)?, name)?;
             Some(bits / 8 + 8 * enumerated(btf, enumeration, enumerator)?)
@@ -136,6 +128,17 @@ fn offset(btf: &Btf, source: Source) -> Option<u32> {
         Source::Enumerator { enumeration, enumerator } => enumerated(btf, enumeration, enumerator),
         Source::Rss { kind } => rss(btf, kind),
     }
+}
+
+fn nested(btf: &Btf, ty: &str, path: &str) -> Option<u32> {
+    let mut current = structure(btf, ty)?;
+    let mut bits = 0;
+    for name in path.split('.') {
+        let (at, next) = member(btf, &current, name)?;
+        bits += at;
+        current = next;
+    }
+    Some(bits / 8)
 }
 
 fn has_function(btf: &Btf, name: &str) -> bool {

@@ -89,6 +89,7 @@ fn describe(field: &Field) -> String {
     use observer_ebpf::field::Source;
     match field.source() {
         Source::Member { ty, path } => format!("{ty}.{path}"),
+        Source::Moved { ty, paths } => format!("{ty}.{}", paths.join(&format!(" or {ty}."))),
         Source::Element { ty, member, enumerator, .. } => format!("{ty}.{member}[{enumerator}]"),
         Source::Enumerator { enumeration, enumerator } => format!("{enumeration}.{enumerator}"),
         Source::Rss { kind } => format!("mm_struct.rss_stat[{kind}]"),
