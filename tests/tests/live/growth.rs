@@ -2,8 +2,7 @@
 //! on it.
 
 use std::{
-    collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::PathBuf, sync::OnceLock,
-    time::Duration,
+    collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::PathBuf, sync::OnceLock, time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};

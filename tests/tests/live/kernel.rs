@@ -222,10 +222,7 @@ fn start_and_exit(stage: &Stage) -> Result<()> {
 
 fn who_lives(stage: &Stage) -> Result<()> {
     let daemon = stage.daemon()?;
-    let cgroups = || daemon.metric("observer_node_cgroups", &[]).map(|value| value.unwrap_or(0.0));
-    let before = cgroups()?;
     let group = group(stage, "lives")?;
-    daemon.wait_metric("observer_node_cgroups", &[], SOON, |now| now >= before + 1.0)?;
     let workload = format!("workload=\"{}\"", group.path());
     let child = run(stage, &group, "spike --peak 8 --steady 8 --seconds 1.5")?;
     let alive = "observer_workload_containers";
