@@ -15,6 +15,8 @@ const UNIX_MAX_SECONDS: f64 = 4.2e9;
 /// zero is by another clock, such as the time since boot.
 const NEAR_ZERO_SECONDS: f64 = 60.0;
 const DAY_SECONDS: f64 = 86400.0;
+/// Nobody records a start-up with readings so far apart: numbers without a unit that are may be milliseconds.
+const SPARSE_SECONDS: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Stamp {
@@ -213,6 +215,8 @@ pub struct Clock {
     kind: Option<Kind>,
     origin: f64,
     last: f64,
+    /// A second time was read.
+    stepped: bool,
     /// Midnights passed.
     days: f64,
     /// Of the first row: how far from zero it is in the file. None for dates.
@@ -264,6 +268,16 @@ impl Clock {
             self.begin(kind, seconds);
         }
         seconds -= self.origin;
+        let step = seconds - self.last;
+        if matches!(kind, Kind::Counted(_)) && self.unit.is_none() && !is_first && !self.stepped && step > 0.0
+        {
+            self.stepped = true;
+            if step >= SPARSE_SECONDS {
+                return Err(format!(
+                    "time is {step} further than in the first row; are these milliseconds? Name the unit in the header: elapsed_ms, or elapsed_s for seconds"
+                ));
+            }
+        }
         if seconds < self.last {
             let (now, before) = (seconds + self.origin, self.last + self.origin);
             return Err(format!(

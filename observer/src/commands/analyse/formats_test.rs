@@ -113,6 +113,8 @@ fn what_cannot_be_is_refused_in_one_short_line() {
         ("0,1\n1\n", "line 2: 1 fields, expected 2"),
         ("seconds,cpu_percent\n0,1\n", "do not name usage_bytes"),
         ("5\n", "do not name usage_bytes"),
+        ("0,5\n1000,5\n", "line 2: time is 1000 further than in the first row; are these milliseconds?"),
+        ("time,usage\n250,5\n500,5\n", "line 3: time is 250 further"),
         ("hello world\n", "do not name seconds"),
         ("seconds,usage_bytes\n100000000000,5\n", "line 2: time 100000000000 cannot be"),
         ("seconds,usage_bytes\n0,5\n1716307200,5\n", "line 3: time 1716307200 cannot be"),

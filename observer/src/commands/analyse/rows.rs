@@ -129,7 +129,10 @@ impl<'a> Rows<'a> {
         }
         let stamp = match (stamp, self.reading.interval) {
             (Some(stamp), _) => stamp,
-            (None, Some(interval)) => Stamp::Number(self.readings as f64 * interval),
+            (None, Some(interval)) => {
+                self.clock.unit = Some(1.0);
+                Stamp::Number(self.readings as f64 * interval)
+            }
             (None, None) => {
                 return Err("the reading has no time of its own; print one before each (`date +%s.%N`), or say how far apart they are with --interval SECONDS".to_owned());
             }

@@ -4,7 +4,7 @@
 //! series over; and where usage fell to next to nothing from one sample to the next, or across a hole, and then rose
 //! again to half of what it had been (until then it may be one process that freed what it had).
 //!
-//! **Known wrong answers.** A process that regularly frees all but 2 % of its memory at once looks like one that is
+//! **Known wrong answers.** A process that regularly frees all but 5 % of its memory at once looks like one that is
 //! started again. A restart between two samples whose memory never comes back to half is not noticed.
 
 use super::{Analysis, Row};
@@ -15,8 +15,10 @@ use observer_core::container::{
 
 /// An emptied cgroup keeps only kernel memory: less than this share of its peak, and less than a band.
 const GONE_SHARE: f64 = 0.02;
-/// A process that was started a moment ago has less than this share of what the one before had.
-const ANEW_SHARE: f64 = 0.1;
+/// A process that was started a moment ago has less than this share of what the one before had: where nothing is
+/// missing between two samples, and across a hole.
+const ANEW_SHARE: f64 = 0.05;
+const ANEW_AFTER_HOLE_SHARE: f64 = 0.1;
 /// What it must come back to, so that it is taken for another start.
 const BACK_SHARE: f64 = 0.5;
 /// So many usual spacings without a sample are a hole.
@@ -221,7 +223,7 @@ impl Start {
     fn may_be_anew(&self, before: Row, row: Row) -> bool {
         const USUAL: u64 = 4;
         let hole = self.samples >= USUAL && row.seconds - before.seconds > HOLE_SPACINGS * self.spacing;
-        let share = if hole { ANEW_SHARE } else { GONE_SHARE };
+        let share = if hole { ANEW_AFTER_HOLE_SHARE } else { ANEW_SHARE };
         before.usage as f64 > 2.0 * band(0.0) && (row.usage as f64) < share * before.usage as f64
     }
 
