@@ -100,8 +100,6 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let limits = Limits::AGENT.below(descriptors::raise_limit());
     let serving = server::serve(listener, limits, shared.clone(), protection, until(stopped.clone()));
     let server = tokio::spawn(serving);
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
-    tracing::info!("serving {scheme}://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
     tokio::spawn(async move {
         signals.wait().await;
         let _ = stop.send(true); // nobody left to tell is fine
@@ -114,6 +112,8 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         opened = opened => opened.map_err(|_| CannotRun::ThreadEnded)??,
         () = until(stopped.clone()) => return Ok(()), // it hangs already
     }
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    tracing::info!("serving {scheme}://{}/ (page), /metrics, /healthz, /readyz, /api", config.listen);
     let (events, received) = mpsc::channel(CHANNEL);
     let cluster = config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events)));
     let state = config.state.clone().map(|path| Saver::new(path, Instant::now().into_std()));

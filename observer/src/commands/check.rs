@@ -19,7 +19,7 @@ use observer_core::model::event::CgroupVersion;
 
 pub struct Report {
     pub text: String,
-    /// Whether every required probe can run.
+    /// Whether containers can be measured and every required probe can run.
     pub can_run: bool,
 }
 
@@ -37,12 +37,14 @@ pub fn report(support: &Support, choice: &ProbeChoice) -> Report {
     for probe in probes::ALL {
         can_run &= probe_lines(&mut text, probe, &plan::plan(probe, support, choice), support.lockdown);
     }
-    text.push_str(if can_run {
-        "\nEvery required probe can run here.\n"
-    } else {
-        "\nA required probe cannot run here: `observer run` would measure what files tell and stay not ready.\n"
+    text.push_str(match (&support.hierarchy, can_run) {
+        (Err(_), _) => "\nNo container can be measured here: `observer run` would not start.\n",
+        (Ok(_), true) => "\nEvery required probe can run here.\n",
+        (Ok(_), false) => {
+            "\nA required probe cannot run here: `observer run` would measure what files tell and stay not ready.\n"
+        }
     });
-    Report { text, can_run }
+    Report { text, can_run: can_run && support.hierarchy.is_ok() }
 }
 
 /// Returns whether the observer can be ready with this plan.

@@ -102,7 +102,9 @@ fn check(stage: &Stage) -> Result<()> {
         &output,
         0,
         &["page_fault", "oom_kill", "cgroup_life", "process", "reclaim", "Every required probe can run"],
-    )
+    )?;
+    let output = observer(stage, &["check", "--cgroup-root", "/nonexistent"])?;
+    expect(&output, 3, &["/nonexistent is no cgroup directory", "No container can be measured here"])
 }
 
 fn no_btf(stage: &Stage) -> Result<()> {
