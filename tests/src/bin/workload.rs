@@ -118,6 +118,8 @@ enum Behaviour {
         at_a_time: usize,
         #[arg(long, default_value_t = 1)]
         threads: u32,
+        #[arg(long, value_enum, default_value_t = Birth::Exec)]
+        birth: Birth,
     },
     /// Fork a child that takes memory until it is killed; live on
     Child {
@@ -274,7 +276,9 @@ fn main() {
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         }
         Behaviour::Eat { group, threads } => eat(&group, threads),
-        Behaviour::Storm { group, kills, at_a_time, threads } => storm(&group, kills, at_a_time, threads),
+        Behaviour::Storm { group, kills, at_a_time, threads, birth } => {
+            storm(&group, kills, at_a_time, threads, birth);
+        }
         Behaviour::Child { size, after } => {
             sleep(Duration::from_secs_f64(after));
             let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
@@ -370,22 +374,81 @@ fn eat(group: &Path, threads: u32) {
     });
 }
 
-fn storm(group: &Path, kills: u32, at_a_time: usize, threads: u32) {
-    let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
-    let (mut killed, mut started) = (0, 0);
-    let mut alive: Vec<std::process::Child> = Vec::new();
+/// How a victim comes into the world.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Birth {
+    Exec,
+    Fork,
+    /// All under one pid number, one after the other.
+    SamePid,
+}
+
+fn storm(group: &Path, kills: u32, at_a_time: usize, threads: u32, birth: Birth) {
+    let (mut killed, mut started, mut pid) = (0, 0, 0);
+    let mut alive = std::collections::VecDeque::new();
     while started < kills || !alive.is_empty() {
         if started < kills && alive.len() < at_a_time {
-            let mut child = std::process::Command::new(&me);
-            child.arg("eat").arg("--group").arg(group).arg("--threads").arg(threads.to_string());
-            alive.push(child.spawn().unwrap_or_else(|error| panic!("cannot start one: {error}")));
+            let wanted = if birth == Birth::SamePid { pid } else { 0 };
+            pid = match birth {
+                Birth::Exec => started_program(group, threads),
+                Birth::Fork | Birth::SamePid => forked(wanted, || eat(group, threads)),
+            };
+            alive.push_back(pid);
             started += 1;
             continue;
         }
-        let status = alive.remove(0).wait().unwrap_or_else(|error| panic!("cannot wait: {error}"));
-        killed += u32::from(std::os::unix::process::ExitStatusExt::signal(&status) == Some(9));
+        let Some(oldest) = alive.pop_front() else { break };
+        let mut status = 0;
+        // SAFETY: a child of this process, waited for once.
+        let waited = unsafe { libc::waitpid(oldest, &raw mut status, 0) };
+        assert_eq!(waited, oldest, "cannot wait: {}", std::io::Error::last_os_error());
+        killed += u32::from(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL);
     }
     let _ = writeln!(std::io::stdout(), "{killed}");
+}
+
+fn started_program(group: &Path, threads: u32) -> i32 {
+    let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
+    let mut child = std::process::Command::new(me);
+    child.arg("eat").arg("--group").arg(group).arg("--threads").arg(threads.to_string());
+    let child = child.spawn().unwrap_or_else(|error| panic!("cannot start one: {error}"));
+    child.id() as i32
+}
+
+/// A child that runs this, under this pid number unless somebody has it; 0: any.
+fn forked(pid: i32, run: impl FnOnce()) -> i32 {
+    /// clone_args of linux/sched.h, as of Linux 5.5.
+    #[derive(Clone, Copy, Default)]
+    #[repr(C)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+    }
+    let set_tid = [pid];
+    let any = CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    let this = CloneArgs { set_tid: set_tid.as_ptr() as u64, set_tid_size: 1, ..any };
+    // SAFETY: the child has a copy of this process, which has one thread; the pointers outlive the call.
+    let clone = |args: &CloneArgs| unsafe {
+        libc::syscall(libc::SYS_clone3, std::ptr::from_ref(args), size_of::<CloneArgs>())
+    };
+    let mut child = clone(if pid == 0 { &any } else { &this });
+    if child < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EEXIST) {
+        child = clone(&any);
+    }
+    assert!(child >= 0, "cannot fork as {pid}: {}", std::io::Error::last_os_error());
+    if child == 0 {
+        run();
+        std::process::exit(0);
+    }
+    child as i32
 }
 
 fn fault(size: u64, rounds: u32) {
