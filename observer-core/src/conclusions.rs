@@ -138,7 +138,11 @@ impl Conclusions {
                     if ended.was != ContainerState::Starting {
                         continue;
                     }
-                    (&ended.container, Some(StartupOutcome::ended(ended.status, ended.by_own_limit)))
+                    let killed =
+                        containers.running_mut(ended.container.cgroup).is_some_and(|of| of.cut_short);
+                    let outcome = StartupOutcome::ended(ended.status, ended.by_own_limit);
+                    // Asked to stop after a kill by its own limit: that is evidence.
+                    (&ended.container, outcome.or(killed.then_some(StartupOutcome::Failed)))
                 }
                 _ => continue,
             };

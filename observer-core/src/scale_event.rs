@@ -11,10 +11,10 @@ use std::{
 };
 
 use crate::{
-    container::{Containers, tracked::StartLevels},
+    container::{Containers, lifecycle::Lifecycle, tracked::StartLevels},
     model::{
         cause::Scaled,
-        container::{CgroupId, Container, ContainerState},
+        container::{CgroupId, Container},
         finding::{Finding, FindingKind, OomLinked, OomRole, ScaleEvent, ScaleEventEnded},
         time::Time,
     },
@@ -38,16 +38,13 @@ struct Live {
     event: ScaleEvent,
     began: Time,
     members: BTreeMap<CgroupId, Member>,
-    starting_max: u64,
     oom_kills: u64,
     bystander_kills: u64,
-    stall_seconds: f64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Member {
     started: Time,
-    settled: Option<Time>,
     levels: StartLevels,
 }
 
@@ -69,11 +66,7 @@ impl ScaleEvents {
                 }
             }
             FindingKind::State { container, to, .. } => {
-                let starting = *to == ContainerState::Starting;
-                self.note(container.cgroup, containers, |levels| levels.starting = starting);
-                if let (false, Some((member, _))) = (starting, self.member(container.cgroup)) {
-                    member.settled = Some(at);
-                }
+                self.note(container.cgroup, containers, |levels| levels.reached(at, *to));
             }
             FindingKind::StartupPeak(peak) => {
                 self.note(peak.container.cgroup, containers, |levels| levels.peak = peak.bytes);
@@ -82,9 +75,8 @@ impl ScaleEvents {
                 self.note(stable.container.cgroup, containers, |levels| levels.steady = stable.level);
             }
             FindingKind::Stalled { container, seconds, .. } => {
-                if let Some((_, stall_seconds)) = self.member(container.cgroup) {
-                    *stall_seconds += seconds;
-                }
+                let alive = containers.life(container.cgroup).is_some_and(Lifecycle::is_live);
+                self.note(container.cgroup, containers, |levels| levels.stalled(*seconds, alive));
             }
             FindingKind::OomKilled(killed) => {
                 if let Some(victim) = &killed.container {
@@ -100,17 +92,10 @@ impl ScaleEvents {
         if let Some(tracked) = containers.get_mut(cgroup) {
             note(&mut tracked.levels);
         }
-        if let Some((member, _)) = self.member(cgroup) {
+        let member = self.live.iter_mut().find_map(|live| live.members.get_mut(&cgroup));
+        if let Some(member) = member {
             note(&mut member.levels);
         }
-    }
-
-    /// The member, and the stall time of its event.
-    fn member(&mut self, cgroup: CgroupId) -> Option<(&mut Member, &mut f64)> {
-        self.live.iter_mut().find_map(|live| {
-            let member = live.members.get_mut(&cgroup)?;
-            Some((member, &mut live.stall_seconds))
-        })
     }
 
     fn join(
@@ -149,25 +134,23 @@ impl ScaleEvents {
                     event,
                     began: started,
                     members: BTreeMap::new(),
-                    starting_max: 0,
                     oom_kills: 0,
                     bystander_kills: 0,
-                    stall_seconds: 0.0,
                 });
                 self.live.len() - 1
             }
         };
-        let levels = containers.get(container.cgroup).map(|tracked| tracked.levels).unwrap_or_default();
-        let settled = (!levels.starting).then_some(at);
+        let mut levels = containers.get(container.cgroup).map(|tracked| tracked.levels).unwrap_or_default();
+        if !levels.starting {
+            levels.settled = levels.settled.or(Some(at)); // it is over, and since when is not known
+        }
         let live = &mut self.live[index];
         live.event.to = live.event.to.max(scaled.to);
         live.event.from = match (live.event.from, scaled.from) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        live.members.insert(container.cgroup, Member { started, settled, levels });
-        let now = live.members.values().filter(|member| member.levels.starting).count() as u64;
-        live.starting_max = live.starting_max.max(now);
+        live.members.insert(container.cgroup, Member { started, levels });
         self.link(at, container.cgroup, out);
     }
 
@@ -226,7 +209,7 @@ impl ScaleEvents {
         }
         let mut index = 0;
         while let Some(live) = self.live.get(index) {
-            let settled = live.members.values().all(|member| member.settled.is_some());
+            let settled = live.members.values().all(|member| member.levels.settled.is_some());
             // More of its pods may be on their way: none has come for a while.
             let last = live.members.values().map(|member| member.started).max().unwrap_or(live.began);
             let quiet = now.since(last) > Duration::from_secs(15);
@@ -242,9 +225,22 @@ impl ScaleEvents {
     }
 }
 
+impl Member {
+    fn was_starting(&self, at: Time) -> bool {
+        self.started <= at && self.levels.settled.is_none_or(|settled| at < settled)
+    }
+}
+
 impl Live {
+    /// The most that were starting at one time, however late each was known to be of this event.
+    fn starting_max(&self) -> u64 {
+        let members = || self.members.values();
+        let together = |at| members().filter(|member| member.was_starting(at)).count() as u64;
+        members().map(|member| together(member.started)).max().unwrap_or(0)
+    }
+
     fn ended(self) -> ScaleEventEnded {
-        let settled: Option<Vec<Time>> = self.members.values().map(|member| member.settled).collect();
+        let settled: Option<Vec<Time>> = self.members.values().map(|member| member.levels.settled).collect();
         let last = settled.and_then(|all| all.into_iter().max());
         let levels = || self.members.values().map(|member| member.levels);
         let overshoot = |levels: StartLevels| match levels.steady {
@@ -253,14 +249,46 @@ impl Live {
         };
         ScaleEventEnded {
             pods: self.members.len() as u64,
-            starting_max: self.starting_max,
+            starting_max: self.starting_max(),
             peak_sum: levels().map(|levels| levels.peak).sum(),
             overshoot_sum: levels().map(overshoot).sum(),
             oom_kills: self.oom_kills,
             bystander_kills: self.bystander_kills,
-            stall_seconds: self.stall_seconds,
+            stall_seconds: levels().map(|levels| levels.stall_seconds).sum(),
             settled_seconds: last.map(|last| last.seconds_since(self.began)),
             event: self.event,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_was_known_late_was_starting_all_the_same() {
+        let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
+        let member = |started, settled: Option<u64>| {
+            let levels = StartLevels { settled: settled.map(at), ..StartLevels::default() };
+            Member { started: at(started), levels }
+        };
+        let table: [(&[(u64, Option<u64>)], u64); 5] = [
+            (&[], 0),
+            (&[(1, Some(2))], 1),
+            (&[(1, Some(2)), (2, Some(3))], 1),
+            (&[(1, Some(9)), (2, Some(3)), (4, None), (5, Some(6))], 3),
+            (&[(1, None), (1, None)], 2),
+        ];
+        for (members, expected) in table {
+            let members = members.iter().map(|(started, settled)| member(*started, *settled));
+            let live = Live {
+                event: ScaleEvent::default(),
+                began: at(1),
+                members: members.enumerate().map(|(cgroup, member)| (cgroup as u64, member)).collect(),
+                oom_kills: 0,
+                bystander_kills: 0,
+            };
+            assert_eq!(live.starting_max(), expected, "{:?}", live.members);
         }
     }
 }

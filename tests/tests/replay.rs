@@ -98,7 +98,7 @@ fn told(events: &str) -> Vec<String> {
     replay::replay(events.as_bytes(), |finding| lines.extend(log::line(finding)))
         .unwrap_or_else(|error| panic!("{error}"));
     let cause = |line: String| match line.split_once(" (confidence 0.") {
-        Some((cause, _)) if cause.contains("start cause") => cause.to_owned(),
+        Some((cause, _)) if cause.contains("because of") => cause.to_owned(),
         _ => line,
     };
     lines.into_iter().map(cause).collect()

@@ -14,7 +14,7 @@ const LEVELS_SECONDS: f64 = 600.0;
 impl Kills {
     /// By its own limit.
     pub fn by_limit(self) -> u64 {
-        (self.startup + self.steady).saturating_sub(self.by_node + self.by_group_above)
+        (self.startup + self.steady).saturating_sub(self.by_node + self.by_group_above + self.by_inside)
     }
 }
 

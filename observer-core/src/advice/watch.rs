@@ -15,7 +15,7 @@ use crate::{
         cause::Cause,
         container::{Container, ContainerState, Workload},
         event::Limit,
-        finding::{Advised, Finding, FindingKind, OomScope},
+        finding::{Advised, Finding, FindingKind, OomScope, Stable},
         kubernetes::{Pod, PodContainer},
         past_startup::StartupOutcome,
         time::Time,
@@ -125,10 +125,10 @@ impl AdviceWatch {
             FindingKind::Started(started) => {
                 enter(containers, &started.container, Some(at));
                 let workload = Workload::of(&started.container.labels);
-                let of_it = |running: &&Running| running.workload == workload && running.starting;
-                let starting = containers.running().filter(of_it).count();
-                let changes = &mut self.noted(at, &workload, histories).changes;
-                changes.starting_max = changes.starting_max.max(starting as u64);
+                let of_it = |running: &&Running| running.workload == workload && running.was_starting(at);
+                let starting = containers.running().filter(of_it).count() as u64;
+                let most = &mut self.noted(at, &workload, histories).changes.starting_max;
+                *most = starting.max(*most);
             }
             FindingKind::Identified { container, .. } => {
                 if let Some(running) = containers.running_mut(container.cgroup) {
@@ -147,17 +147,19 @@ impl AdviceWatch {
             FindingKind::State { container, to, .. } => {
                 if let Some(running) = containers.running_mut(container.cgroup) {
                     running.starting = *to == ContainerState::Starting;
+                    running.settled = running.settled.or((!running.starting).then_some(at));
                     running.looked = None; // the time until now was of the state before
                 }
             }
             FindingKind::Ready { container, seconds } => {
-                let ready = |running: &mut Running| running.ready = running.ready.or(Some(*seconds));
-                self.settle(at, container, containers, histories, ready);
+                self.settle(at, container, containers, histories, |of| {
+                    of.ready = of.ready.or(Some(*seconds))
+                });
             }
-            FindingKind::Stable(stable) => {
-                let settled =
-                    |running: &mut Running| running.stable = running.stable.or(Some(stable.seconds));
-                self.settle(at, &stable.container, containers, histories, settled);
+            FindingKind::Stable(Stable { container, seconds, .. }) => {
+                self.settle(at, container, containers, histories, |of| {
+                    of.stable = of.stable.or(Some(*seconds))
+                });
             }
             FindingKind::Measured(measured) => {
                 let now = at.unix_seconds(wall_ns);
@@ -181,7 +183,7 @@ impl AdviceWatch {
             FindingKind::OomKilled(killed) => {
                 if let Some(container) = &killed.container {
                     if let Some(running) = containers.running_mut(container.cgroup) {
-                        running.cut_short |= killed.starting && killed.scope == OomScope::Container;
+                        running.cut_short |= killed.starting && killed.at_own_limit && !killed.reconciled;
                     }
                     let noted = self.noted(at, &Workload::of(&container.labels), histories);
                     // It may be over before its files were read.
@@ -192,6 +194,7 @@ impl AdviceWatch {
                     *(if killed.starting { &mut kills.startup } else { &mut kills.steady }) += killed.kills;
                     match killed.scope {
                         OomScope::Node => kills.by_node += killed.kills,
+                        OomScope::Inside => kills.by_inside += killed.kills,
                         OomScope::Parent | OomScope::Ancestor if !killed.at_own_limit => {
                             kills.by_group_above += killed.kills;
                         }
@@ -313,6 +316,7 @@ fn enter(containers: &mut Containers, container: &Container, started: Option<Tim
         workload: Workload::of(&container.labels),
         started,
         starting: started.is_some(),
+        settled: None,
         looked: None,
         limit: None,
         ready: None,

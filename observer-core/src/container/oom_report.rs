@@ -36,7 +36,11 @@ impl Containers {
         // The limit of a pod with one container is the container's too, and is hit first.
         let stood =
             level.is_some_and(|level| own_limit.is_some_and(|limit| oom::stands_at(level.usage, limit)));
-        let at_own_limit = verdict.scope.is_own() || verdict.scope != OomScope::Node && stood;
+        let at_own_limit = match verdict.scope {
+            OomScope::Container => true,
+            OomScope::Parent | OomScope::Ancestor | OomScope::Unknown => stood,
+            OomScope::Inside | OomScope::Node => false,
+        };
         let level = level.or(kill.levels.first());
         let (usage, peak) = level.map_or((0, 0), |level| (level.usage, level.watermark));
         let mut life = owner.and_then(|owner| self.tracked.get_mut(&owner)).map(|tracked| &mut tracked.life);
@@ -79,14 +83,16 @@ impl Containers {
     ) {
         let Some(tracked) = owner.and_then(|owner| self.tracked.get_mut(&owner)) else { return };
         let life = &mut tracked.life;
-        life.oom_killed(at, None, true, None, host.wall_ns(), out);
+        let limit = life.limit().and_then(|limit| limit.bytes());
+        let at_own_limit = limit.is_some_and(|limit| oom::stands_at(life.peak(), limit));
+        life.oom_killed(at, None, at_own_limit, None, host.wall_ns(), out);
         let killed = OomKilled {
             usage: life.usage(),
             peak: life.peak(),
-            limit: life.limit().and_then(|limit| limit.bytes()),
+            limit,
             own_limit: None,
             victim_memory: None,
-            at_own_limit: true,
+            at_own_limit,
             before_exec: false,
             starting: life.is_starting(),
             age_seconds: life.age(at),

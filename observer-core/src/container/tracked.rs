@@ -6,7 +6,7 @@ use crate::{
     attribution::PodKey,
     container::{counters::Counters, lifecycle::Lifecycle},
     model::{
-        container::{CgroupId, Workload},
+        container::{CgroupId, ContainerState, Workload},
         event::Limit,
         time::Time,
     },
@@ -30,8 +30,38 @@ pub struct Tracked {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StartLevels {
     pub starting: bool,
+    /// When it was no longer starting, last.
+    pub settled: Option<Time>,
+    /// It had a verdict.
+    pub judged: bool,
+    pub ended: bool,
     pub peak: u64,
     pub steady: u64,
+    /// While it started, from its first process on.
+    pub stall_seconds: f64,
+}
+
+impl StartLevels {
+    pub fn reached(&mut self, at: Time, state: ContainerState) {
+        self.starting = state == ContainerState::Starting;
+        match state {
+            ContainerState::Starting if self.ended => *self = Self { starting: true, ..Self::default() },
+            ContainerState::Starting => {}
+            ContainerState::Ended => (self.settled, self.ended) = (Some(at), true),
+            _ => (self.settled, self.judged) = (Some(at), true),
+        }
+    }
+
+    /// Stalls are read once a second: of a start-up that was killed after its end, and of a runtime that is held up
+    /// itself before the start. `alive`: a process is in it.
+    pub fn stalled(&mut self, seconds: f64, alive: bool) {
+        if self.ended && alive {
+            *self = Self::default();
+        }
+        if !self.judged {
+            self.stall_seconds += seconds;
+        }
+    }
 }
 
 /// What advice needs to know of a container alive.
@@ -40,10 +70,44 @@ pub struct Running {
     pub workload: Workload,
     pub started: Option<Time>,
     pub starting: bool,
+    pub settled: Option<Time>,
     pub looked: Option<Time>,
     pub limit: Option<Limit>,
     pub ready: Option<f64>,
     pub stable: Option<f64>,
     /// Its own limit killed a process of it while it started.
     pub cut_short: bool,
+}
+
+impl Running {
+    /// Of several whose names came late, each is reported whole before the next.
+    pub fn was_starting(&self, at: Time) -> bool {
+        self.started.is_some_and(|started| started <= at) && self.settled.is_none_or(|settled| settled > at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stalls_before_the_start_are_of_it_and_those_after_are_not() {
+        use ContainerState::{Ended, Stable, Starting};
+        let at = Time::from_nanos;
+        let mut levels = StartLevels::default();
+        levels.stalled(1.0, true); // the runtime's
+        levels.reached(at(1), Starting);
+        levels.stalled(2.0, true);
+        levels.reached(at(2), Stable);
+        levels.stalled(4.0, true);
+        levels.reached(at(3), Ended);
+        levels.stalled(8.0, false);
+        assert_eq!(levels.stall_seconds, 3.0);
+        levels.stalled(16.0, true);
+        levels.reached(at(4), Starting);
+        levels.peak = 7;
+        levels.reached(at(5), Ended);
+        levels.stalled(32.0, false);
+        assert_eq!((levels.stall_seconds, levels.peak), (48.0, 7), "of the next start, which was cut off");
+    }
 }

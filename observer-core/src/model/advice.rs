@@ -225,6 +225,9 @@ pub struct Kills {
     /// Of both: by a limit above the container's own.
     #[serde(default)]
     pub by_group_above: u64,
+    /// Of both: by a limit inside the container.
+    #[serde(default)]
+    pub by_inside: u64,
     /// By its own limit before its entry point was executed: too low for the runtime to start it.
     #[serde(default)]
     pub before_exec: u64,

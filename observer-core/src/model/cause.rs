@@ -38,9 +38,9 @@ macro_rules! causes {
 causes! {
     First = "first", "the first of its name on this host (outside Kubernetes)", "";
     RestartAfterOomKill = "restart_after_oom_kill", "after an OOM kill of the container before", "the kill seen (1.0), or the status OOMKilled (0.95)";
-    RestartAfterFailure = "restart_after_failure", "after a signal, or an exit code other than 0", "the status; with a liveness probe less: a program that handles SIGTERM ends as it likes";
+    RestartAfterFailure = "restart_after_failure", "after another signal, or an exit code other than 0", "the status; with a liveness probe less: a program that handles SIGTERM ends as it likes";
     RestartAfterCompletion = "restart_after_completion", "after exit code 0", "the status; with a liveness probe less";
-    RestartAfterKill = "restart_after_kill", "after exit code 137 or 143 without an OOM kill: a failed probe, or somebody's signal", "with a probe 0.9, else 0.7";
+    RestartAfterKill = "restart_after_kill", "after SIGTERM or SIGKILL (exit code 143 or 137; outside Kubernetes SIGINT and SIGHUP too) without an OOM kill: a failed probe, or somebody's signal", "with a probe 0.9, else 0.7";
     RestartAfterResize = "restart_after_resize", "to take a new size (resizePolicy RestartContainer)", "a condition of the pod";
     RestartOfPod = "restart_of_pod", "of all containers of the pod together, or its sandbox was recreated", "a condition of the pod";
     RestartAfterReboot = "restart_after_reboot", "after the host was booted", "the host's boot time";
@@ -66,6 +66,7 @@ impl Cause {
         match status {
             _ if oom_killed => Cause::RestartAfterOomKill,
             Some(ExitStatus::Code(0)) => Cause::RestartAfterCompletion,
+            Some(status) if status.was_stopped() || status.was_killed() => Cause::RestartAfterKill,
             Some(_) => Cause::RestartAfterFailure,
             None => Cause::RestartUnknown,
         }
@@ -130,6 +131,23 @@ impl Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_after_a_stop_by_a_signal_is_not_one_after_a_failure() {
+        use ExitStatus::{Code, Signal};
+        for (status, oom_killed, expected) in [
+            (Some(Signal(9)), true, Cause::RestartAfterOomKill),
+            (Some(Signal(9)), false, Cause::RestartAfterKill),
+            (Some(Signal(15)), false, Cause::RestartAfterKill),
+            (Some(Code(143)), false, Cause::RestartAfterKill),
+            (Some(Signal(11)), false, Cause::RestartAfterFailure),
+            (Some(Code(1)), false, Cause::RestartAfterFailure),
+            (Some(Code(0)), false, Cause::RestartAfterCompletion),
+            (None, false, Cause::RestartUnknown),
+        ] {
+            assert_eq!(Cause::after(status, oom_killed), expected, "{status:?}");
+        }
+    }
 
     #[test]
     fn a_cause_has_one_name_in_metrics_logs_and_findings() {

@@ -106,3 +106,15 @@ pub enum ExitStatus {
     Code(u8),
     Signal(u8),
 }
+
+impl ExitStatus {
+    /// By a signal that asks to stop (SIGHUP, SIGINT, SIGTERM), or with the code that shells make of one (128 more).
+    pub fn was_stopped(self) -> bool {
+        matches!(self, Self::Signal(1 | 2 | 15) | Self::Code(129 | 130 | 143))
+    }
+
+    /// By SIGKILL, likewise.
+    pub fn was_killed(self) -> bool {
+        matches!(self, Self::Signal(9) | Self::Code(137))
+    }
+}

@@ -237,7 +237,7 @@ pub struct Caused {
 }
 
 /// Somebody changed how many replicas a workload has, and pods of it came to this node.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ScaleEvent {
     pub namespace: String,
     pub workload: String,
@@ -407,8 +407,8 @@ pub struct OomKilled {
     /// What the victim itself held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub victim_memory: Option<VictimMemory>,
-    /// It says something of the container's own limit: that was hit, or one inside it, or the container stood at it
-    /// when the limit above was hit, as the only container of a pod does; or nobody can tell.
+    /// It says something of the container's own limit: that was hit, or the container stood at it when a limit above
+    /// was hit, as the only container of a pod does, or when it is not known whose it was.
     pub at_own_limit: bool,
     /// Before the entry point was executed: the limit is too low for the runtime to start it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

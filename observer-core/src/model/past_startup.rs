@@ -63,7 +63,8 @@ pub enum StartupOutcome {
     Oscillating,
     /// Exited with code 0 before a verdict, or in a way that was not seen.
     Ended,
-    /// Ended before a verdict by another exit code or a signal: what it would have needed was not seen.
+    /// Ended before a verdict by another exit code or a signal that does not ask to stop: what it would have needed was
+    /// not seen.
     Failed,
     /// Killed before a verdict: the curve is cut off by a limit.
     OomKilled,
@@ -80,12 +81,14 @@ impl StartupOutcome {
         }
     }
 
-    /// Of one that ended before a verdict.
-    pub fn ended(status: Option<ExitStatus>, by_own_limit: bool) -> Self {
+    /// Of one that ended before a verdict. `None`: it was asked to stop, which is no failure, and what it would have
+    /// needed was not seen.
+    pub fn ended(status: Option<ExitStatus>, by_own_limit: bool) -> Option<Self> {
         match status {
-            _ if by_own_limit => Self::OomKilled,
-            Some(ExitStatus::Code(0)) | None => Self::Ended,
-            Some(_) => Self::Failed,
+            _ if by_own_limit => Some(Self::OomKilled),
+            Some(ExitStatus::Code(0)) | None => Some(Self::Ended),
+            Some(status) if status.was_stopped() => None,
+            Some(_) => Some(Self::Failed),
         }
     }
 }
@@ -173,4 +176,29 @@ pub fn quantiles(values: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
     values.sort_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;
     Some(QUANTILES.map(|q| values[(last as f64 * q).ceil() as usize]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_before_a_verdict_is_a_failure_unless_it_was_asked_for() {
+        use ExitStatus::{Code, Signal};
+        use StartupOutcome::{Ended, Failed, OomKilled};
+        for (status, by_own_limit, expected) in [
+            (Some(Code(0)), false, Some(Ended)),
+            (None, false, Some(Ended)),
+            (Some(Code(1)), false, Some(Failed)),
+            (Some(Signal(11)), false, Some(Failed)),
+            (Some(Signal(9)), true, Some(OomKilled)),
+            (Some(Signal(9)), false, Some(Failed)),
+            (Some(Code(137)), false, Some(Failed)),
+            (Some(Code(143)), false, None),
+            (Some(Signal(15)), false, None),
+            (Some(Signal(2)), false, None),
+        ] {
+            assert_eq!(StartupOutcome::ended(status, by_own_limit), expected, "{status:?}");
+        }
+    }
 }

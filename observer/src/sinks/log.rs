@@ -94,6 +94,7 @@ fn text(finding: &Finding) -> Option<String> {
                 Cause::RestartAfterOomKill => " again after an OOM kill",
                 Cause::RestartAfterFailure => " again after a failure",
                 Cause::RestartAfterCompletion => " again after it had completed",
+                Cause::RestartAfterKill => " again after it was stopped by a signal",
                 Cause::RestartUnknown => " again",
                 // Told when it is known: see `Caused`.
                 _ => "",
@@ -108,7 +109,7 @@ fn text(finding: &Finding) -> Option<String> {
                 format!(" (previously {}, confidence {:.2})", before.cause.name(), before.confidence)
             });
             format!(
-                "{}: start cause {} (confidence {:.2}): {}{instead}",
+                "{}: was started because of {} (confidence {:.2}): {}{instead}",
                 name(container),
                 decision.cause.name(),
                 decision.confidence,

@@ -37,6 +37,7 @@ pub fn expose<'a, S: 'static, L: LabelSet + 'a>(
                 let mut labels = labels.labels();
                 labels.extend(declaration.labels.iter().copied().zip(own.iter().copied()));
                 labels.retain(|(_, value)| !value.is_empty());
+                labels.sort_unstable_by_key(|(name, _)| *name); // as the libraries of others write them
                 to.series(declaration, Series { labels, created, value });
             };
             match read {

@@ -118,7 +118,7 @@ fn a_metric_is_one_declaration() {
     run.say(started(&web));
     let text = run.metrics.everything();
     assert!(text.contains("# TYPE observer_container_throw_away_bytes gauge"), "{text}");
-    let series = r#"observer_container_throw_away_bytes{namespace="shop",pod="web-1",container="app",workload="web",workload_type="deployment"} 7"#;
+    let series = r#"observer_container_throw_away_bytes{container="app",namespace="shop",pod="web-1",workload="web",workload_type="deployment"} 7"#;
     assert!(text.contains(series), "{text}");
     run.say(FindingKind::Forgotten { container: web });
     assert!(!run.metrics.everything().contains("throw_away"));
@@ -228,7 +228,7 @@ fn open_metrics_has_the_time_each_counter_began_and_an_end() {
     let text = run.metrics.open_metrics(Page::Current);
     assert!(text.ends_with("\n# EOF\n"));
     assert!(text.contains("# TYPE observer_container_oom_kills counter\n"), "{text}");
-    let labels = r#"{namespace="shop",pod="we\"b\n\\",container="app",workload="web",workload_type="deployment",scope="container"}"#;
+    let labels = r#"{container="app",namespace="shop",pod="we\"b\n\\",scope="container",workload="web",workload_type="deployment"}"#;
     assert!(text.contains(&format!("observer_container_oom_kills_total{labels} 1\n")), "{text}");
     assert!(text.contains(&format!("observer_container_oom_kills_created{labels} 1000\n")), "{text}");
 }
