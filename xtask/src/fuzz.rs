@@ -1,15 +1,22 @@
 //! Runs the fuzz targets: parsers of bytes that others write are fed with what libFuzzer makes of recorded examples.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
-use crate::{run, shell};
+use crate::{
+    run, shell,
+    statics::{self, Arch},
+};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -18,10 +25,11 @@ pub struct Options {
     /// How long each runs
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Optimised: some minutes of building for ten times as many executions
+    #[arg(long)]
+    optimised: bool,
 }
 
-/// The version that is installed where there is none.
-const CARGO_FUZZ: &str = "0.13.1";
 /// Of a recording, enough to meet every kind of event, and small enough to be changed well.
 const SEED_LINES: usize = 120;
 /// An input that takes longer, or a target that holds more, has failed.
@@ -38,11 +46,10 @@ pub struct Report {
 }
 
 pub fn fuzz(options: &Options) -> Result<()> {
-    if missing().is_some() {
-        eprintln!("installing cargo-fuzz {CARGO_FUZZ}");
-        shell::run(shell::cargo().args(["install", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked"]))?;
+    if let Some(missing) = missing() {
+        bail!(missing);
     }
-    let reports = run_all(&options.targets, options.seconds)?;
+    let reports = run_all(&options.targets, options.seconds, options.optimised)?;
     println!("| target | executions | edges reached |\n|---|---|---|");
     for report in &reports {
         println!("| {} | {} | {} |", report.target, report.executions, report.edges);
@@ -58,21 +65,41 @@ pub fn fuzz(options: &Options) -> Result<()> {
 
 /// Why nothing can be fuzzed here, if so.
 pub fn missing() -> Option<&'static str> {
-    let there = shell::find("cargo-fuzz").is_some()
-        || shell::cargo_bin().is_some_and(|bin| bin.join("cargo-fuzz").is_file());
-    (!there).then_some("cargo-fuzz is not installed; `cargo xtask fuzz` installs it")
+    shell::find("c++")
+        .is_none()
+        .then_some("libFuzzer is built by a C++ compiler, and there is none (Debian: g++)")
 }
 
-/// Every target, or those named, one after the other.
-pub fn run_all(named: &[String], seconds: u64) -> Result<Vec<Report>> {
+/// Every target, or those named, as many at once as there are processors.
+pub fn run_all(named: &[String], seconds: u64, optimised: bool) -> Result<Vec<Report>> {
     let all = targets()?;
     if let Some(unknown) = named.iter().find(|name| !all.contains(name)) {
         bail!("no target {unknown}; there are {}", all.join(", "));
     }
     let wanted = if named.is_empty() { &all } else { named };
     seeds()?;
-    shell::run(cargo_fuzz("build").args(["--fuzz-dir", "fuzz"]))?;
-    wanted.iter().map(|target| run_one(target, seconds)).collect()
+    let programs = build(wanted, optimised)?;
+    let left = Mutex::new(wanted.iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let worker = || -> Result<Vec<Report>> {
+        let mut reports = Vec::new();
+        while let Some(target) = next() {
+            let program = programs.get(target).with_context(|| format!("cargo built no {target}"))?;
+            reports.push(run_one(target, program, seconds)?);
+        }
+        Ok(reports)
+    };
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let mut reports = thread::scope(|scope| -> Result<Vec<Report>> {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(worker)).collect();
+        let mut reports = Vec::new();
+        for worker in workers {
+            reports.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(reports)
+    })?;
+    reports.sort_by(|a, b| a.target.cmp(&b.target));
+    Ok(reports)
 }
 
 fn targets() -> Result<Vec<String>> {
@@ -84,33 +111,49 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The sanitizers' flags are unstable; any compiler takes them so.
-fn cargo_fuzz(what: &str) -> Command {
-    let mut cargo = shell::cargo();
-    cargo.args(["fuzz", what]).env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", scratch().join("build"));
-    cargo.env_remove("RUSTC_WORKSPACE_WRAPPER");
-    cargo
+/// Only the workspace's own crates are built to be followed by libFuzzer, and unoptimised, without the address
+/// sanitizer: unsafe code is few lines. Their dependencies are those of all tests.
+fn build(wanted: &[String], optimised: bool) -> Result<BTreeMap<String, PathBuf>> {
+    let mut build = statics::cargo(Arch::host())?;
+    build.env("RUSTC_WORKSPACE_WRAPPER", shell::root().join("fuzz/instrumented-rustc"));
+    build.args(["build", "--workspace", "--features", "observer-fuzz/libfuzzer"]);
+    build.args(wanted.iter().flat_map(|target| ["--example", target]));
+    if optimised {
+        build.args(["--profile", "demo"]);
+    }
+    let built = build.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit()).output();
+    let built = built.context("cannot start cargo")?;
+    ensure!(built.status.success(), "`{}` ended with {}", shell::show(&build), built.status);
+    let program = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        Some((message["target"]["name"].as_str()?.to_owned(), message["executable"].as_str()?.into()))
+    };
+    Ok(String::from_utf8_lossy(&built.stdout).lines().filter_map(program).collect())
 }
 
 fn scratch() -> PathBuf {
     run::target().join("fuzz")
 }
 
-fn run_one(target: &str, seconds: u64) -> Result<Report> {
-    let corpus = scratch().join("corpus").join(target);
+/// What fails is kept below target/fuzz/found.
+fn run_one(target: &str, program: &Path, seconds: u64) -> Result<Report> {
+    let (corpus, found) = (scratch().join("corpus").join(target), scratch().join("found"));
     fs::create_dir_all(&corpus)?;
-    let mut run = cargo_fuzz("run");
-    run.args(["--fuzz-dir", "fuzz", target]).arg(&corpus);
+    fs::create_dir_all(&found)?;
+    let mut run = Command::new(program);
+    run.arg(&corpus);
     run.args([shell::root().join("fuzz/seeds").join(target), scratch().join("seeds").join(target)]);
-    run.arg("--").arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={TIMEOUT_SECONDS}"));
+    run.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={TIMEOUT_SECONDS}"));
     run.arg(format!("-rss_limit_mb={MEMORY_MIB}")).args(["-print_final_stats=1", "-detect_leaks=0"]);
-    let mut child =
-        run.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start cargo fuzz")?;
+    run.arg(format!("-artifact_prefix={}/{target}-", found.display()));
+    run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = run.spawn().with_context(|| format!("cannot start {target}"))?;
     let stderr = child.stderr.take().context("no pipe")?;
     let mut report = Report { target: target.to_owned(), executions: 0, edges: 0, failure: None };
     let mut last: Vec<String> = Vec::new();
-    for line in BufReader::new(stderr).lines() {
-        let line = line.context("cannot read from cargo fuzz")?;
+    for line in BufReader::new(stderr).split(b'\n') {
+        let line = line.with_context(|| format!("cannot read from {target}"))?;
+        let line = String::from_utf8_lossy(&line).into_owned(); // it shows inputs, too
         let mut words = line.split_whitespace();
         if line.starts_with("stat::number_of_executed_units:") {
             report.executions = words.nth(1).and_then(|count| count.parse().ok()).unwrap_or(0);
@@ -123,8 +166,8 @@ fn run_one(target: &str, seconds: u64) -> Result<Report> {
     if !child.wait()?.success() {
         eprintln!("{}", last.join("\n"));
         report.failure = Some(format!("{target}: `cargo xtask fuzz {target}` failed"));
-    } else if report.executions == 0 {
-        report.failure = Some(format!("{target}: nothing was executed"));
+    } else if report.executions == 0 || report.edges == 0 {
+        report.failure = Some(format!("{target}: nothing was executed, or none of it was followed"));
     }
     Ok(report)
 }

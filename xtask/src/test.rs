@@ -165,7 +165,7 @@ impl Tally {
             return self.skipped.push(format!("fuzz: {missing}"));
         }
         self.begin("fuzz");
-        match fuzz::run_all(&[], FUZZ_SECONDS) {
+        match fuzz::run_all(&[], FUZZ_SECONDS, false) {
             Ok(reports) => {
                 for report in reports {
                     match report.failure {

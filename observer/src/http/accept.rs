@@ -131,7 +131,7 @@ async fn connection(
 }
 
 /// One request and its answer.
-async fn exchange<S>(stream: S, head_bytes: usize, router: Router, answering: Arc<AtomicBool>)
+pub async fn exchange<S>(stream: S, head_bytes: usize, router: Router, answering: Arc<AtomicBool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -65,6 +65,16 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let hub = shared.state().hub().clone();
+    let stop = async {
+        stop.await;
+        hub.close();
+    };
+    let tls = protection.tls.clone();
+    accept::serve(listener, limits, tls, router(shared, protection), stop).await;
+}
+
+/// What answers a request.
+pub fn router(shared: Shared, protection: Protection) -> Router {
     let serving =
         Serving { shared: shared.clone(), current: Exposed::default(), history: Exposed::default() };
     let mut told = Router::new()
@@ -82,11 +92,7 @@ pub async fn serve(
     if protection.tls.is_none() {
         router = protection.hosts.guard(router);
     }
-    let stop = async {
-        stop.await;
-        hub.close();
-    };
-    accept::serve(listener, limits, protection.tls, browser::headers(router), stop).await;
+    browser::headers(router)
 }
 
 type ContentType = [(header::HeaderName, &'static str); 1];

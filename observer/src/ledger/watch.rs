@@ -249,7 +249,7 @@ struct SetStatus {
     update_revision: Option<String>,
 }
 
-fn hpa(hpa: &HorizontalPodAutoscaler) -> Scaler {
+pub fn hpa(hpa: &HorizontalPodAutoscaler) -> Scaler {
     let meta = &hpa.metadata;
     let spec = hpa.spec.clone().unwrap_or_default();
     let status = hpa.status.clone().unwrap_or_default();
@@ -310,7 +310,7 @@ fn signal(metric: &MetricSpec) -> String {
 }
 
 /// ScaledObject (keda.sh/v1alpha1) or VerticalPodAutoscaler (autoscaling.k8s.io/v1).
-fn custom_scaler(kind: &str, object: &DynamicObject) -> Scaler {
+pub fn custom_scaler(kind: &str, object: &DynamicObject) -> Scaler {
     let text =
         |pointer: &str| object.data.pointer(pointer).and_then(|value| value.as_str()).map(str::to_owned);
     let number = |pointer: &str| object.data.pointer(pointer).and_then(|value| value.as_u64());
@@ -368,7 +368,7 @@ fn time_of(event: &ApiEvent) -> f64 {
     time.map_or(0.0, |time| time.as_second() as f64)
 }
 
-fn take_event(shared: &Shared, event: &ApiEvent) {
+pub fn take_event(shared: &Shared, event: &ApiEvent) {
     let at = time_of(event);
     let namespace = event.involved_object.namespace.clone().unwrap_or_default();
     let kind = event.involved_object.kind.clone().unwrap_or_default();

@@ -247,9 +247,13 @@ fn write<W: Write>(to: W, histories: &Histories) -> io::Result<W> {
 }
 
 fn write_line(to: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
-    let json = serde_json::to_vec(line)?;
-    write!(to, "{:08x} ", crc32fast::hash(&json))?;
-    to.write_all(&json)?;
+    write_summed(to, &serde_json::to_vec(line)?)
+}
+
+/// Any line, with its checksum.
+pub fn write_summed(to: &mut impl Write, json: &[u8]) -> io::Result<()> {
+    write!(to, "{:08x} ", crc32fast::hash(json))?;
+    to.write_all(json)?;
     to.write_all(b"\n")
 }
 

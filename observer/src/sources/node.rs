@@ -49,7 +49,10 @@ fn pressure(proc: &Path) -> io::Result<Option<Pressure>> {
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(Some(Pressure { some_ns: pressure.some.total * 1_000, full_ns: pressure.full.total * 1_000 }))
+    Ok(Some(Pressure {
+        some_ns: pressure.some.total.saturating_mul(1_000),
+        full_ns: pressure.full.total.saturating_mul(1_000),
+    }))
 }
 
 fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {

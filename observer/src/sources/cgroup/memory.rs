@@ -75,7 +75,10 @@ fn pressure(text: &str) -> Option<Pressure> {
         let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
         line.split(' ').find_map(|word| word.strip_prefix("total=")?.parse().ok())
     };
-    Some(Pressure { some_ns: total("some")? * 1_000, full_ns: total("full")? * 1_000 })
+    Some(Pressure {
+        some_ns: total("some")?.saturating_mul(1_000),
+        full_ns: total("full")?.saturating_mul(1_000),
+    })
 }
 
 /// `None`: there is no such file.
