@@ -75,8 +75,10 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
             continue;
         };
         let since = |from: u64| linked.checked_sub(from).map(|nanoseconds| nanoseconds as f64 / 1e9);
-        let status =
-            pods.get(&cgroup).and_then(|pod| statuses.get(pod)).and_then(|status| since(status.named?));
+        let status = pods.get(&cgroup).and_then(|pod| statuses.get(pod)).and_then(|status| {
+            // A container started again is killed long after the pod's first status.
+            since(status.named?.max(killed))
+        });
         links.seconds.push((since(killed).unwrap_or_default(), status));
     }
     Ok(links)
