@@ -26,7 +26,7 @@ const LACKS: &[Lack] = &[
     Lack {
         what: "CAP_PERFMON is missing",
         change: ("            - PERFMON\n", ""),
-        says: "not ready: required probe oom_kill is unsupported (no CAP_PERFMON: ",
+        says: "not ready: required probe oom_kill is unsupported (no CAP_PERFMON; ",
         ready: false,
     },
     Lack {
