@@ -10,7 +10,7 @@
 //!   the proportion that was set, here 1;
 //! - VPA at equal safety: the same, its margin raised until no more start-ups are killed than by the advice.
 
-use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
+use std::{collections::BTreeMap, fs::File, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
