@@ -87,6 +87,8 @@ struct Group {
     read: Option<Time>,
     usage: u64,
     holds_all_pods: bool,
+    /// The last walk did not find it.
+    absent: bool,
     pass: by_pass::Known,
 }
 
@@ -240,6 +242,7 @@ impl Sampler {
             read: None,
             usage: 0,
             holds_all_pods: cgroup_path::holds_all_pods(path),
+            absent: false,
             pass: by_pass::Known::default(),
         };
         if let Some(born) = born.filter(|_| is_container) {
@@ -319,13 +322,20 @@ impl Sampler {
             self.unread.count_at(path, error);
         }
         let there: HashSet<CgroupId> = walk.found.iter().map(|found| found.cgroup).collect();
-        let gone =
-            self.groups.extract_if(|cgroup, group| !there.contains(cgroup) && walk.covers(&group.path));
+        let (only_walks, mut unconfirmed) = (self.only_walks, false);
+        let gone = self.groups.extract_if(|cgroup, group| {
+            let was_absent = group.absent;
+            group.absent = !there.contains(cgroup) && walk.covers(&group.path);
+            // What happened to it before it went may still be in the ring: the next walk confirms.
+            unconfirmed |= group.absent && !was_absent && !only_walks;
+            group.absent && (was_absent || only_walks)
+        });
         for (cgroup, _) in gone {
             let totals = free(cgroup).map(|totals| EventKind::Totals { cgroup, totals });
             let removed = EventKind::CgroupRemoved { cgroup };
             events.extend(totals.into_iter().chain([removed]).map(|what| Event { at: now, what }));
         }
+        self.walk_wanted = unconfirmed;
         // Of a cgroup namespace only a part is seen.
         let whole = walk.found.first().is_some_and(|root| root.cgroup == tree::ROOT);
         let mut walked = Walked { marks: Vec::new(), complete: whole && walk.unread.is_empty() };

@@ -130,10 +130,10 @@ mod tests {
             Some(ArgType::PointerTo(ty)) => Some(ty),
             Some(ArgType::Integer) => None,
         };
-        probes::ALL
-            .iter()
-            .flat_map(|probe| probe.hooks)
-            .flat_map(|hook| hook.attachments)
+        let attachments = probes::ALL.iter().flat_map(|probe| probe.hooks).flat_map(|hook| hook.attachments);
+        // The last of a name is what the layout keeps: the one that is preferred.
+        attachments
+            .rev()
             .filter_map(|attachment| match attachment.point {
                 Point::TpBtf { name, arg } => Some((name, vec![Arg::PointerTo(asked(arg)?.into())])),
                 Point::Fentry { .. } | Point::Fexit { .. } | Point::Iter { .. } => None,
