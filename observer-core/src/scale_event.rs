@@ -272,7 +272,8 @@ mod tests {
             let levels = StartLevels { settled: settled.map(at), ..StartLevels::default() };
             Member { started: at(started), levels }
         };
-        let table: [(&[(u64, Option<u64>)], u64); 5] = [
+        type Seconds = (u64, Option<u64>);
+        let table: [(&[Seconds], u64); 5] = [
             (&[], 0),
             (&[(1, Some(2))], 1),
             (&[(1, Some(2)), (2, Some(3))], 1),

@@ -127,7 +127,7 @@ fields! {
     LruLists = Source::Enumerator { enumeration: "lru_list", enumerator: "NR_LRU_LISTS" },
     FolioMemcg = member("folio", "memcg_data"),
     PageMemcg = Source::Moved { ty: "page", paths: &["memcg_data", "mem_cgroup"] },
-    /// There since folios name an object cgroup, which is moved to the parent with a removed group, and no group (v7.0).
+    /// There since folios name an object cgroup, which moves to the parent of a removed group (v7.0).
     NodeObjcg = member("mem_cgroup_per_node", "orig_objcg"),
     ObjcgMemcg = member("obj_cgroup", "memcg"),
     CgroupPsi = member("cgroup", "psi"),

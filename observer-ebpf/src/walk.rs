@@ -168,8 +168,8 @@ pub unsafe fn peek<T: Copy>(base: u64, field: Field) -> T {
 }
 
 /// Reads a value at an address; zero if the memory is gone. Without a branch on the helper's answer, which the kernel
-/// makes needless (it clears what it could not read: kernel/trace/bpf_trace.c, v5.5): each branch would double the paths
-/// that the verifier follows, and before v6.2 a loop of ten reads for each of eight levels is too much for it.
+/// makes needless (it clears what it could not read: kernel/trace/bpf_trace.c, v5.5): each branch doubles the paths
+/// that the verifier follows, and kernel 5.10 did not come to an end with ten reads for each of 32 levels.
 ///
 /// # Safety
 /// As [`peek`].

@@ -94,12 +94,12 @@ const REDUCED: [Boot; 3] = [
     },
     Boot { name: "psi=0", arguments: "psi=0", only: "without_psi" },
 ];
-/// Tests that take one probe away: a daemon each, which takes ten seconds to start under emulation. What stands in for a
-/// probe differs by cgroup version and not by kernel, so one kernel tries them.
+/// Tests that take one probe away: a daemon each, which takes ten seconds to start under emulation. What stands in
+/// for a probe differs by cgroup version and not by kernel, so one kernel tries them.
 const FALLBACKS: &str = "without_page_fault,without_growth,without_oom_,without_cgroup_life,without_process,\
                          without_reclaim,a_kernel_without";
 /// A boot takes seconds, the tests minutes under emulation (nine on arm64); beyond this something hangs.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// What one machine said.
 pub struct Report {

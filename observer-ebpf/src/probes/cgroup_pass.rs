@@ -344,8 +344,8 @@ mod program {
         }
     }
 
-    /// One row of `nr_pages[MAX_NR_GENS][ANON_AND_FILE][MAX_NR_ZONES]`, summed. The kernel lets an element be below zero
-    /// for a moment.
+    /// One row of `nr_pages[MAX_NR_GENS][ANON_AND_FILE][MAX_NR_ZONES]`, summed. An element may be below zero for a
+    /// moment.
     #[inline(always)]
     fn generation_pages(table: u64, row: usize) -> u64 {
         let zones = walk::offset(Field::Zones);

@@ -407,6 +407,7 @@ fn storm(group: &Path, kills: u32, at_a_time: usize, threads: u32, birth: Birth)
     let _ = writeln!(std::io::stdout(), "{killed}");
 }
 
+#[allow(clippy::zombie_processes, reason = "the caller waits, by pid, as for those that are forked")]
 fn started_program(group: &Path, threads: u32) -> i32 {
     let me = std::env::current_exe().unwrap_or_else(|error| panic!("who am I: {error}"));
     let mut child = std::process::Command::new(me);

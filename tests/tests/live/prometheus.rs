@@ -72,13 +72,13 @@ fn said(output: &Output) -> String {
 
 fn scrape(stage: &Stage) -> Result<()> {
     let daemon = busy_daemon(stage)?;
-    let prometheus = prometheus::Prometheus::start(
-        &stage.directory,
-        &format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: observer\n    static_configs:\n      - targets: ['{}']\n",
-            daemon.address
-        ),
-    )?;
+    let job = |name: &str, path: &str| {
+        let targets = format!("static_configs: [{{targets: ['{}']}}]", daemon.address);
+        format!("  - job_name: {name}\n    metrics_path: {path}\n    {targets}\n")
+    };
+    let jobs = [job("observer", "/metrics"), job("observer-history", "/metrics/history")].concat();
+    let configuration = format!("global: {{scrape_interval: 1s}}\nscrape_configs:\n{jobs}");
+    let prometheus = prometheus::Prometheus::start(&stage.directory, &configuration)?;
     let began = Instant::now();
     loop {
         let kills =

@@ -177,7 +177,7 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Told
         }
         if i == 0 && all.is_empty() {
             return Err(format!(
-                "{}: it has no series observer_workload_history_startups of the last {}: does it scrape the observer (port 9843, /metrics), and is that at least this version?",
+                "{}: it has no series observer_workload_history_startups of the last {}: does it scrape the observer (port 9843, /metrics and /metrics/history), and is that at least this version?",
                 http.url(),
                 window.text()
             ));
