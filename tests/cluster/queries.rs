@@ -63,7 +63,8 @@ pub fn queries(_: &Suite, prometheus: &Prometheus) -> Result<()> {
 fn documents() -> Result<Vec<(String, String)>> {
     let root = shell::root();
     let mut paths: Vec<PathBuf> = vec![root.join("README.md")];
-    paths.extend(fs::read_dir(root.join("docs"))?.flatten().map(|entry| entry.path()));
+    let documents = fs::read_dir(root.join("docs"))?.flatten().map(|entry| entry.path());
+    paths.extend(documents.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     let mut found = Vec::new();
     for path in paths {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
