@@ -101,6 +101,11 @@ impl Attribution {
             .map(|(cgroup, _)| cgroup)
     }
 
+    /// Whether its removal has not been reported.
+    pub fn exists(&self, cgroup: CgroupId) -> bool {
+        self.index.get(cgroup).is_some_and(|group| !group.removed)
+    }
+
     /// Its container is no longer reported.
     pub fn forget(&mut self, cgroup: CgroupId) {
         self.index.forget(cgroup);

@@ -134,7 +134,7 @@ impl Containers {
     ) {
         let at = event.at;
         if let EventKind::Tick = event.what {
-            return self.tick(at, host, out);
+            return self.tick(at, attribution, host, out);
         }
         if let EventKind::OomKill(kill) = &event.what {
             return self.oom_killed(at, kill, owner, attribution, host, out);
@@ -199,17 +199,25 @@ impl Containers {
         self.previous_exits.ended(ended);
     }
 
-    fn tick(&mut self, now: Time, host: &HostFacts, out: &mut Vec<Finding>) {
+    fn tick(&mut self, now: Time, attribution: &Attribution, host: &HostFacts, out: &mut Vec<Finding>) {
         for tracked in self.tracked.values_mut() {
             tracked.life.tick(now, host.wall_ns(), out);
         }
-        self.tracked.retain(|_, tracked| {
-            let over = tracked.life.is_over(now, host.retention());
-            if over {
-                let container = tracked.life.container().clone();
-                out.push(Finding { at: now, what: FindingKind::Forgotten { container } });
+        let previous_exits = &self.previous_exits;
+        self.tracked.retain(|cgroup, tracked| {
+            if !tracked.life.is_over(now, host.retention()) {
+                return true;
             }
-            !over
+            let container = tracked.life.container().clone();
+            out.push(Finding { at: now, what: FindingKind::Forgotten { container: container.clone() } });
+            // Outside Kubernetes a group may get processes again, however long after.
+            let stays = tracked.pod.is_none() && attribution.exists(*cgroup);
+            if stays {
+                let cause = previous_exits.cause(&container);
+                tracked.life = Lifecycle::new(container, cause);
+                (tracked.levels, tracked.running) = (StartLevels::default(), None);
+            }
+            stays
         });
     }
 }

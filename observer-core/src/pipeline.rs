@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::model::{
         container::CgroupId,
-        event::{CgroupVersion, Host},
+        event::{CgroupVersion, Host, OomKill},
         kubernetes::{ApiState, Pod, PodContainer},
     };
 
@@ -184,10 +184,8 @@ mod tests {
         assert!(findings.iter().any(seen));
     }
 
-    #[test]
-    fn the_end_of_a_container_leaves_nothing_behind() {
-        let mut pipeline = Pipeline::default();
-        let host = Host {
+    fn host() -> Host {
+        Host {
             observer_version: String::new(),
             kernel: String::new(),
             cgroup: CgroupVersion::V2,
@@ -197,8 +195,43 @@ mod tests {
             memory_total: 1 << 34,
             booted: None,
             retention_ns: 5 * SECOND,
+        }
+    }
+
+    #[test]
+    fn a_group_that_gets_processes_again_after_its_container_was_forgotten_is_one_again() {
+        let (mut pipeline, path) = (Pipeline::default(), "/job".to_owned());
+        let mut findings = Vec::new();
+        let mut step = |seconds: f64, what: EventKind| findings.extend(pipeline.step(&event(seconds, what)));
+        let again = |step: &mut dyn FnMut(f64, EventKind), at: f64| {
+            step(at, EventKind::CgroupAttached { cgroup: 1, path: path.clone(), pid: 1 });
+            step(at, EventKind::Exec { cgroup: 1, pid: 1, comm: "job".into(), watermark: 0, init: false });
+            let kill = OomKill { victim_cgroup: Some(1), victim_pid: 1, ..OomKill::default() };
+            step(at, EventKind::OomKill(kill));
+            step(at, EventKind::CgroupEmptied { cgroup: 1, usage: 0, watermark: 0, oom_kills: None });
+            step(at + 60.0, EventKind::Tick);
         };
-        pipeline.step(&event(0.0, EventKind::Host(host)));
+        step(0.0, EventKind::Host(host()));
+        step(0.0, EventKind::CgroupMade { cgroup: 1, path: path.clone() });
+        for round in 1..=3 {
+            again(&mut step, f64::from(round) * 100.0);
+        }
+        step(900.0, EventKind::CgroupRemoved { cgroup: 1 });
+        step(960.0, EventKind::Tick);
+        let count =
+            |of: fn(&FindingKind) -> bool| findings.iter().filter(|finding| of(&finding.what)).count();
+        assert_eq!(count(|what| matches!(what, FindingKind::Started(_))), 3);
+        assert_eq!(count(|what| matches!(what, FindingKind::Forgotten { .. })), 3);
+        let of_it =
+            |what: &FindingKind| matches!(what, FindingKind::OomKilled(kill) if kill.container.is_some());
+        assert_eq!(count(of_it), 3);
+        assert_eq!((pipeline.containers.iter().count(), pipeline.attribution.cgroups()), (0, 0));
+    }
+
+    #[test]
+    fn the_end_of_a_container_leaves_nothing_behind() {
+        let mut pipeline = Pipeline::default();
+        pipeline.step(&event(0.0, EventKind::Host(host())));
         for cgroup in 1..=500 {
             let (at, path) = (cgroup as f64 / 10.0, format!("/job-{cgroup}"));
             pipeline.step(&event(at, EventKind::CgroupMade { cgroup, path: path.clone() }));
