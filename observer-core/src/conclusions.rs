@@ -3,6 +3,7 @@
 use crate::{
     advice::watch::{self, AdviceWatch, Known},
     attribution::Attribution,
+    budget::Budget,
     cause::open_starts::Causes,
     container::Containers,
     history::{Dropped, Histories},
@@ -10,7 +11,7 @@ use crate::{
     model::{
         cause::Decision,
         container::{Container, ContainerState, Workload},
-        event::{Event, EventKind},
+        event::{Event, EventKind, ObserverReading},
         finding::{Caused, Finding, FindingKind},
         kubernetes::ApiState,
         past_startup::StartupOutcome,
@@ -25,6 +26,7 @@ pub struct Conclusions {
     histories: Histories,
     /// As last reported.
     dropped: Dropped,
+    budget: Budget,
     causes: Causes,
     scale: ScaleEvents,
     node: NodeWatch,
@@ -97,15 +99,15 @@ impl Conclusions {
                 self.report_history(at, workload, out);
             }
             EventKind::Node(reading) => self.node.read(reading),
+            EventKind::Observer(ObserverReading { room: Some(room), .. }) => {
+                self.budget.follow(at, *room, &mut self.histories);
+                self.report_dropped(at, true, out);
+            }
             EventKind::Tick => {
                 for finding in out.iter() {
                     self.count_kills(finding);
                 }
-                if self.histories.dropped() != self.dropped {
-                    self.dropped = self.histories.dropped();
-                    let Dropped { workloads, startups } = self.dropped;
-                    out.push(Finding { at, what: FindingKind::HistoryDropped { workloads, startups } });
-                }
+                self.report_dropped(at, false, out);
                 self.scale.tick(at, out);
                 self.causes.evidence_came(); // closes what is too old
                 self.node.tick(at, containers, &self.histories, attribution.cgroups(), out);
@@ -156,6 +158,14 @@ impl Conclusions {
         for (at, workload, past) in learned {
             self.histories.remember(&workload, past);
             self.report_history(at, &workload, out);
+        }
+    }
+
+    fn report_dropped(&mut self, at: Time, short: bool, out: &mut Vec<Finding>) {
+        if self.histories.dropped() != self.dropped {
+            self.dropped = self.histories.dropped();
+            let Dropped { workloads, startups } = self.dropped;
+            out.push(Finding { at, what: FindingKind::HistoryDropped { workloads, startups, short } });
         }
     }
 

@@ -84,6 +84,11 @@ impl Histories {
         self.size
     }
 
+    /// Memory it may take, bytes.
+    pub fn bound(&self) -> usize {
+        self.most
+    }
+
     pub fn dropped(&self) -> Dropped {
         self.dropped
     }

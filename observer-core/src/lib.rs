@@ -10,6 +10,7 @@
 //!   cause        why did it start?   evidence -> cause with a confidence
 //!   scale_event  which scale-up, and what did it do to this node?
 //!   history      what the earlier start-ups of its workload were like
+//!   budget       how much memory these may take
 //!   node         start-ups under way, forecast, stampedes
 //!   advice       facts of a workload -> verdicts, requests, limits
 //! ledger       what happened to every workload of the cluster (for `observer ledger`)
@@ -21,6 +22,7 @@
 
 pub mod advice;
 pub mod attribution;
+pub mod budget;
 pub mod cause;
 pub mod conclusions;
 pub mod container;

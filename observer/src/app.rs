@@ -33,6 +33,7 @@ use crate::{
         tls,
     },
     ledger::{self, client},
+    memory,
     recording::{
         folder,
         history_file::Saver,
@@ -44,7 +45,7 @@ use crate::{
 use observer_core::{
     model::{
         event::{Event, EventKind, Loss},
-        finding::FindingKind::Learned,
+        finding::FindingKind::{HistoryDropped, Learned},
         time::Time,
     },
     pipeline::Pipeline,
@@ -319,6 +320,9 @@ impl Core {
             self.metrics.apply(finding);
             shown.apply(finding);
             log::log(finding);
+            if let HistoryDropped { short: true, .. } = finding.what {
+                memory::give_back();
+            }
             if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
                 state.learned();
             }

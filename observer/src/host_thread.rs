@@ -24,6 +24,7 @@ use crate::{
         cgroup::{NoHierarchy, writable},
         kernel::{Kernel, support::Support},
         node,
+        own_limit::OwnLimit,
         sampler::{self, Sampler},
         unread::Unread,
     },
@@ -121,6 +122,7 @@ struct Reader {
     roots: Roots,
     wall_offset_ns: i64,
     node_unread: Unread,
+    own_limit: OwnLimit,
     pending: Vec<Event>,
     next_node: Instant,
     next_totals: Instant,
@@ -164,6 +166,13 @@ impl Reader {
             };
             pending.push(Event { at: began, what: EventKind::Api(watching) });
         }
+        let own_limit = OwnLimit::find();
+        if let Some(room) = own_limit.room() {
+            tracing::info!("its own memory limit is {} MiB", room.limit >> 20);
+            // Before what was kept is read.
+            let reading = node::observer(&own_limit).map(EventKind::Observer);
+            pending.extend(reading.map(|what| Event { at: began, what }));
+        }
         if let Some(path) = &config.state {
             let (histories, damage) = history_file::restore(path, began, clock::unix_seconds());
             pending.extend(histories);
@@ -185,6 +194,7 @@ impl Reader {
             roots: config.roots.clone(),
             wall_offset_ns,
             node_unread: Unread::new("the node's files"),
+            own_limit,
             pending,
             next_node: Instant::now(),
             next_totals: Instant::now(),
@@ -307,7 +317,7 @@ impl Reader {
             }
             Err(error) => self.node_unread.count(&error),
         }
-        match node::observer() {
+        match node::observer(&self.own_limit) {
             Ok(reading) => push(EventKind::Observer(reading)),
             Err(error) => self.node_unread.count(&error),
         }

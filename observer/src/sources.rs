@@ -4,5 +4,6 @@ pub mod cgroup;
 pub mod kernel;
 pub mod kubernetes;
 pub mod node;
+pub mod own_limit;
 pub mod sampler;
 pub mod unread;

@@ -523,6 +523,17 @@ pub struct ObserverReading {
     pub open_files: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_files: Option<u64>,
+    /// Absent where no cgroup limits it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Room>,
+}
+
+/// A limit on the observer's own memory: the kernel kills it where `taken` would pass `limit`. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    pub limit: u64,
+    /// What the kernel cannot take back.
+    pub taken: u64,
 }
 
 /// One eBPF program, since it was loaded.

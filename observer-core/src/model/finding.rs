@@ -137,6 +137,8 @@ pub enum FindingKind {
     HistoryDropped {
         workloads: u64,
         startups: u64,
+        /// Because the observer's own memory is short.
+        short: bool,
     },
     /// What is advised for a workload, when it has become another; and what it is made from.
     Advised(Box<Advised>),

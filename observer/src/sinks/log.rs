@@ -19,6 +19,7 @@ pub fn log(finding: &Finding) {
         | FindingKind::StampedeBegan(_)
         | FindingKind::ShortageForecast(_)
         | FindingKind::OomLinked(_)
+        | FindingKind::HistoryDropped { short: true, .. }
         | FindingKind::Api(ApiState::Away { .. } | ApiState::Forbidden { .. } | ApiState::Clock { .. }) => {
             if let Some(line) = line(finding) {
                 tracing::warn!("{line}");
@@ -152,6 +153,9 @@ fn text(finding: &Finding) -> Option<String> {
                 Some(seconds) => format!(", all settled after {}", Seconds(seconds)),
                 None => ", not all settled".to_owned(),
             },
+        ),
+        FindingKind::HistoryDropped { workloads, startups, short: true } => format!(
+            "its own memory is short: what it remembers of start-ups makes room; since its start {workloads} workload(s) and {startups} start-up(s) of others were dropped"
         ),
         FindingKind::Advised(advised) => return advice(advised),
         FindingKind::OomLinked(linked) => format!(

@@ -8,7 +8,10 @@ use rustix::{
     time::ClockId,
 };
 
-use crate::{clock::nanos, sources::cgroup::is_absent};
+use crate::{
+    clock::nanos,
+    sources::{cgroup::is_absent, own_limit::OwnLimit},
+};
 use observer_core::model::event::{NodeReading, ObserverReading, Pressure};
 
 pub fn memory_total(proc: &Path) -> io::Result<u64> {
@@ -61,8 +64,8 @@ fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
 }
 
-/// What this process takes.
-pub fn observer() -> io::Result<ObserverReading> {
+/// What this process takes, and what room it has.
+pub fn observer(limit: &OwnLimit) -> io::Result<ObserverReading> {
     let text = fs::read_to_string("/proc/self/statm")?;
     let page_size = rustix::param::page_size() as u64;
     let mut sizes = text.split_whitespace().map(|pages| pages.parse::<u64>().ok()?.checked_mul(page_size));
@@ -77,5 +80,6 @@ pub fn observer() -> io::Result<ObserverReading> {
         virtual_memory: Some(size),
         open_files,
         max_files: getrlimit(Resource::Nofile).current,
+        room: limit.room(),
     })
 }

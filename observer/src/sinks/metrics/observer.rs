@@ -86,6 +86,16 @@ pub static METRICS: &[Metric<Observer>] = &[
     gauge("observer_resident_memory_bytes", "Resident memory of the observer.", |observer| {
         Some(observer.reading?.resident as f64)
     }),
+    gauge(
+        "observer_memory_limit_bytes",
+        "Limit of the observer's own cgroup, or of one above it that has less room. Absent without one.",
+        |observer| Some(observer.reading?.room?.limit as f64),
+    ),
+    gauge(
+        "observer_memory_taken_bytes",
+        "What counts against that limit and the kernel cannot take back; above 85 % of it the oldest histories are dropped.",
+        |observer| Some(observer.reading?.room?.taken as f64),
+    ),
     counter(
         "observer_cpu_seconds_total",
         "Processor time of the observer, without what its programs cost others.",
@@ -150,7 +160,7 @@ impl Observer {
                 let lost = self.lost.entry(*loss).or_default();
                 *lost = lost.max(*count as f64);
             }
-            FindingKind::HistoryDropped { workloads, startups } => {
+            FindingKind::HistoryDropped { workloads, startups, .. } => {
                 self.dropped_history = [*workloads as f64, *startups as f64];
             }
             FindingKind::Unattributed { .. } => self.unattributed += 1.0,
