@@ -127,14 +127,14 @@ fields! {
     LruLists = Source::Enumerator { enumeration: "lru_list", enumerator: "NR_LRU_LISTS" },
     FolioMemcg = member("folio", "memcg_data"),
     PageMemcg = Source::Moved { ty: "page", paths: &["memcg_data", "mem_cgroup"] },
-    /// There since folios name an object cgroup, which moves to the parent of a removed group (v7.0).
+    /// There where folios name an object cgroup, which moves to the parent of a removed group (not in v6.18, in v7.2).
     NodeObjcg = member("mem_cgroup_per_node", "orig_objcg"),
     ObjcgMemcg = member("obj_cgroup", "memcg"),
     CgroupPsi = member("cgroup", "psi"),
     PsiMemSome = pressure("PSI_MEM_SOME"),
     PsiMemFull = pressure("PSI_MEM_FULL"),
     CgroupLevel = member("cgroup", "level"),
-    /// In the cgroup's own controller state since v7.2.
+    /// In the cgroup's own controller state in v7.2, not yet in v6.18.
     CgroupPopulatedCsets =
         Source::Moved { ty: "cgroup", paths: &["nr_populated_csets", "self.nr_populated_csets"] },
 }
