@@ -41,7 +41,7 @@ use observer_core::{
     attribution::cgroup_path,
     model::{
         event::{CgroupVersion, Event, EventKind},
-        kubernetes::ChangeRecord,
+        kubernetes::{ChangeRecord, ObjectKind},
         time::Time,
     },
     pipeline::Pipeline,
@@ -161,7 +161,8 @@ pub fn kubernetes_object(bytes: &[u8]) {
         let _ = pod::parse(&object);
     }
     if let Ok(metadata) = serde_json::from_slice::<ObjectMeta>(bytes) {
-        for kind in ["ReplicaSet", "StatefulSet", "Job", "Deployment"] {
+        for kind in [ObjectKind::ReplicaSet, ObjectKind::StatefulSet, ObjectKind::Job, ObjectKind::Deployment]
+        {
             let _ = owner::parse(&metadata, kind, 1e9);
         }
     }
@@ -177,8 +178,8 @@ pub fn cluster_object(bytes: &[u8]) {
         watch::take_event(&shared, &event);
     }
     if let Ok(object) = serde_json::from_slice::<DynamicObject>(bytes) {
-        for kind in ["ScaledObject", "VerticalPodAutoscaler"] {
-            shared.book().autoscaler(kind, watch::custom_scaler(kind, &object), 1e9);
+        for kind in [ObjectKind::ScaledObject, ObjectKind::VerticalPodAutoscaler] {
+            shared.book().autoscaler("uid", watch::custom_scaler(&kind, &object), 1e9);
         }
     }
     let _ = shared.book().record("uid");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::model::kubernetes::{
-    Autoscaler, By, ByKind, Change, ChangeRecord, Changed, Owner, Reference, Uid, who,
+    Autoscaler, By, ByKind, Change, ChangeRecord, Changed, ObjectKind, Owner, Reference, Uid, who,
 };
 
 /// Kept of each workload: two hours and this many changes are more than any start asks for.
@@ -24,9 +24,9 @@ pub struct ChangeLog {
     /// ReplicaSet -> its workload.
     sets: HashMap<Uid, Set>,
     /// (namespace, kind, name) -> uid: autoscalers and events name their targets.
-    names: HashMap<(String, String, String), Uid>,
+    names: HashMap<(String, ObjectKind, String), Uid>,
     /// Keyed by kind and uid of the autoscaler.
-    autoscalers: BTreeMap<(String, Uid), Scaler>,
+    autoscalers: BTreeMap<(ObjectKind, Uid), Scaler>,
     /// Scalings told by autoscalers, the newest last.
     told: Vec<Told>,
     refused: u64,
@@ -58,7 +58,7 @@ struct Set {
 pub struct Scaler {
     pub namespace: String,
     /// Kind and name of its target.
-    pub target: (String, String),
+    pub target: (ObjectKind, String),
     pub autoscaler: Autoscaler,
     /// HPA: `status.lastScaleTime`.
     pub last_scale: Option<f64>,
@@ -71,7 +71,7 @@ pub struct Scaler {
 pub struct Told {
     pub namespace: String,
     /// Kind and name of the autoscaler.
-    pub by: (String, String),
+    pub by: (ObjectKind, String),
     pub at: f64,
     /// Its size afterwards, if the message says.
     pub to: Option<u64>,
@@ -221,8 +221,8 @@ impl ChangeLog {
         }
     }
 
-    pub fn autoscaler_gone(&mut self, kind: &str, uid: &str) {
-        self.autoscalers.remove(&(kind.to_owned(), uid.to_owned()));
+    pub fn autoscaler_gone(&mut self, kind: &ObjectKind, uid: &str) {
+        self.autoscalers.remove(&(kind.clone(), uid.to_owned()));
     }
 
     pub fn told(&mut self, told: Told, now: f64) {
@@ -235,8 +235,7 @@ impl ChangeLog {
             .values()
             .filter(|scaler| {
                 scaler.namespace == told.namespace
-                    && (scaler.autoscaler.kind.as_str(), scaler.autoscaler.name.as_str())
-                        == (told.by.0.as_str(), told.by.1.as_str())
+                    && (&scaler.autoscaler.kind, &scaler.autoscaler.name) == (&told.by.0, &told.by.1)
             })
             .filter_map(|scaler| {
                 let (kind, name) = scaler.target.clone();
@@ -271,13 +270,12 @@ impl ChangeLog {
         let uid = self.sets.get(uid).map_or(uid, |set| set.workload.as_str());
         let workload = self.workloads.get(uid)?;
         let mut record = workload.record.clone();
-        let target = (record.workload.kind.as_str(), record.workload.name.as_str());
+        let target = (&record.workload.kind, &record.workload.name);
         record.autoscalers = self
             .autoscalers
             .values()
             .filter(|scaler| {
-                scaler.namespace == record.namespace
-                    && (scaler.target.0.as_str(), scaler.target.1.as_str()) == target
+                scaler.namespace == record.namespace && (&scaler.target.0, &scaler.target.1) == target
             })
             .map(|scaler| scaler.autoscaler.clone())
             .collect();
@@ -379,10 +377,9 @@ impl ChangeLog {
     fn by(&self, uid: &str, at: f64, from: u64, to: u64) -> By {
         let Some(workload) = self.workloads.get(uid) else { return By::default() };
         let record = &workload.record;
-        let target = (record.workload.kind.as_str(), record.workload.name.as_str());
+        let target = (&record.workload.kind, &record.workload.name);
         let mine = |scaler: &&Scaler| {
-            scaler.namespace == record.namespace
-                && (scaler.target.0.as_str(), scaler.target.1.as_str()) == target
+            scaler.namespace == record.namespace && (&scaler.target.0, &scaler.target.1) == target
         };
         let near = |time: f64| (time - at).abs() <= TELLS_SECONDS;
         let told = |scaler: &Scaler| {
@@ -397,8 +394,8 @@ impl ChangeLog {
         let writer = workload.writer.clone().unwrap_or_default();
         let kind = who(&writer);
         let scalers = || self.autoscalers.values().filter(mine);
-        let hpa = scalers().find(|scaler| scaler.autoscaler.kind == "HorizontalPodAutoscaler");
-        let keda = scalers().find(|scaler| scaler.autoscaler.kind == "ScaledObject");
+        let hpa = scalers().find(|scaler| scaler.autoscaler.kind == ObjectKind::HorizontalPodAutoscaler);
+        let keda = scalers().find(|scaler| scaler.autoscaler.kind == ObjectKind::ScaledObject);
         if let Some(scaler) = keda
             && (kind == ByKind::Keda || told(scaler).is_some())
         {

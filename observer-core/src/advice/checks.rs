@@ -4,7 +4,7 @@ use crate::{
     advice::Settings,
     model::{
         advice::{Advice, Check, CheckResult, Facts, Grade, Numbers},
-        kubernetes::Autoscaler,
+        kubernetes::{Autoscaler, ObjectKind},
     },
 };
 
@@ -84,7 +84,7 @@ fn no_ledger() -> Judged {
 /// Everything that scales it, and the VPA among them that acts; without one, that is the verdict.
 fn acting_vpa(facts: &Facts) -> Result<(&[Autoscaler], &Autoscaler), Judged> {
     let scalers = facts.autoscalers.as_ref().ok_or_else(no_ledger)?;
-    let acts = |one: &&Autoscaler| one.kind == "VerticalPodAutoscaler" && one.mode != "Off";
+    let acts = |one: &&Autoscaler| one.kind == ObjectKind::VerticalPodAutoscaler && one.mode != "Off";
     let vpa = scalers.iter().find(acts).ok_or_else(|| (Grade::Pass, "no VPA acts on it".to_owned()))?;
     Ok((scalers, vpa))
 }

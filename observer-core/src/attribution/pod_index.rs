@@ -8,7 +8,7 @@ use crate::{
     attribution::owner_lookups::{DELETED, Look, OwnerLookups, Sibling, remember},
     model::{
         container::Labels,
-        kubernetes::{ChangeRecord, Owner, Pod, Reference, Uid},
+        kubernetes::{ChangeRecord, ObjectKind, Owner, Pod, Reference, Uid},
     },
 };
 
@@ -177,18 +177,18 @@ impl Pods {
             return Ok((pod.name.clone(), "staticpod".into()));
         }
         let Some(controller) = &pod.controller else { return Ok((pod.name.clone(), "pod".into())) };
-        let named = |reference: &Reference| (reference.name.clone(), reference.kind.to_lowercase());
+        let named = |reference: &Reference| (reference.name.clone(), reference.kind.label());
         if let Some(owner) = self.owners.get(&controller.uid) {
             return Ok(named(owner.controller.as_ref().unwrap_or(controller)));
         }
         // The deployment controller names its ReplicaSets by appending the hash.
         let hash = pod.revision_hash.as_deref().unwrap_or_default();
         let stem = controller.name.strip_suffix(hash).and_then(|stem| stem.strip_suffix('-'));
-        match (controller.kind.as_str(), stem) {
-            ("ReplicaSet", Some(stem)) if !hash.is_empty() && !pod.by_rollout => {
+        match (&controller.kind, stem) {
+            (ObjectKind::ReplicaSet, Some(stem)) if !hash.is_empty() && !pod.by_rollout => {
                 Ok((stem.to_owned(), "deployment".into()))
             }
-            ("ReplicaSet" | "Job", _) => Err(named(controller)),
+            (ObjectKind::ReplicaSet | ObjectKind::Job, _) => Err(named(controller)),
             _ => Ok(named(controller)),
         }
     }

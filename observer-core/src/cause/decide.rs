@@ -8,7 +8,8 @@ use crate::{
     model::{
         cause::{Cause, Decision, Scaled},
         kubernetes::{
-            By, ByKind, Change, ChangeRecord, Changed, Owner, Pod, PodContainer, Role, Terminated, who,
+            By, ByKind, Change, ChangeRecord, Changed, ObjectKind, Owner, Pod, PodContainer, Role,
+            Terminated, who,
         },
     },
 };
@@ -149,10 +150,12 @@ fn of_pod(facts: &Evidence, pod: &Pod) -> Decision {
     let Some(controller) = &pod.controller else {
         return Decision::new(Cause::Standalone, 1.0, "no controller owns the pod");
     };
-    match controller.kind.as_str() {
-        "DaemonSet" => return Decision::new(Cause::DaemonSet, 1.0, format!("DaemonSet {}", controller.name)),
-        "Job" => return job(facts, &controller.name),
-        "Node" => return Decision::new(Cause::StaticPod, 1.0, "owned by the node"),
+    match &controller.kind {
+        ObjectKind::DaemonSet => {
+            return Decision::new(Cause::DaemonSet, 1.0, format!("DaemonSet {}", controller.name));
+        }
+        ObjectKind::Job => return job(facts, &controller.name),
+        ObjectKind::Node => return Decision::new(Cause::StaticPod, 1.0, "owned by the node"),
         _ => {}
     }
     if let Some(record) = facts.record
@@ -160,8 +163,8 @@ fn of_pod(facts: &Evidence, pod: &Pod) -> Decision {
     {
         return decision;
     }
-    match (facts.owner, controller.kind.as_str()) {
-        (Some(owner), "StatefulSet") => stateful(facts, pod, owner),
+    match (facts.owner, &controller.kind) {
+        (Some(owner), ObjectKind::StatefulSet) => stateful(facts, pod, owner),
         (Some(owner), _) => by_one_look(facts, pod, owner),
         (None, kind) => {
             Decision::new(Cause::Unknown, 0.1, format!("{kind} {} could not be looked up", controller.name))
@@ -171,7 +174,7 @@ fn of_pod(facts: &Evidence, pod: &Pod) -> Decision {
 
 fn job(facts: &Evidence, name: &str) -> Decision {
     match facts.owner.map(|owner| owner.controller.as_ref()) {
-        Some(Some(above)) if above.kind == "CronJob" => {
+        Some(Some(above)) if above.kind == ObjectKind::CronJob => {
             Decision::new(Cause::CronJob, 1.0, format!("Job {name} of CronJob {}", above.name))
         }
         Some(Some(above)) => {
@@ -355,7 +358,8 @@ fn by_one_look(facts: &Evidence, pod: &Pod, owner: &Owner) -> Decision {
     let first = owner.revision.is_none_or(|revision| revision == 1);
     // Once its spec has changed it is no longer as it was deployed; that of a Rollout its controller itself completes
     // once.
-    let untouched = facts.top.is_none_or(|top| top.generation <= if top.kind == "Rollout" { 2 } else { 1 });
+    let untouched =
+        facts.top.is_none_or(|top| top.generation <= if top.kind == ObjectKind::Rollout { 2 } else { 1 });
     if first && untouched && made - top.created <= DEPLOY_SECONDS && !writer.scale {
         let age = (made - top.created).max(0.0);
         // kubectl apply writes replicas without a trace of its own: a first deployment scaled at once looks the same.

@@ -18,7 +18,7 @@ use crate::{
         cause::{Cause, Decision},
         container::{CgroupId, Container},
         finding::{Caused, Ended},
-        kubernetes::{Owner, Pod, PodContainer, Reference, Uid},
+        kubernetes::{ObjectKind, Owner, Pod, PodContainer, Reference, Uid},
         time::Time,
     },
 };
@@ -45,7 +45,7 @@ fn answered(facts: &Evidence, decision: &Decision) -> bool {
 
 /// Whether the ledger has anything to say of it.
 fn scales(controller: &Reference) -> bool {
-    !matches!(controller.kind.as_str(), "DaemonSet" | "Job" | "Node")
+    !matches!(controller.kind, ObjectKind::DaemonSet | ObjectKind::Job | ObjectKind::Node)
 }
 
 /// When a container ended, and what a restart of it is because of.

@@ -3,7 +3,11 @@
 //! Times are Unix seconds of the clock that wrote them. The API writes whole seconds, so a time `t` of its means
 //! [t, t + 1).
 
+mod object_kind;
+
 use serde::{Deserialize, Serialize};
+
+pub use object_kind::ObjectKind;
 
 pub type Uid = String;
 
@@ -49,7 +53,7 @@ pub struct Pod {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reference {
     pub api_version: String,
-    pub kind: String,
+    pub kind: ObjectKind,
     pub name: String,
     pub uid: Uid,
 }
@@ -57,7 +61,8 @@ pub struct Reference {
 impl Reference {
     /// Whether its metadata tells anything of causes: of a DaemonSet or a mirror pod's node, the kind says all.
     pub fn has_metadata(&self) -> bool {
-        matches!(self.kind.as_str(), "ReplicaSet" | "Deployment" | "StatefulSet" | "Job" | "Rollout")
+        use ObjectKind::{Deployment, Job, ReplicaSet, Rollout, StatefulSet};
+        matches!(self.kind, ReplicaSet | Deployment | StatefulSet | Job | Rollout)
     }
 }
 
@@ -142,7 +147,7 @@ impl Pod {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Owner {
     pub uid: Uid,
-    pub kind: String,
+    pub kind: ObjectKind,
     pub namespace: String,
     pub name: String,
     pub created: f64,
@@ -295,7 +300,7 @@ impl ByKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Autoscaler {
     /// HorizontalPodAutoscaler, ScaledObject or VerticalPodAutoscaler.
-    pub kind: String,
+    pub kind: ObjectKind,
     pub name: String,
     /// HPA: `resource cpu`, `container memory`, `external queue_depth`; ScaledObject: trigger types; VPA: controlled
     /// resources.
@@ -313,10 +318,6 @@ pub struct Autoscaler {
 }
 
 impl Autoscaler {
-    pub fn is_horizontal(&self) -> bool {
-        matches!(self.kind.as_str(), "HorizontalPodAutoscaler" | "ScaledObject")
-    }
-
     /// Whether it acts on this resource: `resource memory`, `container memory`, KEDA's and the VPA's `memory`.
     pub fn is_on(&self, resource: &str) -> bool {
         let external = |signal: &str| {

@@ -125,7 +125,7 @@ impl Metrics {
 
     pub fn news(&self, news: &News) {
         for (workload, namespace, change) in news {
-            let kind = workload.kind.to_lowercase();
+            let kind = workload.kind.label();
             let labels = [namespace.as_str(), &workload.name, &kind];
             match &change.what {
                 Changed::Scaled { from, to, by } => {

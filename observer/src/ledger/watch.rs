@@ -22,7 +22,7 @@ use crate::{
 };
 use observer_core::{
     ledger::{Scaler, Told},
-    model::kubernetes::Autoscaler,
+    model::kubernetes::{Autoscaler, ObjectKind},
 };
 
 /// Custom resources that were not there are looked for again this often.
@@ -32,7 +32,6 @@ const PAGE: u32 = 50;
 /// Seconds after which a watch of events is begun again: the API server does not cache them, so that it sends no
 /// bookmarks, and a connection that says nothing for longer is taken for dead.
 const EVENTS_WATCH: u32 = 60;
-const HPA: &str = "HorizontalPodAutoscaler";
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -165,7 +164,7 @@ impl Watch {
         let api_version = of.api_version.clone();
         let take = |shared: &Shared, object: &PartialObjectMeta<DynamicObject>| {
             let now = shared.clock.unix_seconds();
-            let found = owner::parse(&object.metadata, &kind, now);
+            let found = owner::parse(&object.metadata, kind.as_str().into(), now);
             shared.book().workload(&found, &api_version, now);
         };
         let gone = |shared: &Shared, uid: &str| shared.book().workload_gone(uid);
@@ -175,7 +174,7 @@ impl Watch {
     async fn replica_sets(self, client: Client, of: ApiResource) {
         let take = |shared: &Shared, object: &PartialObjectMeta<DynamicObject>| {
             let now = shared.clock.unix_seconds();
-            let found = owner::parse(&object.metadata, "ReplicaSet", now);
+            let found = owner::parse(&object.metadata, ObjectKind::ReplicaSet, now);
             let news = shared.book().replica_set(&found, now);
             shared.metrics.news(&news);
         };
@@ -188,7 +187,7 @@ impl Watch {
         let of = metadata::resource("apps/v1", "StatefulSet");
         let take = |shared: &Shared, set: &Object<SetSpec, SetStatus>| {
             let now = shared.clock.unix_seconds();
-            let found = owner::parse(&set.metadata, "StatefulSet", now);
+            let found = owner::parse(&set.metadata, ObjectKind::StatefulSet, now);
             let replicas = u64::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
             let status = set.status.clone().unwrap_or_default();
             let revisions =
@@ -205,7 +204,9 @@ impl Watch {
             let uid = hpa.metadata.uid.clone().unwrap_or_default();
             shared.book().autoscaler(&uid, self::hpa(hpa), shared.clock.unix_seconds());
         };
-        let gone = |shared: &Shared, uid: &str| shared.book().autoscaler_gone(HPA, uid);
+        let gone = |shared: &Shared, uid: &str| {
+            shared.book().autoscaler_gone(&ObjectKind::HorizontalPodAutoscaler, uid)
+        };
         self.follow(client, Api::all, None, take, gone).await;
     }
 
@@ -224,14 +225,15 @@ impl Watch {
             tokio::time::sleep(DISCOVER).await;
         };
         tracing::info!("{kind} is installed: watching it");
-        if kind == "Rollout" {
+        let kind = ObjectKind::from(kind);
+        if kind == ObjectKind::Rollout {
             return self.workloads(client, of).await;
         }
         let take = |shared: &Shared, object: &DynamicObject| {
             let uid = object.metadata.uid.clone().unwrap_or_default();
-            shared.book().autoscaler(&uid, custom_scaler(kind, object), shared.clock.unix_seconds());
+            shared.book().autoscaler(&uid, custom_scaler(&kind, object), shared.clock.unix_seconds());
         };
-        let gone = |shared: &Shared, uid: &str| shared.book().autoscaler_gone(kind, uid);
+        let gone = |shared: &Shared, uid: &str| shared.book().autoscaler_gone(&kind, uid);
         self.follow(client, |client| Api::all_with(client, &of), None, take, gone).await;
     }
 }
@@ -260,9 +262,9 @@ pub fn hpa(hpa: &HorizontalPodAutoscaler) -> Scaler {
         .find(|condition| condition.type_ == "ScalingActive" && condition.status == "False");
     Scaler {
         namespace: meta.namespace.clone().unwrap_or_default(),
-        target: (spec.scale_target_ref.kind.clone(), spec.scale_target_ref.name.clone()),
+        target: (spec.scale_target_ref.kind.clone().into(), spec.scale_target_ref.name.clone()),
         autoscaler: Autoscaler {
-            kind: HPA.into(),
+            kind: ObjectKind::HorizontalPodAutoscaler,
             name: meta.name.clone().unwrap_or_default(),
             signals: spec.metrics.iter().flatten().map(signal).collect(),
             min: spec.min_replicas.and_then(|min| u64::try_from(min).ok()),
@@ -272,7 +274,7 @@ pub fn hpa(hpa: &HorizontalPodAutoscaler) -> Scaler {
         },
         last_scale: status.last_scale_time.map(|time| time.0.as_second() as f64),
         scaled_object: metadata::controller(meta)
-            .filter(|above| above.kind == "ScaledObject")
+            .filter(|above| above.kind == ObjectKind::ScaledObject)
             .map(|above| above.name),
     }
 }
@@ -310,14 +312,14 @@ fn signal(metric: &MetricSpec) -> String {
 }
 
 /// ScaledObject (keda.sh/v1alpha1) or VerticalPodAutoscaler (autoscaling.k8s.io/v1).
-pub fn custom_scaler(kind: &str, object: &DynamicObject) -> Scaler {
+pub fn custom_scaler(kind: &ObjectKind, object: &DynamicObject) -> Scaler {
     let text =
         |pointer: &str| object.data.pointer(pointer).and_then(|value| value.as_str()).map(str::to_owned);
     let number = |pointer: &str| object.data.pointer(pointer).and_then(|value| value.as_u64());
     let list = |pointer: &str| {
         object.data.pointer(pointer).and_then(|value| value.as_array()).cloned().unwrap_or_default()
     };
-    let keda = kind == "ScaledObject";
+    let keda = *kind == ObjectKind::ScaledObject;
     let target = if keda { "/spec/scaleTargetRef" } else { "/spec/targetRef" };
     let signals = match keda {
         true => list("/spec/triggers")
@@ -340,11 +342,11 @@ pub fn custom_scaler(kind: &str, object: &DynamicObject) -> Scaler {
     Scaler {
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         target: (
-            text(&format!("{target}/kind")).unwrap_or_else(|| "Deployment".into()),
+            text(&format!("{target}/kind")).map_or(ObjectKind::Deployment, ObjectKind::from),
             text(&format!("{target}/name")).unwrap_or_default(),
         ),
         autoscaler: Autoscaler {
-            kind: kind.to_owned(),
+            kind: kind.clone(),
             name: object.metadata.name.clone().unwrap_or_default(),
             signals,
             min: number("/spec/minReplicaCount"),
@@ -371,7 +373,7 @@ fn time_of(event: &ApiEvent) -> f64 {
 pub fn take_event(shared: &Shared, event: &ApiEvent) {
     let at = time_of(event);
     let namespace = event.involved_object.namespace.clone().unwrap_or_default();
-    let kind = event.involved_object.kind.clone().unwrap_or_default();
+    let kind = ObjectKind::from(event.involved_object.kind.as_deref().unwrap_or_default());
     let name = event.involved_object.name.clone().unwrap_or_default();
     let message = event.message.clone().unwrap_or_default();
     match event.reason.as_deref().unwrap_or_default() {
@@ -388,7 +390,7 @@ pub fn take_event(shared: &Shared, event: &ApiEvent) {
             let told = Told { namespace, by: (kind, name), at, to: None, reason };
             shared.book().told(told, shared.clock.unix_seconds());
         }
-        reason if kind == "Pod" => shared.book().disrupted(&namespace, &name, reason, at),
+        reason if kind == ObjectKind::Pod => shared.book().disrupted(&namespace, &name, reason, at),
         _ => {}
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 use crate::clock;
 use observer_core::model::{
     event::{Event, EventKind},
-    kubernetes::{ApiState, Owner, Reference, Uid},
+    kubernetes::{ApiState, ObjectKind, Owner, Reference, Uid},
 };
 
 pub mod metadata;
@@ -191,7 +191,7 @@ fn refusal(error: &watcher::Error) -> ApiState {
 /// looked up later.
 async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::Sender<Event>) {
     let mut looked: HashMap<Uid, Instant> = HashMap::new();
-    let mut refused: HashSet<String> = HashSet::new();
+    let mut refused: HashSet<ObjectKind> = HashSet::new();
     let mut later = Later::default();
     let mut next = Instant::now();
     loop {
@@ -298,7 +298,11 @@ async fn look(client: &Client, namespace: &str, reference: &Reference) -> Result
     for attempt in 1..=TRIES {
         match timeout(ANSWER, api.get_metadata_opt_with(&reference.name, &params)).await {
             Ok(Ok(Some(found))) if found.metadata.uid.as_deref() == Some(&reference.uid) => {
-                return Ok(Some(owner::parse(&found.metadata, &reference.kind, clock::unix_seconds())));
+                return Ok(Some(owner::parse(
+                    &found.metadata,
+                    reference.kind.clone(),
+                    clock::unix_seconds(),
+                )));
             }
             // The cache may be behind the pod that names it.
             Ok(Ok(_)) => params = kube::api::GetParams::default(),

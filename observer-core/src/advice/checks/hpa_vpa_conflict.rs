@@ -16,7 +16,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
         Err(judged) => return judged,
     };
     let both = |one: &&Autoscaler| {
-        one.is_horizontal() && ["memory", "cpu"].iter().any(|r| one.is_on(r) && vpa.is_on(r))
+        one.kind.scales_horizontally() && ["memory", "cpu"].iter().any(|r| one.is_on(r) && vpa.is_on(r))
     };
     match scalers.iter().find(both) {
         Some(one) => (

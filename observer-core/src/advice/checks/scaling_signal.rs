@@ -12,7 +12,7 @@ pub(super) static CHECK: Declaration = Declaration {
 
 fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
     let Some(scalers) = &facts.autoscalers else { return no_ledger() };
-    let horizontal: Vec<&Autoscaler> = scalers.iter().filter(|one| one.is_horizontal()).collect();
+    let horizontal: Vec<&Autoscaler> = scalers.iter().filter(|one| one.kind.scales_horizontally()).collect();
     let of = |one: &Autoscaler| format!("{} {} scales on {}", one.kind, one.name, one.signals.join(", "));
     if let Some(one) = horizontal.iter().find(|one| one.is_on("memory")) {
         let startup = facts.startups.overshoot.map_or(String::new(), |[_, p95, _]| {

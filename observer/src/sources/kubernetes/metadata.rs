@@ -14,7 +14,7 @@ pub fn resource(api_version: &str, kind: &str) -> ApiResource {
 }
 
 pub fn api(client: Client, namespace: &str, of: &Reference) -> Api<DynamicObject> {
-    Api::namespaced_with(client, namespace, &resource(&of.api_version, &of.kind))
+    Api::namespaced_with(client, namespace, &resource(&of.api_version, &of.kind.to_string()))
 }
 
 /// The metadata of every object of a kind.
@@ -30,7 +30,7 @@ pub fn controller(metadata: &ObjectMeta) -> Option<Reference> {
     let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
     Some(Reference {
         api_version: owner.api_version.clone(),
-        kind: owner.kind.clone(),
+        kind: owner.kind.as_str().into(),
         name: owner.name.clone(),
         uid: owner.uid.clone(),
     })

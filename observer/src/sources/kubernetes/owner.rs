@@ -3,16 +3,16 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::sources::kubernetes::metadata;
-use observer_core::model::kubernetes::Owner;
+use observer_core::model::kubernetes::{ObjectKind, Owner};
 
-pub fn parse(of: &ObjectMeta, kind: &str, looked: f64) -> Owner {
+pub fn parse(of: &ObjectMeta, kind: ObjectKind, looked: f64) -> Owner {
     let number = |name: &str| metadata::annotation(of, name).and_then(|text| text.parse().ok());
     let desired = number("deployment.kubernetes.io/desired-replicas")
         .or_else(|| number("rollout.argoproj.io/desired-replicas"));
     let most: Option<u64> = number("deployment.kubernetes.io/max-replicas");
     Owner {
         uid: of.uid.clone().unwrap_or_default(),
-        kind: kind.to_owned(),
+        kind,
         namespace: of.namespace.clone().unwrap_or_default(),
         name: of.name.clone().unwrap_or_default(),
         created: metadata::created(of),
@@ -50,7 +50,7 @@ mod tests {
                "time":"2026-11-24T11:07:08Z","fieldsV1":{"f:spec":{"f:replicas":{}}}},
               {"manager":"kube-controller-manager","operation":"Update","apiVersion":"apps/v1","fieldsType":"FieldsV1",
                "time":"2026-11-24T11:09:00Z","subresource":"status","fieldsV1":{"f:status":{"f:replicas":{}}}}]}"#;
-        let owner = parse(&serde_json::from_str(text).unwrap(), "ReplicaSet", 0.0);
+        let owner = parse(&serde_json::from_str(text).unwrap(), ObjectKind::ReplicaSet, 0.0);
         assert_eq!((owner.desired, owner.surge, owner.revision), (Some(4), Some(1), Some(2)));
         assert_eq!(owner.controller_wrote.map(|wrote| wrote - owner.created), Some(60.0));
         assert_eq!(owner.controller.map(|above| above.name), Some("web".into()));
@@ -62,11 +62,11 @@ mod tests {
     fn absurd_metadata_is_an_owner_without_facts() {
         let text =
             r#"{"annotations":{"deployment.kubernetes.io/desired-replicas":"many"},"managedFields":[{}]}"#;
-        let owner = parse(&serde_json::from_str(text).unwrap(), "ReplicaSet", 1.0);
+        let owner = parse(&serde_json::from_str(text).unwrap(), ObjectKind::ReplicaSet, 1.0);
         assert_eq!((owner.desired, owner.controller_wrote, owner.created), (None, None, 0.0));
         let text = r#"{"annotations":{"deployment.kubernetes.io/desired-replicas":"4",
             "deployment.kubernetes.io/max-replicas":"3"}}"#;
-        let owner = parse(&serde_json::from_str(text).unwrap(), "ReplicaSet", 1.0);
+        let owner = parse(&serde_json::from_str(text).unwrap(), ObjectKind::ReplicaSet, 1.0);
         assert_eq!((owner.desired, owner.surge), (Some(4), None));
     }
 }
