@@ -195,12 +195,18 @@ fn run() -> Result<Conclusion> {
 
 fn trial(case: Case, suite: &Arc<Suite>, no_cluster: Option<&str>) -> Trial {
     let Case { name, deployed, on_request, run } = case;
-    let suite = Arc::clone(suite);
+    let (suite, title) = (Arc::clone(suite), name.clone());
     let play = move || {
         suite.bring(deployed).with_context(|| format!("while deploying {deployed:?}"))?;
         run(&suite)
     };
-    let play = move || play().map_err(|error: anyhow::Error| Failed::from(format!("{error:#}")));
+    let play = move || {
+        play().map_err(|error: anyhow::Error| {
+            // At once, for whoever looks on, and for the closing lines.
+            println!("FAILURE {title}: {error:#}");
+            Failed::from(format!("{error:#}"))
+        })
+    };
     match no_cluster.or(on_request) {
         Some(why) => Trial::test(format!("{name} (skipped: {why})"), play).with_ignored_flag(true),
         None => Trial::test(name, play),

@@ -8,6 +8,7 @@ mod demo;
 mod deny;
 mod docs;
 mod fuzz;
+mod harness;
 mod image;
 mod record;
 mod release;

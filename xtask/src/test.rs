@@ -12,7 +12,9 @@ use observer_tests::cluster::{control, missing, prepare};
 use serde_json::Value;
 
 use crate::{
-    build_ebpf, cluster, fuzz, shell,
+    build_ebpf, cluster, fuzz,
+    harness::Harness,
+    shell,
     statics::{self, Arch},
     test_web, vm,
 };
@@ -190,9 +192,9 @@ impl Tally {
                 Err(why) => self.skipped.push(why),
                 Ok(report) => {
                     let named = |test: &String| format!("kernel {}: {test}", report.release);
-                    self.passed += report.passed.len() as u32;
-                    self.failed.extend(report.failed.iter().map(named));
-                    self.skipped.extend(report.skipped.iter().map(named));
+                    self.passed += report.tests.passed.len() as u32;
+                    self.failed.extend(report.tests.failed.iter().map(named));
+                    self.skipped.extend(report.tests.skipped.iter().map(named));
                 }
             }
         }
@@ -216,35 +218,22 @@ impl Tally {
     }
 
     fn fail(&mut self, name: &str, why: &str) {
+        self.failed.push(format!("{name}: {why}"));
         eprintln!("{name}: {why}");
-        self.failed.push(name.to_owned());
     }
 
     /// Shows the output as it comes and reads the harness's lines from it; whether all passed.
     fn count(&mut self, name: &str, command: &mut Command) -> Result<bool> {
-        lines(command, |line| {
+        let mut harness = Harness::default();
+        let done = lines(command, |line| {
             println!("{line}");
-            self.read_line(name, line);
-        })
-    }
-
-    fn read_line(&mut self, name: &str, line: &str) {
-        if let Some(counts) = line.strip_prefix("test result: ") {
-            // "ok. 28 passed; 0 failed; 1 ignored; ..."
-            let count = |what: &str| {
-                counts
-                    .split([';', '.'])
-                    .find_map(|part| part.trim().strip_suffix(what))
-                    .and_then(|n| n.trim().parse().ok())
-            };
-            self.passed += count("passed").unwrap_or(0);
-        } else if let Some(test) = line.strip_prefix("test ") {
-            if let Some((test, _)) = test.split_once(" ... ignored") {
-                self.skipped.push(format!("{name}: {}", test.trim()));
-            } else if let Some((test, _)) = test.split_once(" ... FAILED") {
-                self.failed.push(format!("{name}: {}", test.trim()));
-            }
-        }
+            harness.read(line);
+        });
+        let named = |test: String| format!("{name}: {test}");
+        self.passed += harness.passed.len() as u32;
+        self.failed.extend(harness.failed.into_iter().map(named));
+        self.skipped.extend(harness.skipped.into_iter().map(named));
+        done
     }
 
     fn close(self) -> Result<()> {

@@ -22,7 +22,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, shell, statics::Arch};
+use crate::{build_ebpf, harness::Harness, shell, statics::Arch};
 
 mod initramfs;
 mod kernels;
@@ -109,11 +109,7 @@ pub struct Report {
     pub release: String,
     /// Probe -> the line of `observer check`.
     pub probes: BTreeMap<String, String>,
-    pub passed: Vec<String>,
-    pub failed: Vec<String>,
-    pub skipped: Vec<String>,
-    /// The test that runs: what it prints itself comes before its verdict.
-    running: Option<String>,
+    pub tests: Harness,
     /// It reached the end of its script.
     ended: bool,
 }
@@ -123,7 +119,7 @@ pub fn vm(options: &Options) -> Result<()> {
     let mut failed = 0;
     for report in &reports {
         match report {
-            Ok(report) => failed += report.failed.len(),
+            Ok(report) => failed += report.tests.failed.len(),
             Err(why) => eprintln!("skipped  {why}"),
         }
     }
@@ -237,10 +233,7 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
         seconds: 0,
         release: String::new(),
         probes: BTreeMap::new(),
-        passed: Vec::new(),
-        failed: Vec::new(),
-        skipped: Vec::new(),
-        running: None,
+        tests: Harness::default(),
         ended: false,
     };
     let mut tail = Vec::new();
@@ -257,19 +250,19 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
     let _ = reader.join();
     report.seconds = began.elapsed().as_secs();
     if !report.ended {
-        let at = report.running.take().map_or_else(String::new, |test| format!(", it was at {test}"));
-        report.failed.push(format!("did not get to the end within {} s{at}", report.seconds));
+        let at = report.tests.running.take().map_or_else(String::new, |test| format!(", it was at {test}"));
+        report.tests.failed.push(format!("did not get to the end within {} s{at}", report.seconds));
     }
-    if !report.failed.is_empty() && !console {
+    if !report.tests.failed.is_empty() && !console {
         println!("{}", tail.join("\n"));
     }
     eprintln!(
         "   {} {}: {} passed, {} failed, {} skipped, in {} s",
         report.release,
         report.boot,
-        report.passed.len(),
-        report.failed.len(),
-        report.skipped.len(),
+        report.tests.passed.len(),
+        report.tests.failed.len(),
+        report.tests.skipped.len(),
         report.seconds
     );
     Ok(report)
@@ -288,25 +281,9 @@ impl Report {
                 let hook = if mark == "ok" { hook } else { format!("— {hook}") };
                 self.probes.insert(name.to_owned(), hook);
             }
-        } else if let Some((test, verdict)) =
-            line.strip_prefix("test ").and_then(|line| line.split_once(" ... "))
-        {
-            self.running = Some(test.trim().to_owned());
-            self.verdict(verdict.trim());
         } else {
-            self.verdict(line.trim());
+            self.tests.read(line);
         }
-    }
-
-    /// Anything else is what the test prints.
-    fn verdict(&mut self, said: &str) {
-        let list = match said {
-            "ok" => &mut self.passed,
-            "ignored" => &mut self.skipped,
-            "FAILED" => &mut self.failed,
-            _ => return,
-        };
-        list.extend(self.running.take());
     }
 }
 
@@ -326,9 +303,9 @@ impl Row {
             "| {} ({}) | {boot} | {} | {} | {} | {} |\n",
             report.kernel,
             report.release,
-            report.passed.len(),
-            report.failed.len(),
-            report.skipped.len(),
+            report.tests.passed.len(),
+            report.tests.failed.len(),
+            report.tests.skipped.len(),
             probes.join("<br>"),
         );
         Self { kernel: report.kernel.clone(), boot: boot.to_owned(), line }
