@@ -24,6 +24,7 @@ pub mod oom;
 pub mod oom_counts;
 pub mod oom_report;
 pub mod page_faults;
+mod peaks;
 pub mod stability;
 pub mod startup;
 pub mod tracked;

@@ -370,6 +370,13 @@ impl Lifecycle {
         self.watermark = self.watermark.max(held.map_or(0, |(_, watermark)| watermark));
     }
 
+    /// A victim of the OOM killer is about to give back its memory. `victim_anon`: see [`Startup::killed`].
+    pub fn gives_back(&mut self, at: Time, victim_anon: Option<u64>) {
+        if let Some(run) = &mut self.run {
+            run.startup.killed(at.seconds_since(run.zero), victim_anon);
+        }
+    }
+
     pub fn peak(&self) -> u64 {
         self.watermark
     }

@@ -48,6 +48,7 @@ impl Containers {
         if let Some(life) = &mut life {
             let held = Some((usage, peak));
             life.oom_killed(at, Some(kill.victim_pid), at_own_limit, held, host.wall_ns(), out);
+            life.gives_back(at, kill.victim_memory.map(|memory| memory.anon));
         }
         let killed = OomKilled {
             starting: life.as_ref().is_some_and(|life| life.is_starting()),
@@ -86,6 +87,7 @@ impl Containers {
         let limit = life.limit().and_then(|limit| limit.bytes());
         let at_own_limit = limit.is_some_and(|limit| oom::stands_at(life.peak(), limit));
         life.oom_killed(at, None, at_own_limit, None, host.wall_ns(), out);
+        life.gives_back(at, None);
         let killed = OomKilled {
             usage: life.usage(),
             peak: life.peak(),

@@ -8,6 +8,7 @@
 use crate::{
     container::{
         curve::Curve,
+        peaks::Peaks,
         stability::{BAND_MIN_BYTES, Settled, Stability, Swing, Verdict},
     },
     model::{
@@ -16,26 +17,10 @@ use crate::{
     },
 };
 
+pub use crate::container::peaks::{Peak, Sample};
+
 /// Growth is measured over at least this long: below it one large allocation is an infinite rate.
 const GROWTH_SECONDS: f64 = 0.5;
-
-#[derive(Clone, Copy, Debug)]
-pub struct Sample {
-    pub seconds: f64,
-    pub usage: u64,
-    /// Usage without file cache and reclaimable slab, as last read.
-    pub unreclaimable: u64,
-    /// Anonymous memory, if it was read together with the usage.
-    pub anon: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Peak {
-    pub bytes: u64,
-    pub seconds: f64,
-    /// Anonymous memory, read where usage was within 2 % of the peak; absent where nothing was read so near to it.
-    pub anon: Option<u64>,
-}
 
 #[derive(Clone, Debug, Default)]
 pub struct Startup {
@@ -47,6 +32,9 @@ pub struct Startup {
     later: Peaks,
     /// The time to stable the peaks belong to.
     dated: Option<f64>,
+    /// A victim's pages leave the kernel's lists before the usage falls: until it has, kinds of memory that do not make
+    /// up the usage are of a later moment.
+    pages_leave: bool,
     /// Reclaimable memory, as last read.
     cache: u64,
     growth_from: Option<(f64, u64)>,
@@ -54,73 +42,14 @@ pub struct Startup {
     curve: Curve<SPANS>,
 }
 
-/// The kernel tells the cache later than the usage (memory.stat is flushed every two seconds), so a burst of file reads
-/// looks like working set until then. The highest usage is therefore held back until the cache is told anew, and the
-/// larger cache of the two counts.
-#[derive(Clone, Copy, Debug, Default)]
-struct Peaks {
-    bytes: u64,
-    seconds: f64,
-    /// The reading of the kinds of memory at the highest usage: that usage, and the anonymous part.
-    read: Option<(u64, u64)>,
-    unreclaimable: u64,
-    /// Highest usage since the cache was last told.
-    pending: u64,
-}
-
-impl Peaks {
-    fn raise(&mut self, sample: &Sample, cache_before: u64) {
-        let Sample { seconds, usage, anon, .. } = *sample;
-        self.raise_to(seconds, usage);
-        if let Some(anon) = anon.filter(|_| self.read.is_none_or(|(highest, _)| usage > highest)) {
-            self.read = Some((usage, anon));
-        }
-        let cache = sample.cache();
-        if cache != cache_before {
-            self.unreclaimable = self.highest_unreclaimable(cache.max(cache_before));
-            self.pending = 0;
-        }
-        self.pending = self.pending.max(usage);
-    }
-
-    fn raise_to(&mut self, seconds: f64, bytes: u64) {
-        if bytes > self.bytes {
-            (self.bytes, self.seconds) = (bytes, seconds);
-        }
-    }
-
-    fn peak(&self) -> Peak {
-        // A composition read at another level is that of another moment.
-        let near = |(usage, _): &(u64, u64)| usage.saturating_add(usage / 50) >= self.bytes;
-        let anon = self.read.filter(near).map(|(_, anon)| anon.min(self.bytes));
-        Peak { bytes: self.bytes, seconds: self.seconds, anon }
-    }
-
-    fn highest_unreclaimable(&self, cache: u64) -> u64 {
-        self.unreclaimable.max(self.pending.saturating_sub(cache))
-    }
-
-    fn or(self, other: Self) -> Self {
-        let higher = if other.bytes > self.bytes { other } else { self };
-        Self {
-            read: self.read.max(other.read),
-            unreclaimable: self.unreclaimable.max(other.unreclaimable),
-            pending: self.pending.max(other.pending),
-            ..higher
-        }
-    }
-}
-
-impl Sample {
-    fn cache(&self) -> u64 {
-        self.usage.saturating_sub(self.unreclaimable)
-    }
-}
-
 impl Startup {
     /// Samples that are not later than the last one count for the peak only.
-    pub fn sample(&mut self, sample: Sample) {
+    pub fn sample(&mut self, mut sample: Sample) {
         let Sample { seconds, usage, unreclaimable, .. } = sample;
+        self.pages_leave &= self.peaks.or(self.later).is_near(usage);
+        if self.pages_leave && !sample.is_whole() {
+            sample.anon = None;
+        }
         let peaks = if self.dated.is_none() { &mut self.peaks } else { &mut self.later };
         peaks.raise(&sample, self.cache);
         self.cache = sample.cache();
@@ -141,6 +70,14 @@ impl Startup {
     pub fn watermark(&mut self, seconds: f64, bytes: u64) {
         let peaks = if self.dated.is_none() { &mut self.peaks } else { &mut self.later };
         peaks.raise_to(seconds, bytes);
+    }
+
+    /// The OOM killer took a process. `victim_anon`: the anonymous memory that it alone held, if the kernel said.
+    pub fn killed(&mut self, seconds: f64, victim_anon: Option<u64>) {
+        self.pages_leave = true;
+        for peaks in [&mut self.peaks, &mut self.later] {
+            peaks.drop_reading_without(victim_anon.unwrap_or(0), seconds);
+        }
     }
 
     /// Nobody looked between the last sample and `seconds`: no hold reaches across.
@@ -305,6 +242,38 @@ mod tests {
         };
         assert_eq!(anon(100, 90), Some(90));
         assert_eq!(anon(60, 55), None, "read before the spike");
+    }
+
+    #[test]
+    fn the_anonymous_part_of_a_peak_is_not_read_while_a_victims_pages_leave() {
+        let read = |seconds, usage, anon: u64| {
+            let usage = usage * MIB;
+            Sample { seconds, usage, unreclaimable: usage, anon: Some(anon * MIB) }
+        };
+        /// Read before the kill at 1.0 s, what the victim held, read after it, and the anonymous part then.
+        type Row<'a> = (&'a [Sample], Option<u64>, &'a [Sample], Option<u64>);
+        let table: [Row; 9] = [
+            (&[], Some(60), &[read(1.01, 64, 0)], None),
+            (&[], None, &[read(1.01, 64, 0)], None),
+            (&[], None, &[read(1.01, 64, 63), read(1.02, 64, 20)], Some(63)),
+            (&[read(0.9, 64, 63)], Some(62), &[read(1.01, 64, 0)], Some(63)),
+            (&[read(0.9, 63, 62)], Some(62), &[read(1.01, 64, 0)], Some(62)),
+            (&[read(0.5, 50, 49)], Some(62), &[read(1.01, 64, 0)], None),
+            // As of before the kill, made after it.
+            (&[read(0.99, 64, 1)], Some(62), &[], None),
+            // A process goes, the container reaches its limit again.
+            (&[], Some(40), &[read(1.01, 64, 24), read(1.1, 24, 24), read(2.0, 64, 60)], Some(60)),
+            (&[], Some(40), &[read(1.01, 64, 24), read(1.1, 24, 24), read(2.0, 40, 39)], None),
+        ];
+        for (before, victim, after, expected) in table {
+            let mut startup = Startup::default();
+            before.iter().for_each(|sample| startup.sample(*sample));
+            startup.watermark(1.0, 64 * MIB);
+            startup.killed(1.0, victim.map(|held| held * MIB));
+            after.iter().for_each(|sample| startup.sample(*sample));
+            let told = startup.peak().anon.map(|anon| anon / MIB);
+            assert_eq!(told, expected, "{before:?} {after:?}");
+        }
     }
 
     #[test]

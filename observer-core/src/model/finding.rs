@@ -328,7 +328,7 @@ pub struct StartupPeak {
     pub container: Container,
     pub bytes: u64,
     pub seconds: f64,
-    /// Anonymous memory at the look nearest to the peak: the rest is page cache and kernel memory.
+    /// Anonymous memory at the look nearest to the peak, within 2 % of it: the rest is page cache and kernel memory.
     pub anon: Option<u64>,
     pub limit: Option<Limit>,
 }

@@ -225,9 +225,10 @@ mod program {
             record.level = walk::load::<u32>(cgroup, Field::CgroupLevel);
             record.populated = walk::load::<u32>(cgroup, Field::CgroupPopulatedCsets);
         }
+        // Pages leave their lists before they are uncharged.
+        pages(record, Memcg::of(css));
         counters(record, Memcg::of(css));
         pressure(record, cgroup);
-        pages(record, Memcg::of(css));
         record.run = header.run;
         header.stored += 1;
         Some(())

@@ -18,15 +18,18 @@ pub fn usage(directory: &Path, version: CgroupVersion) -> io::Result<u64> {
 /// Everything. `Err` if the group is gone, or one of its files could not be read; one that this kernel does not have
 /// leaves its part absent.
 pub fn reading(directory: &Path, version: CgroupVersion) -> io::Result<MemoryReading> {
-    let usage = usage(directory, version)?;
     match version {
-        CgroupVersion::V2 => v2(directory, usage),
-        CgroupVersion::V1 => v1(directory, usage),
+        CgroupVersion::V2 => v2(directory),
+        CgroupVersion::V1 => v1(directory),
     }
 }
 
-fn v2(directory: &Path, usage: u64) -> io::Result<MemoryReading> {
+fn v2(directory: &Path) -> io::Result<MemoryReading> {
     let text = |name| text(directory, name);
+    // Before the usage: of a process that exits meanwhile too much of its kinds of memory is known, not a usage that
+    // nothing makes up.
+    let stat = text("memory.stat")?.map(|text| stat(&text, &V2));
+    let usage = usage(directory, CgroupVersion::V2)?;
     let events_local = text("memory.events.local")?;
     let events = |events: String| MemoryEvents {
         max: keyed(&events, "max").unwrap_or(0),
@@ -41,7 +44,7 @@ fn v2(directory: &Path, usage: u64) -> io::Result<MemoryReading> {
         usage,
         watermark: text("memory.peak")?.as_deref().map(number).transpose()?,
         limit: text("memory.max")?.as_deref().and_then(limit),
-        stat: text("memory.stat")?.map(|text| stat(&text, &V2)),
+        stat,
         events: text("memory.events")?.map(events),
         high: text("memory.high")?.as_deref().and_then(limit),
         swap: text("memory.swap.current")?.as_deref().map(number).transpose()?,
@@ -49,9 +52,10 @@ fn v2(directory: &Path, usage: u64) -> io::Result<MemoryReading> {
     })
 }
 
-fn v1(directory: &Path, usage: u64) -> io::Result<MemoryReading> {
+fn v1(directory: &Path) -> io::Result<MemoryReading> {
     let text = |name| text(directory, name);
-    let stat_text = text("memory.stat")?;
+    let stat_text = text("memory.stat")?; // before the usage, as above
+    let usage = usage(directory, CgroupVersion::V1)?;
     let times_at_limit = text("memory.failcnt")?.as_deref().map(number).transpose()?;
     let events = |control: String| {
         let (max, oom_kill) = (times_at_limit?, keyed(&control, "oom_kill")?);
