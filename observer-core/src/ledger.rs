@@ -28,7 +28,7 @@ pub struct ChangeLog {
     /// Keyed by kind and uid of the autoscaler.
     autoscalers: BTreeMap<(ObjectKind, Uid), Scaler>,
     /// Scalings told by autoscalers, the newest last.
-    told: Vec<Told>,
+    notices: Vec<RescaleNotice>,
     refused: u64,
 }
 
@@ -68,7 +68,7 @@ pub struct Scaler {
 
 /// An event in which an autoscaler says that it scaled.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct RescaleNotice {
     pub namespace: String,
     /// Kind and name of the autoscaler.
     pub by: (ObjectKind, String),
@@ -225,10 +225,10 @@ impl ChangeLog {
         self.autoscalers.remove(&(kind.clone(), uid.to_owned()));
     }
 
-    pub fn told(&mut self, told: Told, now: f64) {
-        self.told.retain(|before| now - before.at < KEPT_SECONDS);
-        if self.told.len() == CHANGES * 16 {
-            self.told.remove(0);
+    pub fn rescaled(&mut self, told: RescaleNotice, now: f64) {
+        self.notices.retain(|before| now - before.at < KEPT_SECONDS);
+        if self.notices.len() == CHANGES * 16 {
+            self.notices.remove(0);
         }
         let concerned: Vec<Uid> = self
             .autoscalers
@@ -242,7 +242,7 @@ impl ChangeLog {
                 self.names.get(&(scaler.namespace.clone(), kind, name)).cloned()
             })
             .collect();
-        self.told.push(told);
+        self.notices.push(told);
         for uid in concerned {
             self.judge_again(&uid, now);
         }
@@ -383,7 +383,7 @@ impl ChangeLog {
         };
         let near = |time: f64| (time - at).abs() <= TELLS_SECONDS;
         let told = |scaler: &Scaler| {
-            self.told.iter().rev().find(|told| {
+            self.notices.iter().rev().find(|told| {
                 told.namespace == scaler.namespace
                     && told.by.0 == scaler.autoscaler.kind
                     && told.by.1 == scaler.autoscaler.name
@@ -525,8 +525,8 @@ mod tests {
         book.workload(&deployment("kube-controller-manager", true), "apps/v1", 1100.0);
         book.replica_set(&set("a", 1, 4, 1100.0), 1100.0);
         book.replica_set(&set("a", 1, 8, 1102.0), 1102.0);
-        book.told(
-            Told {
+        book.rescaled(
+            RescaleNotice {
                 namespace: "shop".into(),
                 by: ("HorizontalPodAutoscaler".into(), "web".into()),
                 at: 1102.0,
@@ -602,14 +602,14 @@ mod tests {
         book.workload_gone("old");
         book.replica_set(&set("a", 1, 1, 1100.0), 1100.0);
         book.replica_set(&set("a", 1, 4, 1200.0), 1200.0);
-        let told = Told {
+        let told = RescaleNotice {
             namespace: "shop".into(),
             by: ("HorizontalPodAutoscaler".into(), "web".into()),
             at: 1200.0,
             to: Some(4),
             reason: "queue_depth above target".into(),
         };
-        book.told(told, 1202.0);
+        book.rescaled(told, 1202.0);
         assert_eq!(story(&book), ["1100 created", "1200 1->4 hpa web queue_depth above target"]);
     }
 

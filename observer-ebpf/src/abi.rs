@@ -107,7 +107,7 @@ pub struct OomLevel {
 pub struct OomKill {
     /// `header.cgroup` is the victim's cgroup, `header.pid` the one who asked.
     pub header: Header,
-    pub asker_cgroup: u64,
+    pub invoker_cgroup: u64,
     /// The group whose limit could not be kept, 0 for the node, by `oom_scope`; [`UNKNOWN`] where that is not attached.
     pub limit_cgroup: u64,
     /// Of that group.
@@ -124,13 +124,13 @@ pub struct OomKill {
     pub oom_score_adj: i32,
     /// How many of `level` are filled; [`OOM_LEVELS`] + 1: there are more.
     pub levels: u32,
-    /// What the asker was last held up by, see [`reclaim`]: a limit or the node.
-    pub asker_reclaim: u32,
+    /// What the invoker was last held up by, see [`reclaim`]: a limit or the node.
+    pub invoker_reclaim: u32,
     /// 1: the marked thread was exiting already.
     pub exiting: u32,
     pub _reserved: u32,
     pub victim_comm: [u8; COMM_LEN],
-    pub asker_comm: [u8; COMM_LEN],
+    pub invoker_comm: [u8; COMM_LEN],
     pub level: [OomLevel; OOM_LEVELS],
 }
 

@@ -321,7 +321,7 @@ impl Core {
             shown.apply(finding);
             log::log(finding);
             if let HistoryDropped { short: true, .. } = finding.what {
-                memory::give_back();
+                memory::trim_heap();
             }
             if let (Some(state), Learned { .. }) = (&mut self.state, &finding.what) {
                 state.learned();

@@ -104,7 +104,7 @@ impl HostThread {
                 }
             };
             // Parsing all of the kernel's types takes some 12 MiB, and nothing later needs as much.
-            memory::give_back();
+            memory::trim_heap();
             if reader.send(&out) && open.send(Ok(())).is_ok() {
                 reader.run(&out, &stopped);
             }

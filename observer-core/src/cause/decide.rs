@@ -253,8 +253,8 @@ fn by_record(record: &ChangeRecord, pod: &Pod, facts: &Evidence) -> Option<Decis
 /// A pod that came soon after replicas were raised.
 fn by_growth(grew: &Change, record: &ChangeRecord, made: f64, facts: &Evidence) -> Option<Decision> {
     let lost = facts.looks.and_then(|looks| lost_since(looks, &record.changes, grew.at, made));
-    if all_have_come(&record.changes, facts.siblings, made) {
-        return Some(one_too_many(lost, 0.9));
+    if expected_pods_seen(&record.changes, facts.siblings, made) {
+        return Some(surplus_pod(lost, 0.9));
     }
     let at_once = made - grew.at <= AT_ONCE_SECONDS + TRUNCATION;
     let or_in_place_of_another = |decision: Decision| decision.or(&[Cause::Reschedule]);
@@ -282,7 +282,7 @@ fn follows(grew: &Change, made: f64) -> bool {
 }
 
 /// Whether all pods that the scale-ups before it asked for came to this node before it.
-fn all_have_come(changes: &[Change], siblings: &[Sibling], made: f64) -> bool {
+fn expected_pods_seen(changes: &[Change], siblings: &[Sibling], made: f64) -> bool {
     let before =
         |change: &&Change| growth(change) > 0 && change.at <= made + TRUNCATION && follows(change, made);
     let grown: Vec<&Change> = changes.iter().filter(before).collect();
@@ -301,7 +301,7 @@ fn came_since(siblings: &[Sibling], made: f64, told: f64) -> u64 {
 }
 
 /// A pod beyond those that were asked for; `sure`: if one was seen to be lost.
-fn one_too_many(lost: Option<(&str, &str)>, sure: f64) -> Decision {
+fn surplus_pod(lost: Option<(&str, &str)>, sure: f64) -> Decision {
     let evidence = "all pods that the scale-up asked for had come";
     match lost {
         Some((name, reason)) => {
@@ -436,7 +436,7 @@ fn by_one_look(facts: &Evidence, pod: &Pod, owner: &Owner) -> Decision {
         && grew.is_some()
         && before.is_some_and(|before| came_since(facts.siblings, wrote_at, before.looked) >= asked)
     {
-        return one_too_many(lost, 0.85);
+        return surplus_pod(lost, 0.85);
     }
     if follows
         && made - wrote_at > AT_ONCE_SECONDS + TRUNCATION

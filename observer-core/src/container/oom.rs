@@ -10,7 +10,7 @@
 //! has no earlier value to compare with (a group older than the observer on v1) the lowest level that stands at its
 //! limit is taken.
 //!
-//! It was the node if the asker reclaimed for the node right before: the kernel calls the OOM killer for a limit only
+//! It was the node if the invoker reclaimed for the node right before: the kernel calls the OOM killer for a limit only
 //! after reclaim for a limit. Only where that is not known (probe `reclaim`) is the node what remains.
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
@@ -44,8 +44,8 @@ pub struct Baselines {
 }
 
 /// With memory.oom.group (the kubelet sets it) one want of memory kills a whole group, a record each; all come while
-/// its asker waits.
-const ONE_WANT: Duration = Duration::from_secs(1);
+/// its invoker waits.
+const GROUP_KILL_WINDOW: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Baseline {
@@ -118,8 +118,8 @@ impl Baselines {
             }
         }
         let more_of_the_last = || {
-            let (before, asker, cgroup) = self.last?;
-            let same = asker == kill.invoker_pid && at.since(before) < ONE_WANT;
+            let (before, invoker, cgroup) = self.last?;
+            let same = invoker == kill.invoker_pid && at.since(before) < GROUP_KILL_WINDOW;
             kill.levels.iter().map(|level| level.cgroup).find(|level| same && *level == cgroup)
         };
         let blame = match (kill.exceeded, kill.reclaim) {

@@ -66,7 +66,7 @@ impl Containers {
             peak,
             invoker_pid: kill.invoker_pid,
             invoker_command: kill.invoker_comm.clone(),
-            asker: invoker,
+            invoker,
             kills: 1,
             reconciled: false,
         };
@@ -104,7 +104,7 @@ impl Containers {
             victim_command: String::new(),
             invoker_pid: 0,
             invoker_command: String::new(),
-            asker: None,
+            invoker: None,
             kills,
             reconciled: true,
         };

@@ -418,7 +418,7 @@ pub struct OomKilled {
     pub invoker_pid: u32,
     pub invoker_command: String,
     /// Who asked for the memory that was not there; absent if it is the victim's own container or the host.
-    pub asker: Option<Container>,
+    pub invoker: Option<Container>,
     /// Whether the victim's container was still starting, and for how long it had run.
     pub starting: bool,
     pub age_seconds: Option<f64>,

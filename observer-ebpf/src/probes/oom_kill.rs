@@ -13,7 +13,7 @@
 //!
 //! The group whose limit was hit has raised `memory_events_local[MEMCG_OOM]` before its victim is marked (kernel:
 //! mm/memcontrol.c, mem_cgroup_oom), on cgroup v1 too, where no file shows it. Userland compares with the last value;
-//! where `oom_scope` is attached the kernel itself names the group, and the asker's last reclaim says whether it was
+//! where `oom_scope` is attached the kernel itself names the group, and the invoker's last reclaim says whether it was
 //! for a limit at all.
 
 use crate::{
@@ -111,7 +111,7 @@ mod program {
         0
     }
 
-    /// Before v6.8 only the thread's id is given. It is the task that was just sent SIGKILL, or the asker itself, which
+    /// Before v6.8 only the thread's id is given. It is the task that was just sent SIGKILL, or the invoker, which
     /// was dying and is only marked; any other was dying too, and was not killed.
     #[btf_tracepoint(function = "mark_victim")]
     pub fn oom_kill_pid(ctx: BtfTracePointContext) -> i32 {
@@ -150,18 +150,18 @@ mod program {
 
     #[inline(always)]
     unsafe fn report(task: u64, mm: u64, victim: u64, from: u64) {
-        let (asker_cgroup, _) = walk::current_cgroup();
+        let (invoker_cgroup, _) = walk::current_cgroup();
         let header = maps::header(kind::OOM_KILL, walk::current_tgid(), victim);
-        let asker_comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
-        let asker = bpf_get_current_pid_tgid() as u32;
+        let invoker_comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
+        let invoker = bpf_get_current_pid_tgid() as u32;
         // Not by way of Option: its payload is undefined when there is none, which the verifier does not let be copied.
         let mut exceeded = Exceeded { cgroup: UNKNOWN, max_pages: 0, usage_pages: 0 };
-        if let Some(found) = KILLING_FOR.get_ptr(asker) {
+        if let Some(found) = KILLING_FOR.get_ptr(invoker) {
             // SAFETY: only this thread writes its entry.
             exceeded = unsafe { *found };
         }
         let mut reclaim = abi::reclaim::UNKNOWN;
-        if let Some(found) = LAST_RECLAIM.get_ptr(asker) {
+        if let Some(found) = LAST_RECLAIM.get_ptr(invoker) {
             // SAFETY: as above.
             reclaim = unsafe { *found };
         }
@@ -171,7 +171,7 @@ mod program {
                 let leader = peek::<u64>(task, Field::TaskLeader);
                 let signal = peek::<u64>(task, Field::TaskSignal);
                 (*kill).header = header;
-                (*kill).asker_cgroup = asker_cgroup;
+                (*kill).invoker_cgroup = invoker_cgroup;
                 (*kill).limit_cgroup = exceeded.cgroup;
                 (*kill).limit_pages = exceeded.max_pages;
                 (*kill).limit_usage_pages = exceeded.usage_pages;
@@ -181,12 +181,12 @@ mod program {
                 (*kill).shmem_pages = pages(mm, Field::MmShmem);
                 (*kill).victim_pid = peek::<u32>(task, Field::TaskTgid);
                 (*kill).oom_score_adj = i32::from(peek::<i16>(signal, Field::SignalOomScoreAdj));
-                (*kill).asker_reclaim = reclaim;
+                (*kill).invoker_reclaim = reclaim;
                 (*kill).exiting = u32::from(peek::<u32>(task, Field::TaskFlags) & EXITING != 0);
                 (*kill)._reserved = 0;
                 // The name of the process, as ps shows it; threads may have others.
                 (*kill).victim_comm = peek::<[u8; COMM_LEN]>(leader, Field::TaskComm);
-                (*kill).asker_comm = asker_comm;
+                (*kill).invoker_comm = invoker_comm;
                 let mut css = from;
                 let mut levels = 0;
                 for i in 0..OOM_LEVELS {

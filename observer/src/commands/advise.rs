@@ -106,7 +106,7 @@ fn window(text: &str) -> Result<Window, String> {
 }
 
 /// What is known of a container of a workload, and what follows from it with the settings asked for.
-pub struct Told {
+pub struct WorkloadAdvice {
     pub facts: Facts,
     pub advice: Advice,
 }
@@ -175,12 +175,12 @@ pub(super) fn long_name(kind: &str) -> String {
     }
 }
 
-fn node(http: &http::Http, settings: &Settings) -> Result<Vec<Told>, String> {
+fn node(http: &http::Http, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
     let advised: Vec<Advised> = serde_json::from_value(http.get("/api/v1/advice", &[])?)
         .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))?;
     let told = |Advised { facts, .. }: Advised| {
         let advice = Advice::of(&facts, settings);
-        Told { facts, advice }
+        WorkloadAdvice { facts, advice }
     };
     Ok(advised.into_iter().map(told).collect())
 }

@@ -21,7 +21,7 @@ use crate::{
     sources::kubernetes::{metadata, owner, reach},
 };
 use observer_core::{
-    ledger::{Scaler, Told},
+    ledger::{RescaleNotice, Scaler},
     model::kubernetes::{Autoscaler, ObjectKind},
 };
 
@@ -132,7 +132,7 @@ impl Watch {
                     for (uid, _) in known.extract_if(|_, listed| !*listed) {
                         gone(&self.shared, &uid);
                     }
-                    memory::give_back(); // a page was in memory as text and as objects
+                    memory::trim_heap(); // a page was in memory as text and as objects
                     let _ = self.listed.send(()).await; // nobody counts any more
                 }
                 Ok(Some(watcher::Event::Delete(object))) => {
@@ -381,14 +381,14 @@ pub fn take_event(shared: &Shared, event: &ApiEvent) {
         "SuccessfulRescale" => {
             let (size, reason) = message.split_once("; reason: ").unwrap_or((&message, ""));
             let to = size.strip_prefix("New size: ").and_then(|size| size.trim().parse().ok());
-            let told = Told { namespace, by: (kind, name), at, to, reason: reason.to_owned() };
-            shared.book().told(told, shared.clock.unix_seconds());
+            let notice = RescaleNotice { namespace, by: (kind, name), at, to, reason: reason.to_owned() };
+            shared.book().rescaled(notice, shared.clock.unix_seconds());
         }
         "KEDAScaleTargetActivated" => {
             let reason =
                 message.split_once("triggered by ").map_or(message.as_str(), |(_, by)| by).to_owned();
-            let told = Told { namespace, by: (kind, name), at, to: None, reason };
-            shared.book().told(told, shared.clock.unix_seconds());
+            let notice = RescaleNotice { namespace, by: (kind, name), at, to: None, reason };
+            shared.book().rescaled(notice, shared.clock.unix_seconds());
         }
         reason if kind == ObjectKind::Pod => shared.book().disrupted(&namespace, &name, reason, at),
         _ => {}

@@ -290,8 +290,8 @@ fn oom_killed(killed: &OomKilled) -> String {
         (false, Some(age)) => format!(", {} after start", Seconds(age)),
         _ => String::new(),
     };
-    let asker = match &killed.asker {
-        Some(asker) => format!("; {} of {} asked for the memory", killed.invoker_command, name(asker)),
+    let invoker = match &killed.invoker {
+        Some(invoker) => format!("; {} of {} asked for the memory", killed.invoker_command, name(invoker)),
         None => String::new(),
     };
     let held = match killed.victim_memory {
@@ -305,7 +305,7 @@ fn oom_killed(killed: &OomKilled) -> String {
         ),
         None => format!("its group held {}", Bytes(killed.usage)),
     };
-    format!("{who}: OOM kill of {victim}{when}: {exceeded}, {held}{asker}")
+    format!("{who}: OOM kill of {victim}{when}: {exceeded}, {held}{invoker}")
 }
 
 /// `deployment shop/web scaled from 2 to 4 by hpa web (cpu above target)`.

@@ -81,7 +81,7 @@ struct Group {
     /// Has or had processes of its own or below.
     lives: bool,
     /// Something ended here: what its files count is read once more, while they are there.
-    last_words: bool,
+    final_read: bool,
     born: Option<Time>,
     moved: Option<Time>,
     read: Option<Time>,
@@ -190,7 +190,7 @@ impl Sampler {
             EventKind::CgroupEmptied { cgroup, .. } => {
                 self.births.remove(cgroup);
                 if let Some(group) = self.groups.get_mut(cgroup) {
-                    (group.lives, group.last_words) = (false, true);
+                    (group.lives, group.final_read) = (false, true);
                     self.by_pass.attention.insert(*cgroup);
                 }
                 None
@@ -198,7 +198,7 @@ impl Sampler {
             EventKind::OomKill(kill) => {
                 for level in &kill.levels {
                     if let Some(group) = self.groups.get_mut(&level.cgroup) {
-                        group.last_words = true;
+                        group.final_read = true;
                         self.by_pass.attention.insert(level.cgroup);
                     }
                 }
@@ -236,7 +236,7 @@ impl Sampler {
             path: path.to_owned(),
             is_container,
             lives,
-            last_words: false,
+            final_read: false,
             born,
             moved: None,
             read: None,
@@ -409,8 +409,8 @@ impl Sampler {
 
     fn sample_by_files(&mut self, now: Time, events: &mut Vec<Event>) {
         for (&cgroup, group) in &mut self.groups {
-            let last_words = std::mem::take(&mut group.last_words);
-            if !group.is_container || !(group.lives || last_words) {
+            let final_read = std::mem::take(&mut group.final_read);
+            if !group.is_container || !(group.lives || final_read) {
                 continue;
             }
             let moving = group.moved.is_some_and(|moved| now.since(moved) < MOVING);
@@ -420,7 +420,7 @@ impl Sampler {
                 (_, true) => EVERY_YOUNG,
                 _ => EVERY_OLD,
             };
-            let due = last_words || group.read.is_none_or(|read| now.since(read) >= every);
+            let due = final_read || group.read.is_none_or(|read| now.since(read) >= every);
             if !due && !moving {
                 continue;
             }

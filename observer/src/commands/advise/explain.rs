@@ -1,6 +1,6 @@
 //! The whole story of one workload: where the numbers come from, and every check with its evidence.
 
-use crate::commands::advise::{Told, plot, table::quantity};
+use crate::commands::advise::{WorkloadAdvice, plot, table::quantity};
 use observer_core::{
     advice::Settings,
     model::{
@@ -13,7 +13,7 @@ use observer_core::{
 /// Columns of a bar.
 const WIDTH: usize = 50;
 
-pub fn story(told: &Told, settings: &Settings) -> String {
+pub fn story(told: &WorkloadAdvice, settings: &Settings) -> String {
     let (facts, advice) = (&told.facts, &told.advice);
     let s = &facts.startups;
     let mut text = format!("{}\n", printable(&facts.workload.to_string()));
@@ -81,7 +81,7 @@ pub fn story(told: &Told, settings: &Settings) -> String {
 }
 
 /// Where no curve is known: steady level, peak, and what is set and advised, on one scale.
-fn bars(told: &Told) -> String {
+fn bars(told: &WorkloadAdvice) -> String {
     let (facts, numbers) = (&told.facts, &told.advice.numbers);
     let rows = [
         ("steady p95", facts.steady.map(|steady| steady.p95), '#'),

@@ -5,10 +5,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::commands::advise::{Told, table::quantity};
+use crate::commands::advise::{WorkloadAdvice, table::quantity};
 use observer_core::model::{advice::AdvisedLimit, printable::printable};
 
-pub fn commands(told: &[Told]) -> String {
+pub fn commands(told: &[WorkloadAdvice]) -> String {
     let head = "# Read before you run: each line changes a workload, and a changed template is rolled out.\n";
     head.to_owned() + &told.iter().map(command).collect::<Vec<_>>().join("")
 }
@@ -19,7 +19,7 @@ struct Sizes {
     limit: Option<u64>,
 }
 
-fn command(told: &Told) -> String {
+fn command(told: &WorkloadAdvice) -> String {
     let name = told.facts.workload.to_string();
     let name = printable(&name);
     let (numbers, current) = (&told.advice.numbers, &told.facts.current);
@@ -61,7 +61,7 @@ fn command(told: &Told) -> String {
 }
 
 /// A command, or what to write where.
-fn how(told: &Told, sizes: &Sizes) -> String {
+fn how(told: &WorkloadAdvice, sizes: &Sizes) -> String {
     let of = &told.facts.workload;
     let edit = |place: &str| format!("# {place}\n{}", lines(&printable(&of.container), sizes));
     let template = || {
@@ -114,7 +114,7 @@ fn lines(container: &str, sizes: &Sizes) -> String {
     text
 }
 
-fn kubectl(told: &Told, patch: Value) -> String {
+fn kubectl(told: &WorkloadAdvice, patch: Value) -> String {
     let of = &told.facts.workload;
     let names = [&of.namespace, &of.workload, &of.container];
     if let Some(name) = names.into_iter().find(|name| !is_kubernetes_name(name)) {
@@ -191,7 +191,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn told(kind: &str, namespace: &str, workload: &str, container: &str) -> Told {
+    fn told(kind: &str, namespace: &str, workload: &str, container: &str) -> WorkloadAdvice {
         let startups = Startups {
             count: 5,
             whole: 5,
@@ -210,9 +210,9 @@ mod tests {
         with(facts)
     }
 
-    fn with(facts: Facts) -> Told {
+    fn with(facts: Facts) -> WorkloadAdvice {
         let advice = Advice::of(&facts, &Settings::default());
-        Told { facts, advice }
+        WorkloadAdvice { facts, advice }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    commands::advise::{Told, Window, http::Http},
+    commands::advise::{Window, WorkloadAdvice, http::Http},
     sinks::metrics::grade_number,
 };
 use observer_core::{
@@ -153,7 +153,7 @@ static QUERIES: &[Query] = &[
 /// What the nodes said of the checks that need more than these numbers.
 const GRADES: &str = "max by ($BY, check) (observer_advice_grade)";
 
-pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Told>, String> {
+pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
     let mut all: BTreeMap<Workload, Facts> = BTreeMap::new();
     let mut foreign = 0u64;
     let total = QUERIES.len() + 1;
@@ -215,7 +215,7 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Told
                         .into();
             }
         }
-        Told { facts, advice }
+        WorkloadAdvice { facts, advice }
     };
     Ok(all.into_iter().map(told).collect())
 }

@@ -1,13 +1,13 @@
 //! A line for each container of each workload.
 
-use crate::commands::advise::Told;
+use crate::commands::advise::WorkloadAdvice;
 use observer_core::model::{
     advice::{AdvisedLimit, Grade},
     printable::printable,
     units::Bytes,
 };
 
-pub fn table(told: &[Told]) -> String {
+pub fn table(told: &[WorkloadAdvice]) -> String {
     let mut rows = vec![
         ["WORKLOAD", "STARTS", "STEADY p95", "PEAK", "REQUEST", "LIMIT", "RESERVED", "VERDICT"]
             .map(str::to_owned),
@@ -22,7 +22,7 @@ pub fn table(told: &[Told]) -> String {
     rows.iter().map(line).collect::<String>() + &summary(told)
 }
 
-fn row(told: &Told) -> [String; 8] {
+fn row(told: &WorkloadAdvice) -> [String; 8] {
     let (facts, advice) = (&told.facts, &told.advice);
     let numbers = &advice.numbers;
     let or_dash = |bytes: Option<u64>| bytes.map_or("-".to_owned(), quantity);
@@ -59,7 +59,7 @@ fn row(told: &Told) -> [String; 8] {
     ]
 }
 
-fn summary(told: &[Told]) -> String {
+fn summary(told: &[WorkloadAdvice]) -> String {
     let changes = || told.iter().filter_map(|one| one.advice.numbers.request_change);
     let (less, more) = (changes().filter(|c| *c < 0).sum::<i64>(), changes().filter(|c| *c > 0).sum::<i64>());
     let with = |grade| told.iter().filter(|one| one.advice.worst() == grade).count();

@@ -269,7 +269,7 @@ impl KillView {
             peak_bytes: killed.peak,
             limit_bytes: killed.limit,
             invoker_command: killed.invoker_command.clone(),
-            invoker: killed.asker.as_ref().map(Into::into),
+            invoker: killed.invoker.as_ref().map(Into::into),
             starting: killed.starting,
             age_seconds: killed.age_seconds,
             kills: killed.kills,

@@ -78,7 +78,7 @@ fn killed(container: &Container) -> FindingKind {
         reconciled: false,
         invoker_pid: 1,
         invoker_command: "app".into(),
-        asker: None,
+        invoker: None,
         starting: true,
         age_seconds: None,
         kills: 1,

@@ -168,15 +168,15 @@ fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
         victim_comm: text(&kill.victim_comm),
         victim_cgroup: (kill.header.cgroup != 0).then_some(kill.header.cgroup),
         invoker_pid: kill.header.pid,
-        invoker_comm: text(&kill.asker_comm),
-        invoker_cgroup: kill.asker_cgroup,
+        invoker_comm: text(&kill.invoker_comm),
+        invoker_cgroup: kill.invoker_cgroup,
         exceeded: match kill.limit_cgroup {
             abi::UNKNOWN => None,
             0 => Some(ExceededLimit::Node),
             cgroup => Some(ExceededLimit::Group(cgroup)),
         },
         exceeded_group: (!matches!(kill.limit_cgroup, 0 | abi::UNKNOWN)).then_some(exceeded_group),
-        reclaim: match kill.asker_reclaim {
+        reclaim: match kill.invoker_reclaim {
             abi::reclaim::LIMIT => Some(StalledBy::Limit),
             abi::reclaim::NODE => Some(StalledBy::Node),
             _ => None,

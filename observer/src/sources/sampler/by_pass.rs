@@ -158,7 +158,7 @@ impl Sampler {
                     self.births.insert(cgroup, now);
                     EventKind::CgroupAttached { cgroup, path, pid: 0 }
                 } else {
-                    group.last_words = true;
+                    group.final_read = true;
                     self.births.remove(&cgroup);
                     self.by_pass.attention.insert(cgroup);
                     let watermark = record.watermark.saturating_mul(page_size);
@@ -253,7 +253,7 @@ impl Sampler {
         let mut looked_at = 0;
         for cgroup in attention {
             let Some(group) = self.groups.get_mut(&cgroup) else { continue };
-            if mem::take(&mut group.last_words) && group.is_container {
+            if mem::take(&mut group.final_read) && group.is_container {
                 match memory::reading(&self.hierarchy.directory(&group.path), version) {
                     Ok(reading) => {
                         (group.pass.stat_read, group.pass.stat_stale) = (Some(now), false);
