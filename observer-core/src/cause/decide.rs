@@ -1,7 +1,7 @@
 //! The decision table: facts about a start -> its cause. Pure, first match wins.
 //!
 //! Sources: replicaset and deployment controllers (desired-replicas annotation, revision), managedFields, kubelet
-//! statuses, Kubernetes v1.36. What a real cluster taught is in docs/causes.md.
+//! statuses, Kubernetes v1.36. Findings from real clusters are in docs/causes.md.
 
 use crate::{
     attribution::owner_lookups::{DELETED, OwnerLookups, Sibling},

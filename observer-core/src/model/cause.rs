@@ -37,26 +37,26 @@ macro_rules! causes {
 // Name, what the start is, what makes that sure. The only list.
 causes! {
     First = "first", "the first of its name on this host (outside Kubernetes)", "";
-    RestartAfterOomKill = "restart_after_oom_kill", "after an OOM kill of the container before", "the kill seen (1.0), or the status OOMKilled (0.95)";
-    RestartAfterFailure = "restart_after_failure", "after another signal, or an exit code other than 0", "the status; with a liveness probe less: a program that handles SIGTERM ends as it likes";
+    RestartAfterOomKill = "restart_after_oom_kill", "after an OOM kill of the previous container", "the kill seen (1.0), or the status OOMKilled (0.95)";
+    RestartAfterFailure = "restart_after_failure", "after another signal, or an exit code other than 0", "the status; with a liveness probe less: a program that handles SIGTERM may exit with any code";
     RestartAfterCompletion = "restart_after_completion", "after exit code 0", "the status; with a liveness probe less";
-    RestartAfterKill = "restart_after_kill", "after SIGTERM or SIGKILL (exit code 143 or 137; outside Kubernetes SIGINT and SIGHUP too) without an OOM kill: a failed probe, or somebody's signal", "with a probe 0.9, else 0.7";
+    RestartAfterKill = "restart_after_kill", "after SIGTERM or SIGKILL (exit code 143 or 137; outside Kubernetes SIGINT and SIGHUP too) without an OOM kill: a failed probe, or a signal from a user or program", "with a probe 0.9, else 0.7";
     RestartAfterResize = "restart_after_resize", "to take a new size (resizePolicy RestartContainer)", "a condition of the pod";
     RestartOfPod = "restart_of_pod", "of all containers of the pod together, or its sandbox was recreated", "a condition of the pod";
     RestartAfterReboot = "restart_after_reboot", "after the host was booted", "the host's boot time";
-    RestartUnknown = "restart_unknown", "a restart, and how the one before ended was not seen", "";
+    RestartUnknown = "restart_unknown", "a restart, and the end of the previous container was not observed", "";
     StaticPod = "static_pod", "of a pod from a file on the node", "the owner's kind";
     Standalone = "standalone", "of a pod without an owner", "the owner's kind";
     DaemonSet = "daemonset", "of a DaemonSet's pod", "the owner's kind";
     Job = "job", "of a Job's pod", "the owner's kind";
     CronJob = "cronjob", "of a CronJob's pod", "the owner's kind";
-    FirstDeploy = "first_deploy", "of a workload made at most a minute before and not changed since", "creation times";
-    Rollout = "rollout", "of a new revision, or of an old one taken up again", "revision, and the ReplicaSet's steps";
+    FirstDeploy = "first_deploy", "of a workload created at most a minute before and not changed since", "creation times";
+    Rollout = "rollout", "of a new revision, or of a rollback to an old one", "revision, and the ReplicaSet's steps";
     ScaleUpByHpa = "scale_up_hpa", "because an HPA raised the replicas", "see below";
     ScaleUpByKeda = "scale_up_keda", "because KEDA raised the replicas", "see below";
     ScaleUpManual = "scale_up_manual", "because a person or a tool raised the replicas", "see below";
-    ScaleUpUnknown = "scale_up_unknown", "because the replicas were raised, and it is not known by whom", "see below";
-    Reschedule = "reschedule", "in place of a pod that was lost: evicted, drained, preempted, deleted", "nothing else changed; or a scale-up had all the pods it asked for";
+    ScaleUpUnknown = "scale_up_unknown", "because the replicas were raised by an unknown actor", "see below";
+    Reschedule = "reschedule", "in place of a lost pod: evicted, drained, preempted, deleted", "nothing else changed; or all pods of the scale-up exist already";
     #[default] Unknown = "unknown", "undetermined: the API or the owner was unavailable", "";
 }
 

@@ -125,7 +125,7 @@ pub fn advice_md(written: &str) -> String {
 
 /// docs/causes.md with its table made anew.
 pub fn causes_md(written: &str) -> String {
-    let mut table = String::from("| cause | the start is … | sure from |\n|---|---|---|\n");
+    let mut table = String::from("| cause | the start is … | certain from |\n|---|---|---|\n");
     for cause in Cause::ALL {
         let (is, sure_from) = cause.meaning();
         let _ = writeln!(table, "| `{}` | {is} | {sure_from} |", cause.name());
