@@ -1,6 +1,12 @@
 //! A kill is one kill, and an end is the first process's: what the observer says beside what the kernel itself counted.
 
-use std::{fs, path::Path, process::Command, thread::sleep, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use observer_tests::{
@@ -39,25 +45,65 @@ fn kills() -> u32 {
     asked.unwrap_or(10_000 / patience().pow(2))
 }
 
-fn storm(stage: &Stage, group: &Group, kills: u32, at_a_time: u32, threads: u32) -> Result<u64> {
-    let (kills, at_a_time, threads) = (kills.to_string(), at_a_time.to_string(), threads.to_string());
-    let output = Command::new(&stage.workload)
-        .args(["storm", "--kills", &kills, "--at-a-time", &at_a_time, "--threads", &threads, "--group"])
-        .arg(group.directory())
-        .output()
-        .context("cannot start the storm")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+#[derive(Clone, Copy)]
+struct Storm {
+    /// See the workload's `--birth`.
+    birth: &'static str,
+    at_a_time: u32,
+    threads: u32,
+}
+
+impl Storm {
+    fn begin(&self, stage: &Stage, group: &Group, kills: u32) -> Result<Child> {
+        let number = |number: u32| number.to_string();
+        Command::new(&stage.workload)
+            .args(["storm", "--birth", self.birth, "--kills", &number(kills)])
+            .args(["--at-a-time", &number(self.at_a_time), "--threads", &number(self.threads), "--group"])
+            .arg(group.directory())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the storm")
+    }
+}
+
+const fn storm(birth: &'static str, at_a_time: u32, threads: u32) -> Storm {
+    Storm { birth, at_a_time, threads }
+}
+
+/// What it is, its part of all kills in percent, and in how many groups it blows at once.
+const STORMS: [(&str, u32, u32, Storm); 9] = [
+    ("one thread, one at a time", 20, 1, storm("exec", 1, 1)),
+    ("one thread, four at a time", 10, 1, storm("exec", 4, 1)),
+    ("two threads", 10, 1, storm("exec", 1, 2)),
+    ("eight threads", 10, 1, storm("exec", 1, 8)),
+    ("32 threads, one at a time", 5, 1, storm("exec", 1, 32)),
+    ("32 threads, four at a time", 5, 1, storm("exec", 4, 32)),
+    ("forked, eight at a time", 20, 1, storm("fork", 8, 1)),
+    ("forked, in eight groups side by side", 15, 8, storm("fork", 1, 1)),
+    ("all under one pid number", 5, 1, storm("same-pid", 1, 1)),
+];
+
+/// How many got SIGKILL.
+fn over(storm: Child) -> Result<u64> {
+    let text = String::from_utf8_lossy(&storm.wait_with_output()?.stdout).into_owned();
     text.trim().parse().with_context(|| format!("the storm says {text:?}"))
 }
 
-/// Waits until the observer tells as many as the kernel, and again later: not one more.
-fn compare(daemon: &Daemon, what: &str, with: &str, kernel: u64) -> Result<()> {
-    let kernel = kernel as f64;
-    daemon.wait_metric(KILLS, &[with], 2 * SOON, |told| told >= kernel)?;
+/// Waits until the observer tells as many as the kernel, of each, and again later: not one more.
+fn compare(daemon: &Daemon, what: &str, counted: &[(String, u64)]) -> Result<()> {
+    for (with, kernel) in counted {
+        ensure!(*kernel > 0, "{what}: nothing was killed");
+        daemon.wait_metric(KILLS, &[with], 2 * SOON, |told| told >= *kernel as f64)?;
+    }
     sleep(Duration::from_secs(3)); // what is reconciled waits for two
-    let told = daemon.metric(KILLS, &[with])?;
-    ensure!(told == Some(kernel), "{what}: the kernel counts {kernel} OOM kills, the observer {told:?}");
-    println!("{what}: kernel {kernel}, observer {kernel}");
+    for (with, kernel) in counted {
+        let told = daemon.metric(KILLS, &[with])?;
+        ensure!(
+            told == Some(*kernel as f64),
+            "{what}: the kernel counts {kernel} OOM kills, the observer {told:?}"
+        );
+        println!("{what}: kernel {kernel}, observer {kernel}");
+    }
     Ok(())
 }
 
@@ -65,16 +111,23 @@ fn as_many(stage: &Stage) -> Result<()> {
     let daemon = stage.daemon()?;
     let all = kills();
     let mut sum = 0;
-    for (part, at_a_time, threads) in [(50, 1, 1), (20, 4, 1), (10, 1, 2), (10, 1, 8), (5, 1, 32), (5, 4, 32)]
-    {
-        let kind = format!("storm-{at_a_time}-{threads}");
-        let group = group(stage, &kind)?;
-        group.limit(8 * MIB)?;
-        storm(stage, &group, (all * part / 100).max(5), at_a_time, threads)?;
-        let kernel = group.oom_kills()?;
-        ensure!(kernel > 0, "{kind}: nothing was killed");
-        compare(&daemon, &kind, &own(&group), kernel)?;
-        sum += kernel;
+    for (n, (what, percent, at_once, storm)) in STORMS.into_iter().enumerate() {
+        let each = (all * percent / 100 / at_once).max(5);
+        let mut under_way = Vec::new();
+        for i in 0..at_once {
+            let group = group(stage, &format!("storm-{n}-{i}"))?;
+            group.limit(8 * MIB)?;
+            under_way.push((storm.begin(stage, &group, each)?, group));
+        }
+        let mut groups = Vec::new(); // which stay until they are compared
+        for (storm, group) in under_way {
+            over(storm)?;
+            groups.push(group);
+        }
+        let count = |group: &Group| Ok((own(group), group.oom_kills()?));
+        let counted = groups.iter().map(count).collect::<Result<Vec<_>>>()?;
+        compare(&daemon, what, &counted)?;
+        sum += counted.iter().map(|(_, kernel)| kernel).sum::<u64>();
     }
     println!("together: {sum}");
     let lost = daemon.metric("observer_lost_records_total", &["life_ring_full"])?;
@@ -89,10 +142,10 @@ fn removed_at_once(stage: &Stage) -> Result<()> {
     for n in 0..40 {
         let mut group = group(stage, &format!("brief/{n}"))?;
         group.limit(8 * MIB)?;
-        killed += storm(stage, &group, 1, 1, 1 + n % 4)?;
+        killed += over(storm("exec", 1, 1 + n % 4).begin(stage, &group, 1)?)?;
         group.remove();
     }
-    compare(&daemon, "removed at once", "/brief/", killed)
+    compare(&daemon, "removed at once", &[("/brief/".into(), killed)])
 }
 
 fn whole_groups(stage: &Stage) -> Result<()> {
@@ -101,9 +154,9 @@ fn whole_groups(stage: &Stage) -> Result<()> {
     group.limit(16 * MIB)?;
     group.kill_as_one()?;
     for threads in [1, 8] {
-        storm(stage, &group, 12, 3, threads)?;
+        over(storm("exec", 3, threads).begin(stage, &group, 12)?)?;
     }
-    compare(&daemon, "memory.oom.group", &own(&group), group.oom_kills()?)
+    compare(&daemon, "memory.oom.group", &[(own(&group), group.oom_kills()?)])
 }
 
 /// A frozen process with SIGKILL pending cannot die until the OOM killer, called for by a neighbour, thaws it: it is
