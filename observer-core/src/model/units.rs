@@ -52,6 +52,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// From here on `m` is milli: who writes so much in MiB writes Gi. What is below as milli is less than a page.
+const MILLI_FROM_BYTES: f64 = 2_199_023_255_552.0;
 /// More than any machine has: 8 PiB. Also where a float still counts single bytes.
 const SIZE_MAX_BYTES: f64 = 9_007_199_254_740_992.0;
 
@@ -59,8 +61,8 @@ const SIZE_MAX_BYTES: f64 = 9_007_199_254_740_992.0;
 /// `1g`, `1,5 GiB`.
 ///
 /// `Mi` and `MiB` are binary, `M`, `MB`, `k` and `kB` decimal, as Kubernetes and the SI have it. Lower-case `m`, `g`,
-/// `t` (and `mb`, `kb`, ...) are Docker's, the JVM's and top's: binary. Kubernetes' milli (`m`) is read only where the
-/// number would otherwise be larger than any machine.
+/// `t` (and `mb`, `kb`, ...) are Docker's, the JVM's and top's: binary. Kubernetes' milli (`m`) is read where it would
+/// otherwise be more than 2 TiB.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let refuse = |why: &str| Err(format!("{} {why}", quoted(text)));
@@ -81,7 +83,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         return refuse("is not a finite size of zero or more");
     }
     let mut bytes = value * factor;
-    if unit.trim() == "m" && bytes > SIZE_MAX_BYTES {
+    if unit.trim() == "m" && bytes > MILLI_FROM_BYTES {
         bytes = value / 1000.0;
     }
     if bytes > SIZE_MAX_BYTES {
@@ -211,6 +213,9 @@ mod tests {
             ("4KiB", 4096),
             ("2k", 2000),
             ("128974848000m", 128_974_848),
+            ("1048576000m", 1 << 20),
+            ("4096000m", 4096),
+            ("2097152m", 2 << 40),
             ("0B", 0),
         ] {
             assert_eq!(parse_size(text), Ok(expected), "{text}");

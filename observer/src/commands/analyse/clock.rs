@@ -30,7 +30,8 @@ pub enum Stamp {
 impl Stamp {
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        if let Ok(number) = parse_time_number(text) {
+        let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        if let Ok(number) = parse_time_number(text.strip_prefix('@').unwrap_or(text)) {
             return Ok(Self::Number(number));
         }
         date(text).map(Self::Date).or_else(|| words(text)).ok_or_else(|| {
@@ -88,15 +89,27 @@ fn date(text: &str) -> Option<f64> {
     Offset::UTC.to_timestamp(at).ok().map(seconds)
 }
 
-/// What `date` prints in most languages' C-like forms, and times of day: words in any order.
+/// What `date` prints in most languages' C-like forms, dates with an offset or a zone, and times of day: words in any
+/// order.
 fn words(text: &str) -> Option<Stamp> {
     const MONTHS: [&str; 12] =
         ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    let (mut month, mut day, mut year, mut time, mut half, mut offset) = (None, None, None, None, None, 0.0);
+    let (mut month, mut day, mut year, mut time, mut half) = (None, None, None, None, None);
+    let (mut offset, mut zone) = (0.0, false);
+    // JavaScript writes the zone's name behind its offset, in brackets.
+    let text = text.split_once(" (").map_or(text, |(text, _)| text);
     for word in text.split([' ', '\t', ',']).filter(|word| !word.is_empty()) {
         let lower = word.to_ascii_lowercase();
         let is_word = lower.bytes().all(|byte| byte.is_ascii_alphabetic());
-        if word.contains(':') {
+        if let Some(found) = offset_seconds(word) {
+            offset = found;
+        } else if let Some((found, of_day)) = numeric_date(word) {
+            if month.is_some() || day.is_some() || year.is_some() || (time.is_some() && of_day.is_some()) {
+                return None;
+            }
+            (year, month, day) = (Some(found.year()), Some(found.month()), Some(found.day()));
+            time = time.or(of_day);
+        } else if word.contains(':') {
             if time.is_some() {
                 return None;
             }
@@ -108,15 +121,15 @@ fn words(text: &str) -> Option<Stamp> {
                 return None;
             }
             month = Some(found as i8 + 1);
-        } else if let Some(found) = offset_seconds(word) {
-            offset = found;
         } else if let Ok(number) = word.parse::<i16>() {
             match number {
                 1..=31 if day.is_none() => day = Some(number as i8),
                 1970..=2200 if year.is_none() => year = Some(number),
                 _ => return None,
             }
-        } else if !(is_weekday(&lower) || is_zone(word)) {
+        } else if !zone && is_zone(word) {
+            zone = true;
+        } else if !is_weekday(&lower) {
             return None;
         }
     }
@@ -140,27 +153,59 @@ fn words(text: &str) -> Option<Stamp> {
     }
 }
 
-/// +0200
-fn offset_seconds(word: &str) -> Option<f64> {
-    let digits = word.strip_prefix(['+', '-'])?;
-    if digits.len() != 4 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+/// Hours, minutes, seconds.
+type OfDay = (u8, u8, f64);
+
+/// 2024-05-21, 2024/05/21, 2024.05.21 or, as dots have it elsewhere, 21.05.2024; the first also with its time. With
+/// slashes the day may be the first number as well as the second: refused.
+fn numeric_date(word: &str) -> Option<(civil::Date, Option<OfDay>)> {
+    if !word.starts_with(|first: char| first.is_ascii_digit()) || word.len() < 8 {
         return None;
     }
-    let number: f64 = digits.parse().ok()?;
-    let seconds = (number / 100.0).trunc() * 3600.0 + number % 100.0 * 60.0;
-    Some(if word.starts_with('-') { -seconds } else { seconds })
+    if let Some((date, time)) = word.split_once(['T', '_']) {
+        return Some((numeric_date(date)?.0, Some(time_of_day(time)?)));
+    }
+    let parts: Vec<&str> = word.split(['-', '/', '.']).collect();
+    let number = |at: usize| parts.get(at)?.parse::<i16>().ok();
+    let (first, month, last) = (number(0)?, i8::try_from(number(1)?).ok()?, number(2)?);
+    let (year, day) = match (parts[0].len(), parts[2].len()) {
+        (4, 1..=2) => (first, last),
+        (1..=2, 4) if word.bytes().filter(|byte| *byte == b'.').count() == 2 => (last, first),
+        _ => return None,
+    };
+    let date = civil::Date::new(year, month, i8::try_from(day).ok()?).ok()?;
+    (parts.len() == 3).then_some((date, None))
+}
+
+/// +0200, +02:00, UTC+2, GMT-0530
+fn offset_seconds(word: &str) -> Option<f64> {
+    let named = ["UTC", "GMT"].into_iter().find_map(|zone| word.strip_prefix(zone));
+    let digits = named.unwrap_or(word).strip_prefix(['+', '-'])?;
+    let (hours, minutes) = match digits.split_once(':') {
+        Some(parts) => parts,
+        None if digits.len() == 4 => digits.split_at_checked(2)?,
+        None if digits.len() <= 2 && (named.is_some() || digits.len() == 2) => (digits, "0"),
+        None => return None,
+    };
+    let (hours, minutes) = (hours.parse::<u8>().ok()?, minutes.parse::<u8>().ok()?);
+    if hours > 14 || minutes > 59 {
+        return None;
+    }
+    let seconds = f64::from(hours) * 3600.0 + f64::from(minutes) * 60.0;
+    Some(if word.contains('-') { -seconds } else { seconds })
 }
 
 fn is_weekday(lower: &str) -> bool {
     ["sun", "mon", "tue", "wed", "thu", "fri", "sat"].contains(&lower)
 }
 
-/// UTC, CEST: in capitals, as no container is named.
+/// UTC, CEST: in capitals, as no container is named, and most with a T for time at their end, as no column is.
 fn is_zone(word: &str) -> bool {
-    (2..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_uppercase())
+    let is_short = (3..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    ["UTC", "MSK", "WIB", "WITA"].contains(&word) || (is_short && word.ends_with('T'))
 }
 
-fn time_of_day(word: &str) -> Option<(u8, u8, f64)> {
+fn time_of_day(word: &str) -> Option<OfDay> {
     let mut parts = word.split(':');
     let (hour, minute) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     let second: f64 = parts.next()?.parse().ok()?;
@@ -358,6 +403,19 @@ mod tests {
             "Tue May 21 04:00:00 PM CEST 2024",
             "Tue 21 May 16:00:00 GMT 2024",
             "Tue, 21 May 2024 18:00:00 +0200",
+            "2024-05-21 18:00:00 +0200",
+            "2024-05-21 18:00:00 +02:00",
+            "2024-05-21 10:30:00.000 -05:30",
+            "2024-05-21T18:00:00 +02",
+            "2024-05-21 16:00:00.000000 +0000 UTC",
+            "2024-05-21 18:00:00 UTC+2",
+            "2024-05-21 16:00:00 CEST",
+            "2024-05-21 04:00:00 PM",
+            "2024-05-21_16:00:00",
+            "2024.05.21 16:00:00",
+            "21.05.2024 16:00:00",
+            "[2024-05-21 16:00:00]",
+            "Tue May 21 2024 18:00:00 GMT+0200 (Central European Summer Time)",
         ] {
             assert_eq!(Stamp::parse(text), Ok(Stamp::Date(unix)), "{text}");
         }
@@ -372,6 +430,11 @@ mod tests {
             "Maya 5m 120Mi",
             "2024-13-01T00:00:00Z",
             "+\u{fffd}0 12:00:00",
+            "05/06/2024 16:00:00",
+            "2024-02-30 16:00:00 +0200",
+            "2024-05-21 16:00:00 UTC+25",
+            "2024-05-21 16:00:00 17:00:00",
+            "2024-05-21 21.05.2024 16:00:00",
         ] {
             assert!(Stamp::parse(text).is_err(), "{text}");
         }
@@ -384,6 +447,9 @@ mod tests {
             ("16:00:00 web 12MiB / 1GiB", "web 12MiB / 1GiB"),
             ("Tue May 21 16:00:00 UTC 2024 app 5m 12Mi", "app 5m 12Mi"),
             ("04:00:00 PM app 5m 12Mi", "app 5m 12Mi"),
+            ("2024-05-21 16:00:00 +0200 app 5m 12Mi", "app 5m 12Mi"),
+            ("2024-05-21 16:00:00 NAME CPU(cores) MEMORY(bytes)", "NAME CPU(cores) MEMORY(bytes)"),
+            ("16:00:00 POD NAME", "POD NAME"),
         ] {
             assert_eq!(Stamp::split(line).map(|(_, rest)| rest), Some(rest));
         }
