@@ -1,9 +1,9 @@
-//! Stage one: whose is it? Events come in as sources send them and go on with the container that they are about.
+//! Stage one finds the container of each event. Events enter as sources send them and leave with their container.
 //!
-//! The only place that holds anything back. A container of a pod starts some hundred milliseconds before its status
-//! tells its name; what the kernel says meanwhile is held per container and worked off in order, with its own times, so
-//! that nothing is reported under a name that is not its own. Only where the API stays silent is a container reported
-//! by the pod's uid and the container's id, and renamed when the API speaks again.
+//! This is the only stage that holds events. A container of a pod starts some hundred milliseconds before a status
+//! gives its name; the kernel's events of that time are held per container and released in order, with their own times,
+//! so that no event is reported under a wrong name. Only while the API is unavailable is a container reported under the
+//! pod's uid and the container's id; it is renamed when the API returns.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -28,14 +28,14 @@ use pod_index::{Pods, Resolved};
 
 /// A pod that the API does not know is reported by its uid from here on.
 const NO_POD: Duration = Duration::from_secs(30);
-/// What is none of the containers that its pod's status tells is the pod's sandbox, or was over before a status told
-/// it: the kubelet writes statuses within seconds.
+/// A cgroup that its pod's status does not name by then is the pod's sandbox, or a container that ended before a status
+/// named it: the kubelet writes statuses within seconds.
 const NO_CONTAINER: Duration = Duration::from_secs(15);
-/// While the API is silent no status tells of a container; it is reported by its id then.
+/// While the API is unavailable no status names a container; after this time it is reported under its id.
 const SILENT: Duration = Duration::from_secs(20);
 /// Looking up the owner takes a request and at most two seconds of jitter.
 const NO_OWNER: Duration = Duration::from_secs(10);
-/// Events of a cgroup whose path is unknown: longer than any walk of the tree takes to come round is a loss.
+/// Events of a cgroup with an unknown path are held until every walk of the tree must have found it, and then lost.
 const UNKNOWN_CGROUP: Duration = Duration::from_secs(90);
 
 /// What goes on to the next stage.
@@ -52,7 +52,7 @@ pub enum Admitted<'a> {
     Dropped { at: Time, cgroup: CgroupId },
 }
 
-/// Which container of which pod a cgroup is, as its path tells.
+/// Pod and container of a cgroup, taken from its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodKey {
     /// Uid or config hash of the pod.
@@ -87,7 +87,7 @@ impl Attribution {
         self.index.container(cgroup)
     }
 
-    /// The pod that a reported container is of, and what spec and status tell of the container.
+    /// The pod of a reported container, and the container's spec and status.
     pub fn pod_of(&self, cgroup: CgroupId) -> Option<(&Pod, &PodContainer)> {
         let group = self.index.get(cgroup)?.pod.as_ref().filter(|group| group.waiting().is_none())?;
         let pod = self.pods.get(&group.pod)?;
@@ -345,7 +345,7 @@ impl Attribution {
         }
     }
 
-    /// Those whose patience is at its end.
+    /// Identifies the containers that were held for the longest time allowed.
     fn identify_overdue(&mut self, now: Time, wall_ns: i64, out: &mut Vec<Admitted>) {
         let awake = |group: &PodGroup| group.waiting().is_some_and(|waiting| !waiting.dormant);
         let mut awake: Vec<(Time, CgroupId)> = self
@@ -365,8 +365,8 @@ impl Attribution {
         }
     }
 
-    /// Whether it cannot be its pod's sandbox, which is made before the containers and removed after them: it stands,
-    /// or stood to its end, beside an older group of the pod, or it was gone before a younger one was made.
+    /// Whether the cgroup cannot be its pod's sandbox, which is created before the containers and removed after them:
+    /// an older group of the pod exists, or existed at its end, or it was removed before a younger group was created.
     fn is_no_sandbox(&self, cgroup: CgroupId, group: &PodGroup, waiting: &Waiting) -> bool {
         let Some(removed) = waiting.removed else { return self.beside_older(cgroup) };
         let younger = |other: &PodGroup| other.pod == group.pod && other.since >= removed.at;
@@ -397,7 +397,7 @@ impl Attribution {
     }
 }
 
-/// What the path alone tells.
+/// Labels known from the path alone.
 fn by_path(path: &str) -> Labels {
     cgroup_path::owner(path).map(|owner| cgroup_path::labels(&owner)).unwrap_or_default()
 }
@@ -406,7 +406,7 @@ fn dropped<'a>(at: Time, event: &Event) -> Admitted<'a> {
     Admitted::Dropped { at, cgroup: subject(event).unwrap_or_default() }
 }
 
-/// Where an event that tells a path happened.
+/// Cgroup and path of an event that carries a path.
 fn place(event: &Event) -> Option<(CgroupId, &str)> {
     match &event.what {
         EventKind::CgroupSeeded { cgroup, path, .. }

@@ -1,11 +1,11 @@
 //! Why a container started. Pure: facts in, decision with evidence out.
 //!
-//! A restart is told by how the container before it ended. The first container of a pod started because the pod was
-//! made, and why *that* happened the owner tells: the table in `decide`, first match wins. Without Kubernetes the node
-//! knows only what ended before under the same name.
+//! The cause of a restart is inferred from the end of the previous container. The first container of a pod started
+//! because the pod was created, and the reason for that is inferred from the owner: the table in `decide`, first match
+//! wins. Without Kubernetes only the previous end under the same name is known.
 //!
-//! Confidence is the share of such decisions that are right; 1 where the API says it outright. What an agent concludes
-//! from one look at metadata stays below 0.9, because a second change may have covered the first.
+//! Confidence is the share of such decisions that are right; 1 where the API states the cause. A conclusion from
+//! one look-up of metadata stays below 0.9, because a second change may have hidden the first.
 
 pub mod decide;
 pub mod open_starts;

@@ -35,7 +35,7 @@ impl Remembered {
     }
 }
 
-/// Bounded in number and bytes. A clone is cheap, and is what is written to the file beside the work.
+/// Bounded in number and bytes. A clone is cheap; a clone is written to the file while the original goes on changing.
 #[derive(Clone, Debug)]
 pub struct Histories {
     by_workload: BTreeMap<Workload, Arc<Remembered>>,
@@ -119,7 +119,7 @@ impl Histories {
         refused
     }
 
-    /// Adds a start-up, or replaces what was told of it before.
+    /// Adds a start-up, or replaces its earlier record.
     pub fn remember(&mut self, workload: &Workload, past: PastStartup) {
         self.change(workload, |known| {
             let startups = &mut known.startups;

@@ -13,7 +13,7 @@ pub struct HostFacts {
     host: Option<Host>,
     /// Kills are counted from files while no probe sees them.
     pub oom_probe: bool,
-    /// Without it no exec will ever tell when the entry point began.
+    /// Without it the exec of the entry point is never observed.
     pub process_probe: bool,
 }
 

@@ -3,20 +3,20 @@
 //! The modules in the order in which data passes them:
 //!
 //! ```text
-//! model        the vocabulary: time, units, containers, Kubernetes objects, events, findings, and what those carry
+//! model        the vocabulary: time, units, containers, Kubernetes objects, events, findings, and their parts
 //! pipeline     step(event) -> findings: admit, observe, conclude
-//!   attribution  whose is it?        cgroup path and id, pods; holds what cannot be attributed yet
-//!   container    what happened to it? start-up, time to stable, OOM kills, end
+//!   attribution  which container?    cgroup path and id, pods; holds the events of unidentified containers
+//!   container    what happened there? start-up, time to stable, OOM kills, end
 //!   cause        why did it start?   evidence -> cause with a confidence
-//!   scale_event  which scale-up, and what did it do to this node?
-//!   history      what the earlier start-ups of its workload were like
-//!   budget       how much memory these may take
+//!   scale_event  which scale-up, and which effect on this node?
+//!   history      earlier start-ups of each workload
+//!   budget       how much memory the histories may take
 //!   node         start-ups under way, forecast, stampedes
 //!   advice       facts of a workload -> verdicts, requests, limits
-//! ledger       what happened to every workload of the cluster (for `observer ledger`)
+//! ledger       changes of every workload of the cluster (for `observer ledger`)
 //! ```
 //!
-//! The live daemon and the replay of a recording run exactly this, so a replay cannot differ from the live run.
+//! The live daemon and the replay of a recording run exactly this code, so a replay cannot differ from the live run.
 
 #![forbid(unsafe_code)]
 

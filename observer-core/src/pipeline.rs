@@ -1,13 +1,13 @@
 //! One event in, findings out. No clock, no IO, cannot fail.
 //!
 //! ```text
-//! event -> kills: whose limit was it?   (an OOM kill is judged when it comes, once)
-//!       -> attribution: whose is it?    (holds what cannot be attributed yet)
-//!       -> containers: what happened to it?
+//! event -> kills: which limit?          (an OOM kill is judged once, on arrival)
+//!       -> attribution: which container? (holds the events of unidentified containers)
+//!       -> containers: what happened there?
 //!       -> conclusions: what follows?   -> findings
 //! ```
 //!
-//! Replay and the live daemon run exactly this; whatever is reported was derived here from events alone.
+//! Replay and the live daemon run exactly this code; everything that is reported is derived here from events alone.
 
 use crate::{
     attribution::{Admitted, Attribution},

@@ -1,4 +1,4 @@
-//! The only place that reads a clock. Sources and the wiring ask it; the core is told the time by events.
+//! The only place that reads a clock. Sources and the wiring call it; the core gets the time from events.
 
 use rustix::time::{ClockId, clock_gettime};
 

@@ -63,11 +63,11 @@ pub struct LedgerAddress {
     pub url: String,
     /// PEM of the certificate authority it is trusted by.
     pub ca: PathBuf,
-    /// The projected service-account token, read anew when it changes.
+    /// The projected service-account token, read again when it changes.
     pub token: PathBuf,
 }
 
-/// Which probes the user wants beside, or without, those attached by default.
+/// Probes that the user adds to, or removes from, those attached by default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProbeChoice {
     pub enabled: Vec<String>,
@@ -354,8 +354,8 @@ impl Config {
     }
 }
 
-/// Kubernetes tells a pod of every Service of its namespace by variables such as `OBSERVER_LEDGER_SERVICE_HOST` and
-/// `OBSERVER_LEDGER_PORT_9845_TCP`: nobody's setting (kubernetes: pkg/kubelet/envvars).
+/// Kubernetes sets variables in a pod for every Service of its namespace, such as `OBSERVER_LEDGER_SERVICE_HOST` and
+/// `OBSERVER_LEDGER_PORT_9845_TCP`: they are no settings (kubernetes: pkg/kubelet/envvars).
 fn is_service_link(key: &str) -> bool {
     // The Service's own name may be all of the prefix: OBSERVER_SERVICE_HOST of a Service called `observer`.
     let key = format!("_{key}");
@@ -378,7 +378,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Refuses what nobody knows; a file that cannot be parsed is reported here, once.
+    /// Refuses unknown keys; a file that cannot be parsed is reported here, once.
     fn keys(&mut self) {
         match self.figment.extract::<figment::value::Dict>() {
             Ok(dict) => {
@@ -396,7 +396,7 @@ impl Reader<'_> {
     fn origin(&self, key: &str) -> String {
         let source = self.figment.find_metadata(key).map(|metadata| match &metadata.source {
             Some(figment::Source::File(path)) => format!(" ({})", path.display()),
-            // What the flags were read into is a place in this file: of no use to whoever typed them.
+            // The source of a flag's value is a place in this file, which does not help the user.
             Some(_) => " (command line)".to_owned(),
             None => format!(" (OBSERVER_{})", key.to_uppercase()),
         });

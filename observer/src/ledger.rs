@@ -1,8 +1,8 @@
-//! The ledger: who scaled what, when, for the whole cluster. The same binary, as a small Deployment.
+//! The ledger records the scalings of the whole cluster: actor, workload, time. The same binary, as a small Deployment.
 //!
-//! Agents see only their own node; that a Deployment went from 2 to 4 because of a queue is nobody's business there.
-//! One process watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets and a few events, keeps
-//! two hours of changes, and answers agents by uid. Losing it makes causes less sure, and nothing else.
+//! Agents see only their own node, and no node shows why a Deployment was scaled from 2 to 4. So one process watches
+//! autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets and a few events, keeps two hours of changes,
+//! and answers agents by uid. Without it causes have a lower confidence; nothing else is affected.
 
 use std::{
     net::SocketAddr,

@@ -261,9 +261,9 @@ fn the_list_of_dependencies_is_fresh() {
     let (before, section) = document.split_once(HEADING).unwrap();
     let (_, after) = section.split_once("\n## ").unwrap();
     let mut fresh = String::from(
-        "\nEach module with what it depends on, which stands above it; what a folder holds counts with the folder. Written by \
-         `UPDATE=1 cargo test --test tidy`, which also checks that there is no circle, at any level of any crate. A folder's own \
-         file and the files in it are one module seen from outside: between them no direction is asked for.\n",
+        "\nEach line names a module and the modules on which it depends, all of them above it; the files of a folder count as \
+         the folder.\n`UPDATE=1 cargo test --test tidy` writes the list and checks that no level of any crate has a circle. A \
+         folder's own file and\nthe files in it are one module seen from outside, and no direction is required between them.\n",
     );
     for package in ["observer-core", "observer"] {
         let folders = modules::of(package).folders();

@@ -114,7 +114,7 @@ const DASHBOARDS: &[Dashboard] = &[
             ),
             panel(
                 "Overshoot, worst",
-                "Start-up peak over steady level, of the containers there are.",
+                "Highest working set before the verdict over steady level, of the containers there are.",
                 BARS,
                 SHORT,
                 8,

@@ -87,7 +87,7 @@ mod tests {
     fn spikes_that_do_not_fit_together_are_spread() {
         let past = [spike(40, 4), spike(30, 2)];
         let together = |headroom| super::together(&past, headroom).unwrap();
-        // 130 hold two spikes of 40 beside five that settled, but the last of 13 finds only 10 free: no gap helps.
+        // 130 hold two spikes of 40 and five settled ones, but the last of 13 finds only 10 free: no gap helps.
         let full = together(130);
         assert_eq!((full.settled, full.at_once, full.gap), (13, 3, None));
         let past = [spike(12, 4)];

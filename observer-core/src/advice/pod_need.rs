@@ -1,9 +1,9 @@
 //! What the containers of a pod need together, as Kubernetes counts it: main containers and sidecars run side by side;
-//! an ordinary init container runs before the main ones, beside the sidecars that were started before it. Pure.
+//! an ordinary init container runs before the main ones, together with the sidecars started before it. Pure.
 
 use crate::model::kubernetes::{Pod, PodContainer, Role};
 
-/// What runs beside the container of this name, or `None` if the need of one of them is not known.
+/// Need of the containers that run together with the one of this name; `None` if the need of one is not known.
 pub fn beside(pod: &Pod, name: &str, need: impl Fn(&PodContainer) -> Option<u64>) -> Option<u64> {
     let of = pod.containers.iter().position(|container| container.name == name)?;
     let is_beside = |(at, other): &(usize, &PodContainer)| match (pod.containers[of].role, other.role) {

@@ -2,15 +2,15 @@
 //!
 //! - **Request** = p95 of the working set after start-up, over pods and time: what the scheduler reserves is what is
 //!   used.
-//! - **Limit** = the worst start-up seen plus the user's headroom, or more if the start-ups seen differ so much that
+//! - **Limit** = the worst recorded start-up plus the user's headroom, or more if the start-ups differ so much that
 //!   one in a thousand must be expected above that: the one-sided 99.9 % prediction bound of a log-normal from as many
-//!   start-ups (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make it larger by
-//!   themselves. Where memory went higher after start-up, both are meant of that height.
-//! - Start-ups that their own limit cut off wanted more than they got. Where every one was, the limit is a **trial**:
-//!   twice the last one, to be asked again after the next start-up. Beside whole ones they do not raise it; where
-//!   several were cut off, the limit of today is not lowered.
-//! - Start-ups that failed say nothing of what is needed.
-//! - A limit that usage fills without a kill is kept: what fills it can be taken back.
+//!   start-ups (Hahn & Meeker, *Statistical Intervals*, section 4.8). Few start-ups, or unlike ones, make the bound
+//!   larger. Where memory rose higher after start-up, both are raised to that height.
+//! - Start-ups cut off by their own limit needed more than it allowed. Where all were cut off, the limit is a
+//!   **trial**: twice the last limit, to be judged again after the next start-up. If others completed, those cut off do
+//!   not raise the limit; where several were cut off, the present limit is not lowered.
+//! - Start-ups that failed are no evidence of the need.
+//! - A limit that usage fills without a kill is kept: the kernel can reclaim what fills it.
 
 use crate::{
     advice::Settings,

@@ -45,8 +45,8 @@ impl CgroupIndex {
         self.groups.values().filter(|group| !group.removed).count()
     }
 
-    /// Adds a cgroup. Returns the cgroups whose owner became known by it: itself, and groups inside it that were seen
-    /// first.
+    /// Adds a cgroup. Returns the cgroups that now have a known owner: this one, and groups inside it that were seen
+    /// before it.
     pub fn add(&mut self, cgroup: CgroupId, path: &str) -> Vec<CgroupId> {
         if self.groups.contains_key(&cgroup) {
             return Vec::new();

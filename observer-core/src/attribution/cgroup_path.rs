@@ -171,7 +171,7 @@ fn qos(path: &str) -> Qos {
     }
 }
 
-/// What the path alone tells of an owner. Two owners never share a name; what is one workload: `workload_name.rs`.
+/// Labels of an owner, from the path alone. Two owners never share a name; `workload_name.rs` groups them.
 pub fn labels(owner: &Owner) -> Labels {
     let of = |container: String, workload: String, workload_type: &str| Labels {
         container,

@@ -31,11 +31,11 @@ pub struct Look {
 pub struct Sibling {
     /// On the API server's clock.
     pub created: f64,
-    /// When this node was told, on its own.
+    /// When this node received it, on this node's clock.
     pub told: f64,
 }
 
-/// Why a pod was lost of whose end nothing else is told.
+/// Reason of a lost pod when the API gives no other reason.
 pub const DELETED: &str = "deleted";
 
 impl OwnerLookups {

@@ -17,7 +17,7 @@ const HELD_PER_CONTAINER: usize = 512;
 /// Events held for all containers together: some 6 MiB.
 pub const HELD: usize = 16_384;
 
-/// A container of a pod, as its cgroup path tells.
+/// A container of a pod, from its cgroup path.
 #[derive(Debug)]
 pub struct PodGroup {
     /// Uid or config hash of the pod.
@@ -49,7 +49,7 @@ pub struct Waiting {
 #[derive(Clone, Copy, Debug)]
 pub struct Removed {
     pub at: Time,
-    /// It stood beside an older group of the pod.
+    /// An older group of the pod existed at the same time.
     pub beside_older: bool,
 }
 
@@ -125,7 +125,7 @@ fn is_level(event: &Event) -> bool {
     matches!(event.what, Usage { .. } | Memory { .. } | Totals { .. } | FaultLatency { .. })
 }
 
-/// Events of cgroups whose path is not known: a mkdir record that was overtaken by others, or lost with a full ring
+/// Events of cgroups with an unknown path: a mkdir record that was overtaken by others, or lost with a full ring
 /// until the next walk of the tree.
 #[derive(Debug, Default)]
 pub struct UnknownCgroups {

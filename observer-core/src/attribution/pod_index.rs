@@ -1,6 +1,7 @@
-//! The pods of this node, their owners, and what is remembered of both. Pure: fed with events, asked by the pipeline.
+//! The pods of this node, their owners, and the recorded changes of both. Pure: events update it, the pipeline reads
+//! it.
 //!
-//! It answers two questions: whose container is this id, and what was known when it started.
+//! It answers two questions: which pod has a container id, and which facts were known when the container started.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,7 @@ use crate::{
 
 /// Owners and records kept; a node has at most a few hundred pods. The one looked up longest ago goes first.
 const OWNERS: usize = 512;
-/// A pod that is gone may still be asked for: its last container's end, an OOM kill told late. Seconds.
+/// A deleted pod is kept for late events: its last container's end, a late OOM kill. Seconds.
 const GONE_KEPT: f64 = 600.0;
 /// How long before a pod its siblings still count: a controller makes the pods of a scale-up by a thousand in that
 /// time.
@@ -39,7 +40,7 @@ pub struct Pods {
 #[derive(Debug)]
 struct Known {
     pod: Pod,
-    /// First told, and last, on this node's clock.
+    /// First and last time that the API reported the pod, on this node's clock.
     seen: f64,
     told: f64,
     gone: Option<f64>,
@@ -49,7 +50,7 @@ struct Known {
 #[derive(Debug, PartialEq)]
 pub enum Resolved {
     Container(Labels),
-    /// The pod is known and its containers are not this: its sandbox, or a container its status does not tell yet.
+    /// The pod is known and the id is none of its containers: its sandbox, or a container that its status lacks so far.
     NoContainer,
     /// Its workload is the owner of its owner, who is not known yet; these labels name the owner.
     OwnerPending(Labels),
@@ -82,7 +83,7 @@ impl Pods {
             if let Some(controller) = &known.pod.controller
                 && let Some(looks) = self.looks.get_mut(&controller.uid)
             {
-                // Without a grace period nothing else tells of its end.
+                // Without a grace period nothing else reports its end.
                 looks.lose(&known.pod.name, DELETED.to_owned(), now);
                 remember(&mut looks.names, Some(known.pod.name.clone()), NAMES);
                 looks.highest_ordinal = looks.highest_ordinal.max(known.pod.ordinal);
@@ -127,8 +128,7 @@ impl Pods {
         self.records.insert(record.workload.uid.clone(), (record, now));
     }
 
-    /// Whether a status written since then tells an id for each of the pod's containers: what is none of them is the
-    /// sandbox.
+    /// Whether a status written since then has an id for each of the pod's containers: any other id is the sandbox.
     pub fn tells_all_since(&self, key: &str, since: f64) -> bool {
         let uid = self.by_hash.get(key).map_or(key, String::as_str);
         let all = |pod: &Pod| pod.containers.iter().all(|container| container.id.is_some());
@@ -147,7 +147,7 @@ impl Pods {
         self.labels(pod, &container.name)
     }
 
-    /// Of a container no status tells of, while its pod is known: named by the pod where that has only one, else as
+    /// Name of a container that no status names, in a known pod: the pod's only container, otherwise as
     /// given.
     pub fn presume(&self, key: &str, otherwise: String) -> Resolved {
         let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
@@ -193,7 +193,7 @@ impl Pods {
         }
     }
 
-    /// As it was when, or after, the pod was first told: an older look knows nothing of it.
+    /// The owner as it was when the pod was first reported, or later: an older look-up does not include the pod.
     pub fn owner(&self, pod: &Pod) -> Option<&Owner> {
         let owner = self.owners.get(&pod.controller.as_ref()?.uid)?;
         let seen = self.pods.get(&pod.uid)?.seen;
@@ -215,7 +215,7 @@ impl Pods {
     pub fn siblings(&self, pod: &Pod) -> Vec<Sibling> {
         let (Some(owner), Some(own)) = (&pod.controller, self.pods.get(&pod.uid)) else { return Vec::new() };
         let earlier = |known: &&Known| {
-            // The API's times are whole seconds: of two in the same one, that which was told before.
+            // The API's times are whole seconds: of two pods in the same second, the one reported first.
             let before = known.pod.created.total_cmp(&pod.created).then(known.seen.total_cmp(&own.seen));
             before.is_lt() && pod.created - known.pod.created <= SIBLINGS_SECONDS
         };
@@ -224,7 +224,7 @@ impl Pods {
         self.pods.values().filter(earlier).filter(of_owner).map(sibling).collect()
     }
 
-    /// What the ledger told of the pod's workload since the pod came.
+    /// The ledger's record of the pod's workload since the pod was created.
     pub fn record_of(&self, pod: &Pod) -> Option<&ChangeRecord> {
         let uid = &pod.controller.as_ref()?.uid;
         let (record, told) = self.records.get(self.workload_of.get(uid).unwrap_or(uid))?;

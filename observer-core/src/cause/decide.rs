@@ -28,7 +28,7 @@ const AT_ONCE_SECONDS: f64 = 2.0;
 const CATCH_UP_SECONDS: f64 = 900.0;
 /// The API writes whole seconds.
 const TRUNCATION: f64 = 1.0;
-/// A rollout that steps longer than this after its ReplicaSet was made is not told from a scale-up by one look.
+/// One look-up cannot distinguish a scale-up from a rollout that steps later than this after its ReplicaSet was made.
 const ROLLOUT_SECONDS: f64 = 600.0;
 
 /// Everything that was known when the question was asked.
@@ -73,7 +73,7 @@ pub fn decide(facts: &Evidence) -> Option<Decision> {
     })
 }
 
-/// Whether it stands in for an earlier container of the same pod, and how that one ended.
+/// Whether it replaces an earlier container of the same pod, and how that one ended.
 fn restart(facts: &Evidence, pod: &Pod) -> Option<Decision> {
     let container = facts.container;
     let (restarts, last) = container.map_or((0, None), |container| container.before(facts.id));
@@ -186,7 +186,7 @@ fn job(facts: &Evidence, name: &str) -> Decision {
     }
 }
 
-/// What the ledger saw happen to the workload. `None`: it had not watched long enough to tell.
+/// Decides from the ledger's changes of the workload. `None`: the ledger has not watched for long enough.
 fn by_record(record: &ChangeRecord, pod: &Pod, facts: &Evidence) -> Option<Decision> {
     let made = pod.created;
     let until_made = |change: &&Change| change.at <= made + TRUNCATION;
@@ -294,7 +294,7 @@ fn expected_pods_seen(changes: &[Change], siblings: &[Sibling], made: f64) -> bo
     })
 }
 
-/// How many were made since then, and told after this.
+/// Number of siblings created since `made` and reported after `told`.
 fn came_since(siblings: &[Sibling], made: f64, told: f64) -> u64 {
     let since = |sibling: &&Sibling| sibling.created >= made && sibling.told > told;
     siblings.iter().filter(since).count() as u64
@@ -311,7 +311,7 @@ fn surplus_pod(lost: Option<(&str, &str)>, sure: f64) -> Decision {
     }
 }
 
-/// A sibling that was lost between a scaling and this pod, and not because somebody wanted fewer.
+/// A sibling that was lost between a scaling and this pod, and not by a scale-down.
 fn lost_since<'a>(
     looks: &'a OwnerLookups,
     changes: &[Change],
@@ -376,14 +376,14 @@ fn by_one_look(facts: &Evidence, pod: &Pod, owner: &Owner) -> Decision {
         let (from, to) = (before.desired?, owner.desired?);
         (to > from).then_some((from, to))
     });
-    // More of its pods, and nobody scaled (see `ledger::book`).
+    // More of its pods, and no scaling (see `ledger`).
     let stepped = before.is_some_and(|before| {
         !first && before.desired == owner.desired && before.generation < owner.generation
     });
     let wrote = owner.controller_wrote.map(|wrote| made - wrote);
     let asked = grew.map_or(0, |(from, to)| to - from);
     let follows = wrote.is_some_and(|since| (-TRUNCATION..=follows_seconds(asked)).contains(&since));
-    // A new ReplicaSet; scaled at once after, only what an earlier look remembers tells the two apart.
+    // A new ReplicaSet. If it was scaled right after, only an earlier look-up distinguishes the two.
     if !first && (age <= AT_ONCE_SECONDS || (age <= FOLLOWS_SECONDS && grew.is_none())) {
         let revision = owner.revision.unwrap_or_default();
         let sure = if age <= AT_ONCE_SECONDS { 0.95 } else { 0.85 };
@@ -727,7 +727,7 @@ mod tests {
             let facts = Evidence { pod: Some(&pod), container: Some(&container), ..Evidence::default() };
             assert_eq!(told(facts), expected);
         }
-        // A worker's kill was seen too; the status of the first process wins, and only a mark beside SIGKILL is sure.
+        // A worker's kill was seen too; the status of the first process wins: a mark is certain only with SIGKILL.
         let oom = Some(Cause::RestartAfterOomKill);
         let failed = Some(Cause::RestartAfterFailure);
         let table = [
@@ -834,7 +834,7 @@ mod tests {
         let table = [
             (&[0.0][..], "scale_up_manual 0.90"),
             (&[0.0, 0.0], "reschedule 0.70"),
-            // Told before the look at which nobody had scaled.
+            // Reported before the look-up that still showed no scaling.
             (&[1.0, 1.0], "scale_up_manual 0.90"),
         ];
         for (before, expected) in table {

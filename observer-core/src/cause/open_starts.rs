@@ -1,7 +1,7 @@
-//! The starts whose cause may still become clearer. Pure.
+//! The starts without a final cause. Pure.
 //!
-//! A decision is told when it is sure enough, or when nothing better came in time; evidence that comes later may better
-//! it, and says what it betters. It is never weakened.
+//! A decision is reported when its confidence is high enough, or when no better evidence arrived in time. Later
+//! evidence may replace it by a more certain one, which names the previous one; the confidence never falls.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Told at once from here on.
+/// A decision of this confidence is reported at once.
 const SURE: f64 = 0.9;
 /// Nothing can better it.
 const FINAL: f64 = 0.95;
@@ -38,7 +38,7 @@ const OPEN: usize = 4096;
 /// Pods of which ends are kept.
 const ENDS: usize = 4096;
 
-/// The ledger has told, and the owners have been looked up: nothing better will come, however sure it is.
+/// The ledger has answered and the owners have been looked up: no better evidence will arrive.
 fn answered(facts: &Evidence, decision: &Decision) -> bool {
     facts.record.is_some() && facts.owner.is_some() && decision.cause != Cause::Unknown
 }
@@ -54,8 +54,8 @@ type End = (Time, Cause);
 #[derive(Debug, Default)]
 pub struct Causes {
     open: BTreeMap<CgroupId, Start>,
-    /// When and how the last container of a name in a pod ended. One that no status names is told after those that came
-    /// after it.
+    /// When and how the last container of a name in a pod ended. A container that no status names is reported after its
+    /// successors.
     ends: HashMap<(Uid, String), End>,
     /// Unix time of the host's boot.
     booted: Option<f64>,
@@ -77,9 +77,9 @@ struct Start {
     at: Time,
     /// How the one before it ended.
     before: Option<End>,
-    /// What the last status that named it told.
+    /// From the last status that named the container.
     status: Option<PodContainer>,
-    /// The pod's owners as they were at the first look after it came: later ones tell of later changes.
+    /// The pod's owners at the first look-up after its creation: later look-ups show later changes.
     owners: Option<Owners>,
     /// As they were when the pod was first known.
     siblings: Option<Vec<Sibling>>,
@@ -87,7 +87,7 @@ struct Start {
 }
 
 impl Start {
-    /// Whether it stands in for the container of this name that ended then.
+    /// Whether it replaces the container of this name that ended then.
     fn follows(&self, ended: Time, (pod, name): &(Uid, String)) -> bool {
         self.at >= ended && self.pod == *pod && self.container.labels.container == *name
     }
@@ -174,7 +174,7 @@ impl Causes {
         }
     }
 
-    /// Looks at every open start again. Returns what is to be told.
+    /// Judges every open start again. Returns the causes to report.
     pub fn review(&mut self, now: Time, pods: &Pods) -> Vec<Caused> {
         let mut told = Vec::new();
         // This is asked after every event, a thousand a second; only evidence and patience change an answer.
@@ -210,10 +210,10 @@ impl Causes {
             };
             let Some(decision) = decide(&facts) else { return false };
             let age = now.since(start.at);
-            // Nobody can say anything of it, and the API will when it is back.
+            // No source knows the cause now, and the API will when it returns.
             let unheard = self.away || self.back.is_some_and(|back| now.since(back) < SETTLES);
             let unheard = unheard && pod.is_none() && age < GIVEN_UP;
-            // What one look concludes is not told while the one who knows is being asked.
+            // A conclusion from one look-up is not reported while the ledger's answer is outstanding.
             let waits = self.ledger
                 && facts.record.is_none()
                 && age < SETTLES
@@ -310,7 +310,7 @@ mod tests {
         }
     }
 
-    /// One that no status names is told when there is nothing left to wait for; the next may have been told before it.
+    /// A container that no status names is reported at the end of the wait; its successor may be reported before it.
     #[test]
     fn the_one_before_may_be_told_late() {
         let labels = Arc::new(Labels { container: "app".into(), ..Labels::default() });

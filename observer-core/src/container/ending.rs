@@ -1,15 +1,15 @@
-//! How a container ended: as its first process did, which is the one whose exec was the start. Pure.
+//! How a container ended: the end of its first process, the one with the exec that started the container. Pure.
 //!
-//! Whoever exits last is somebody else: when the first process of a pid namespace exits, the kernel kills the rest of
-//! it. And an OOM kill is the end only if that very process was the victim.
+//! The last process to exit is a different one: when the first process of a pid namespace exits, the kernel kills all
+//! others of it. And an OOM kill is the container's end only if the first process was the victim.
 
 use std::time::Duration;
 
 use crate::model::{container::ExitStatus, time::Time};
 
-/// Victims remembered of a container whose first process is not known; the last ones.
+/// The last victims are kept while the first process of the container is not known; at most this many.
 const VICTIMS: usize = 4;
-/// A kill whose victim nobody saw is the end's reason only if the end came so soon after.
+/// A kill without a recorded victim is the reason of an end only within this time before it.
 const SOON: Duration = Duration::from_secs(10);
 const SIGKILL: u8 = 9;
 
@@ -55,7 +55,7 @@ impl Ending {
         self.last = Some((pid, status));
     }
 
-    /// `by_own_limit`: or nobody can tell whose it was.
+    /// `by_own_limit`: the container's own limit was exceeded, or the limit is not known.
     pub fn killed(&mut self, at: Time, pid: Option<u32>, by_own_limit: bool) {
         match pid {
             Some(pid) => {

@@ -32,7 +32,7 @@ const REPEAT: Duration = Duration::from_secs(1);
 
 /// Commands that set a container up before its entry point: their exec is not the start.
 pub fn is_runtime_init(command: &str) -> bool {
-    // runc and crun re-execute themselves from a sealed copy, whose name is that of the descriptor.
+    // runc and crun re-execute themselves from a sealed copy, which is named like the descriptor.
     command.starts_with("runc") || matches!(command, "exe" | "crun" | "youki" | "conmon" | "libcrun") || {
         !command.is_empty() && command.bytes().all(|b| b.is_ascii_digit())
     }
@@ -60,7 +60,7 @@ pub struct Lifecycle {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
-    /// The cgroup exists; nobody runs in it.
+    /// The cgroup exists and has no process.
     Empty,
     /// A process is in it, its exec is awaited.
     Joined(Time),
@@ -187,7 +187,7 @@ impl Lifecycle {
         }
     }
 
-    /// Which process the first one is; 0: nobody can say.
+    /// `pid`: the first process; 0 if it is not known.
     fn begin(&mut self, pid: u32) {
         if pid != 0 {
             self.ending.began(pid);
@@ -347,7 +347,7 @@ impl Lifecycle {
         self.ending.exited(pid, status, init);
     }
 
-    /// `victim`: if somebody saw. `held`: usage and watermark of its group at that moment.
+    /// `victim`: if it was recorded. `held`: usage and watermark of its group at that moment.
     pub fn oom_killed(
         &mut self,
         at: Time,

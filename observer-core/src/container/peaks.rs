@@ -24,9 +24,9 @@ pub struct Peak {
     pub anon: Option<u64>,
 }
 
-/// The kernel tells the cache later than the usage (memory.stat is flushed every two seconds), so a burst of file reads
-/// looks like working set until then. The highest usage is therefore held back until the cache is told anew, and the
-/// larger cache of the two counts.
+/// The kernel updates the file cache later than the usage (memory.stat is flushed every two seconds), so a burst of
+/// file reads looks like working set until then. The highest usage is therefore held until the next value of the cache,
+/// and the larger of the two cache values counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peaks {
     bytes: u64,
@@ -34,7 +34,7 @@ pub(super) struct Peaks {
     /// The reading of the kinds of memory at the highest usage.
     read: Option<Kinds>,
     unreclaimable: u64,
-    /// Highest usage since the cache was last told.
+    /// Highest usage since the last value of the cache.
     pending: u64,
 }
 

@@ -1,20 +1,20 @@
-//! Time to stable: when did memory arrive where it lives, and does it stay there?
+//! Time to stable: when memory reached the level at which it stays.
 //!
-//! Turns samples (seconds since start, bytes) into a [`Verdict`], online, in a fixed size. Knows nothing of containers,
-//! findings or clocks.
+//! Turns samples (seconds since start, bytes) into a [`Verdict`], online, in a fixed size. Independent of containers,
+//! findings and clocks.
 //!
 //! **Definition.** The band of a level is `max(5 % of it, 4 MiB)` to either side. Time to stable is the earliest moment
 //! after which the signal stays inside the band of its level for the hold time `clamp(time to stable, 15 s, 120 s)`
-//! without a drift that would leave the band within `max(60 s, age)`. It is known only after the hold and dated at the
-//! moment the hold began.
+//! without a drift that would leave the band within `max(60 s, age)`. It is confirmed only at the end of the hold and
+//! dated at its begin.
 //!
 //! **Method.** Samples are averaged over 0.1 s and passed through a median of three, so that a fork or a short buffer
 //! does not count. [`extremes`] keeps the widest recent window whose range fits in a band; [`ring`] its level and
 //! slope; [`octaves`] the slow drift since start; [`swings`] the turning points of an oscillation.
 //!
 //! **Known wrong answers.** A leak that grows by less than half a band per hold time is stable until the octaves show
-//! it (two minutes at the earliest). A climb in steps more than two minutes apart is called stable in between, and
-//! each step then moves the time to stable. A swing slower than a quarter of the time observed looks like a drift.
+//! it (two minutes at the earliest). A climb in steps more than two minutes apart is reported as stable in between,
+//! and each step then moves the time to stable. A swing slower than a quarter of the observed time looks like a drift.
 
 use arrayvec::ArrayVec;
 
@@ -29,7 +29,7 @@ use level::Ring;
 use oscillation::Swings;
 use window::Extremes;
 
-/// Half width of the band, relative: below it a change of level does not change a request anybody would set.
+/// Half width of the band, relative: a smaller change of the level is too small to change a request.
 pub const BAND_RATIO: f64 = 0.05;
 /// Half width of the band, absolute: allocator arenas and thread stacks come and go in a few MiB.
 pub const BAND_MIN_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
@@ -156,7 +156,7 @@ impl Stability {
         true
     }
 
-    /// Nobody looked between the last sample and `seconds`: the window begins anew, so that no hold reaches across.
+    /// Memory was not read between the last sample and `seconds`: the window is reset, so that no hold spans the gap.
     pub fn unseen_until(&mut self, seconds: f64) {
         self.filter = Filter::default();
         self.extremes = Extremes::restarted(seconds);

@@ -26,7 +26,7 @@ const GROWTH_SECONDS: f64 = 0.5;
 pub struct Startup {
     stability: Stability,
     last: Option<f64>,
-    /// Until the time to stable that is told now.
+    /// Peaks until the time to stable that is reported now.
     peaks: Peaks,
     /// Since then: the start-up's after all, if a later step moves the time to stable.
     later: Peaks,
@@ -80,7 +80,7 @@ impl Startup {
         }
     }
 
-    /// Nobody looked between the last sample and `seconds`: no hold reaches across.
+    /// Memory was not read between the last sample and `seconds`: no hold spans the gap.
     pub fn unseen_until(&mut self, seconds: f64) {
         self.stability.unseen_until(seconds);
         self.growth_from = None;

@@ -80,7 +80,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Of several whose names came late, each is reported whole before the next.
+    /// Of several containers that were identified late, each is reported completely before the next.
     pub fn was_starting(&self, at: Time) -> bool {
         self.started.is_some_and(|started| started <= at) && self.settled.is_none_or(|settled| settled > at)
     }

@@ -114,7 +114,7 @@ pub enum LimitFrom {
     Trial,
 }
 
-/// Bytes and seconds. Absent: nobody told.
+/// Bytes and seconds. Absent: not known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     #[serde(flatten)]
@@ -126,7 +126,7 @@ pub struct Facts {
     pub steady: Option<Steady>,
     pub current: Current,
     pub kills: Kills,
-    /// Everything that scales it; `None`: nobody who knows was asked (the ledger).
+    /// All autoscalers of the workload; `None`: the ledger was not queried.
     pub autoscalers: Option<Vec<Autoscaler>>,
     /// Pods a rollout may start at once, in the whole cluster (a Deployment's maxSurge).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,7 +182,7 @@ pub struct Steady {
     pub p50: u64,
     pub p95: u64,
     pub max: u64,
-    /// Container time behind it; 0: the levels at which start-ups settled stand in.
+    /// Container time behind it; 0: the levels at which start-ups settled are used instead.
     pub seconds: f64,
 }
 
@@ -201,7 +201,7 @@ pub struct Current {
     /// Of the whole pod.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub pod_limit: Option<Option<u64>>,
-    /// Sum of what the pod's other containers that run beside it need, each at its worst; `None` if one is unknown.
+    /// Sum of the worst needs of the containers that run together with it in the pod; `None` if one is unknown.
     pub siblings_need: Option<u64>,
     /// The most that the pod needs while its init containers run.
     #[serde(default)]

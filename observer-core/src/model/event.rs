@@ -1,4 +1,4 @@
-//! What the sources tell the pipeline: the one stream that is also the recording.
+//! The events that sources send to the pipeline: the one stream that is also the recording.
 //!
 //! Amounts are in bytes, spans in nanoseconds, counters cumulative since the observer started. One event is one line of
 //! a recording: `{"at":<ns>,"what":{"usage":{...}}}`.
@@ -122,7 +122,7 @@ pub enum EventKind {
     PodGone {
         uid: Uid,
     },
-    /// What the metadata of a pod's owner told.
+    /// The metadata of a pod's owner.
     Owner(Box<Owner>),
     /// What the ledger knows of a workload.
     Record(Box<ChangeRecord>),
@@ -353,7 +353,7 @@ fn is_false(flag: &bool) -> bool {
 pub struct OomKill {
     /// Of the process.
     pub victim_pid: u32,
-    /// Empty until the victim's exit tells it (kernels before 6.8).
+    /// Empty until the victim's exit gives it (kernels before 6.8).
     pub victim_comm: String,
     /// The victim's own cgroup, if the kernel said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -364,7 +364,7 @@ pub struct OomKill {
     pub invoker_comm: String,
     #[serde(alias = "asker_cgroup")]
     pub invoker_cgroup: CgroupId,
-    /// Whose limit it was, where the kernel itself could be asked.
+    /// The limit that was exceeded, where the kernel itself gives it.
     #[serde(alias = "whose", default, skip_serializing_if = "Option::is_none")]
     pub exceeded: Option<ExceededLimit>,
     /// That group's limit, and what it held.
@@ -393,13 +393,13 @@ pub struct OomKill {
     /// counts.
     #[serde(skip)]
     pub judged: Option<Blame>,
-    /// No record: so many kills that only the kernel's count tells of.
+    /// Kills without a record, known from the kernel's count only.
     #[serde(skip)]
     pub reconciled: u64,
 }
 
 impl OomKill {
-    /// Kills in this group that only the kernel's count tells of.
+    /// Kills in this group that are known from the kernel's count only.
     pub fn unseen(cgroup: CgroupId, kills: u64) -> Self {
         let judged = Some(Blame::Unknown);
         Self { victim_cgroup: Some(cgroup), judged, reconciled: kills, ..Self::default() }
@@ -435,7 +435,7 @@ pub enum Blame {
     Group(CgroupId),
     /// A group further up than was recorded.
     Above,
-    /// The kernel did not say, and its counts do not tell.
+    /// Neither the kernel nor its counts give it.
     Unknown,
 }
 
@@ -499,7 +499,7 @@ pub struct NodeReading {
 }
 
 impl NodeReading {
-    /// What start-ups can take before somebody is killed.
+    /// Memory that start-ups can take before the kernel kills a process.
     pub fn headroom(&self) -> u64 {
         self.pods_available.map_or(self.available, |pods| pods.min(self.available))
     }
@@ -555,7 +555,7 @@ pub enum Loss {
     /// The per-cgroup table was full: faults and stalls of a cgroup are not counted.
     CgroupTableFull,
     ReclaimTableFull,
-    /// A reclaim ended that nobody saw begin: it was under way when the probe was attached.
+    /// A reclaim ended without a recorded begin: it was under way when the probe was attached.
     ReclaimUnmatched,
     /// A record was not understood.
     Undecodable,

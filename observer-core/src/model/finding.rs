@@ -53,7 +53,7 @@ pub enum FindingKind {
     },
     /// Why it started, once that is sure enough; again when better evidence came.
     Caused(Caused),
-    /// The API told late whose container this is: what was said of `before` is of `container`.
+    /// The API identified a container late: what was reported of `before` belongs to `container`.
     Identified {
         container: Container,
         before: Arc<Labels>,
@@ -154,7 +154,7 @@ pub enum FindingKind {
     },
     StampedeBegan(StampedeBegan),
     StampedeEnded(StampedeEnded),
-    /// Those starting will take more than there is; told once until it is over.
+    /// The starting containers will take more memory than is available; reported once until that is over.
     ShortageForecast(ShortageForecast),
     /// The retention of an ended container is over: its series go.
     Forgotten {
@@ -167,7 +167,7 @@ pub enum FindingKind {
         loss: Loss,
         count: u64,
     },
-    /// An event named a cgroup that nobody could tell, for too long.
+    /// An event's cgroup was not identified in time.
     Unattributed {
         cgroup: CgroupId,
     },
@@ -233,12 +233,12 @@ pub struct Caused {
     pub container: Container,
     pub started: Time,
     pub decision: Decision,
-    /// What had been told before.
+    /// The previously reported decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Decision>,
 }
 
-/// Somebody changed how many replicas a workload has, and pods of it came to this node.
+/// A change of a workload's number of replicas that placed pods on this node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ScaleEvent {
     pub namespace: String,
@@ -288,7 +288,7 @@ pub struct OomLinked {
 pub enum OomRole {
     /// It made the victim.
     Victim,
-    /// Its containers were starting on the node when somebody was killed.
+    /// Containers of the scale-up were starting on the node at the time of the kill.
     UnderWay,
 }
 
@@ -346,7 +346,7 @@ pub struct Stable {
     pub cause: Cause,
 }
 
-/// Whose limit led to an OOM kill.
+/// The limit that led to an OOM kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
 pub enum OomScope {
@@ -360,12 +360,12 @@ pub enum OomScope {
     Ancestor,
     /// The node ran out of memory.
     Node,
-    /// Only the kernel's count tells of the kill (reconciled), or it could not be said whose limit it was.
+    /// The kill is known from the kernel's count only (reconciled), or the limit is not known.
     Unknown,
 }
 
 impl OomScope {
-    /// Whether it says something of the container's own limit: a limit above it, or the node, strikes whoever is there.
+    /// Whether the kill is evidence about the container's own limit; at a parent's limit or the node's, any may be hit.
     pub fn is_own(self) -> bool {
         matches!(self, OomScope::Inside | OomScope::Container | OomScope::Unknown)
     }
@@ -393,7 +393,7 @@ impl OomScope {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OomKilled {
-    /// Absent: a process in no container, or of a cgroup nobody knows.
+    /// Absent: a process in no container, or of an unknown cgroup.
     pub container: Option<Container>,
     pub scope: OomScope,
     pub victim_pid: u32,
@@ -409,8 +409,8 @@ pub struct OomKilled {
     /// What the victim itself held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub victim_memory: Option<VictimMemory>,
-    /// It says something of the container's own limit: that was hit, or the container stood at it when a limit above
-    /// was hit, as the only container of a pod does, or when it is not known whose it was.
+    /// The kill is evidence about the container's own limit: that limit was exceeded; or the container had reached it
+    /// when a parent's limit was exceeded, as the only container of a pod does, or when the exceeded limit is unknown.
     pub at_own_limit: bool,
     /// Before the entry point was executed: the limit is too low for the runtime to start it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -498,7 +498,7 @@ pub struct Forecast {
     pub growth: u64,
     /// When that is, seconds from now.
     pub in_seconds: f64,
-    /// Starting containers whose workload has no history.
+    /// Starting containers of workloads without a history.
     pub unknown: u64,
 }
 
@@ -510,7 +510,7 @@ pub struct ShortageForecast {
 }
 
 impl Finding {
-    /// Somebody should look.
+    /// Whether an operator should look at it.
     pub fn is_alarm(&self) -> bool {
         matches!(
             self.what,

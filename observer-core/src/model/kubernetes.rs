@@ -59,7 +59,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether its metadata tells anything of causes: of a DaemonSet or a mirror pod's node, the kind says all.
+    /// Whether its metadata is evidence of causes: for a DaemonSet or a mirror pod's node the kind alone suffices.
     pub fn has_metadata(&self) -> bool {
         use ObjectKind::{Deployment, Job, ReplicaSet, Rollout, StatefulSet};
         matches!(self.kind, ReplicaSet | Deployment | StatefulSet | Job | Rollout)
@@ -102,7 +102,7 @@ pub enum Role {
     Main,
     /// Runs to its end before the main ones start.
     Init,
-    /// An init container with restartPolicy Always: it goes on running beside the main ones.
+    /// An init container with restartPolicy Always: it keeps running together with the main ones.
     Sidecar,
     Ephemeral,
 }
@@ -123,8 +123,8 @@ impl PodContainer {
         self.last.as_ref().is_some_and(|last| last.id.as_deref() == Some(id))
     }
 
-    /// How often it had been restarted when the one of this id started, and how the one before that ended, if that is
-    /// told.
+    /// Number of restarts when the container of this id started, and the end of the previous container, if the status
+    /// has it.
     pub fn before(&self, id: &str) -> (u32, Option<&Terminated>) {
         match self.was(id) {
             false => (self.restarts, self.last.as_ref()),
@@ -136,14 +136,14 @@ impl PodContainer {
 }
 
 impl Pod {
-    /// The container with this id, as far as its status tells. One that ended within a second is told of only as the
-    /// one before the next.
+    /// The container with this id, as far as a status names it. A container that ended within a second is named only as
+    /// the previous one of its successor.
     pub fn container(&self, id: &str) -> Option<&PodContainer> {
         self.containers.iter().find(|container| container.id.as_deref() == Some(id) || container.was(id))
     }
 }
 
-/// What the metadata of a controller tells (no spec, no status).
+/// The metadata of a controller (no spec, no status).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Owner {
     pub uid: Uid,
@@ -201,7 +201,7 @@ pub enum ApiState {
         #[serde(default)]
         ledger: bool,
     },
-    /// Every pod of the node has been told.
+    /// The list of the node's pods is complete.
     Synced,
     Away {
         why: String,
@@ -270,7 +270,7 @@ pub struct By {
     /// The autoscaler's own words: metric or trigger.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Nobody said so: it is the one who could have.
+    /// Inferred: no manager is recorded; this is the only autoscaler of the target.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guessed: bool,
 }
@@ -347,7 +347,7 @@ pub fn who(writer: &Writer) -> ByKind {
         ("keda", true) => ByKind::Keda,
         (manager, true) if manager.starts_with("kubectl") => ByKind::Manual,
         (_, true) => ByKind::Unknown,
-        // Whoever writes the whole object: people and their tools.
+        // Writers of the whole object: people and their tools.
         (_, false) => ByKind::Manual,
     }
 }

@@ -18,7 +18,7 @@ const MOST_SECONDS: f64 = 1e6;
 /// Unix time of the year 33,658, which no clock shows.
 const LAST_TIME: f64 = 1e12;
 
-/// One start-up that is over, or told so far. Bytes, seconds since its exec.
+/// One start-up, complete or as recorded so far. Bytes, seconds since its exec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PastStartup {
     /// Unix time of the exec.
@@ -118,8 +118,8 @@ impl PastStartup {
         size_of::<Self>() + self.pod.len() + size_of_val(&self.curve[..])
     }
 
-    /// What a limit has to hold: the peak, unless more than a fifth of it was file cache, which the kernel takes back
-    /// before it kills anybody. Below that the exact peak is better than the sampled remainder.
+    /// What a limit has to hold: the peak, unless more than a fifth of it was file cache, which the kernel reclaims
+    /// before it kills a process. Below that the exact peak is better than the sampled remainder.
     pub fn need(&self) -> u64 {
         let mostly_cache = self.unreclaimable_peak > 0 && self.unreclaimable_peak < self.peak / 5 * 4;
         if mostly_cache { self.unreclaimable_peak } else { self.peak }

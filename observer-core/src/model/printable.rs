@@ -1,6 +1,6 @@
 //! Text of others, made fit for one line of a log, a story or a terminal.
 //!
-//! Names of processes, groups, pods and files are chosen by whoever made them: a line feed in one would forge a line,
+//! Names of processes, groups, pods and files are chosen by users and programs: a line feed in one would forge a line,
 //! an escape sequence would be obeyed by the terminal, and a right-to-left mark would reorder what follows it.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! Time as data: nanoseconds of CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`. Nobody in the core reads a clock.
+//! Time as data: nanoseconds of CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`. The core reads no clock.
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use crate::model::bounded;
 
 /// Upper bound of a bucket over its lower bound.
 const RATIO: f64 = 1.02;
-/// Below this a level is told as this: nobody sizes a container by less.
+/// Lower levels are recorded as this: no container is sized by less.
 const LEAST: f64 = (1 << 20) as f64;
 const HALF_LIFE: f64 = 7.0 * 86400.0;
 /// Buckets at the most: 1 MiB to 20 TiB.

@@ -94,7 +94,7 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// The analysis and what a plot needs beside it.
+/// The analysis, and the further data that a plot needs.
 #[derive(Debug)]
 pub struct Analysed {
     /// Of the first start.

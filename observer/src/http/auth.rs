@@ -24,28 +24,28 @@ use tokio::{sync::Semaphore, time::Instant};
 /// just given is seen within ten seconds.
 const GOOD: Duration = Duration::from_secs(60);
 const BAD: Duration = Duration::from_secs(10);
-/// Good answers remembered; a cluster has one per agent. Bad ones have a room of their own, which is emptied when it is
-/// full: whoever tries tokens pushes out nobody who was let in.
+/// Positive reviews kept; a cluster has one per agent. Negative reviews have a table of their own, which is emptied
+/// when it is full, so that a client that tries tokens displaces no admitted client.
 const GOOD_ANSWERS: usize = 10_000;
 const BAD_ANSWERS: usize = 1_000;
-/// Reviews of unknown tokens under way at once, and waiting: whoever tries tokens does so at the pace of the API
-/// server, and costs it no more; beyond that the answer is 503, at once.
+/// Reviews of unknown tokens under way at once, and waiting: this bounds the load of a client that tries tokens on the
+/// API server; beyond it the answer is 503, at once.
 const AT_ONCE: usize = 4;
 const WAITING: usize = 64;
-/// Places beside them for tokens that were good before.
+/// Further reviews at once for tokens that were valid before.
 const RENEWALS: usize = 2;
 
 #[derive(Clone, Debug)]
 pub enum Admits {
     /// These service accounts (`namespace:name`), with a token made for this audience.
     Accounts { audience: &'static str, allowed: Vec<String> },
-    /// Whoever RBAC lets `get` this path (`nonResourceURLs`), as it is with the metrics of Kubernetes' own parts. One
-    /// path stands for all that is served: `/api/*` of the cluster's own discovery is everybody's (ClusterRole
-    /// system:discovery), so a path such as /api/v1/state would be, too.
+    /// Accounts that RBAC allows to `get` this path (`nonResourceURLs`), as for the metrics of Kubernetes' own
+    /// components. One path covers all that is served: the ClusterRole system:discovery allows every account to get
+    /// `/api/*`, so a path such as /api/v1/state would be readable for all.
     WhoMayGet(&'static str),
 }
 
-/// Not let in: 401 nobody, 403 somebody who may not, 503 nobody can tell now.
+/// A rejected request: 401 no valid token, 403 the account has no right, 503 the review is not possible now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refused {
     pub status: StatusCode,
@@ -85,7 +85,7 @@ impl Answers {
                 self.bad.remove(&key);
                 self.good.insert(key, now);
             }
-            // Nobody knows now: asked again.
+            // Not known now: reviewed again on the next request.
             Err(refused) if refused.status == StatusCode::SERVICE_UNAVAILABLE => {}
             Err(refused) => {
                 make_room(&mut self.bad, BAD_ANSWERS);
@@ -106,7 +106,7 @@ fn make_room<T>(answers: &mut HashMap<u64, T>, most: usize) {
 pub struct Access {
     client: Client,
     admits: Arc<Admits>,
-    /// Tokens are remembered by a hash nobody can foresee, not by themselves.
+    /// Tokens are kept as hashes with a random key, never in clear text.
     hasher: RandomState,
     answers: Arc<Mutex<Answers>>,
     reviews: Arc<Semaphore>,
@@ -127,7 +127,7 @@ impl Access {
         }
     }
 
-    /// Whether these headers carry a token of somebody admitted.
+    /// Whether these headers carry a token of an admitted account.
     pub async fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let Some(token) = bearer(headers) else {
             return Err(refused(StatusCode::UNAUTHORIZED, "a service-account token is needed as bearer"));
@@ -143,7 +143,7 @@ impl Access {
                 refused(StatusCode::SERVICE_UNAVAILABLE, "too many tokens are being reviewed; try again")
             })?),
         };
-        // Closed by nobody.
+        // The semaphore is never closed.
         let _one_of_few = if was_good { &self.renewals } else { &self.reviews }.acquire().await;
         if let Some(answer) = self.answers().remembered(key, Instant::now()) {
             return answer; // the one before asked the same
@@ -178,7 +178,7 @@ impl Access {
             let meant = audience.map_or(String::new(), |audience| format!(" for the audience {audience}"));
             return Err(refused(StatusCode::UNAUTHORIZED, format!("the token is not valid{meant}")));
         }
-        // An API server that knows no audiences finds a token good that was made for somebody else.
+        // An API server without audiences accepts a token that was issued for another service.
         let meant = status.audiences.unwrap_or_default();
         if audience.is_some_and(|audience| !meant.iter().any(|one| one == audience)) {
             return Err(refused(StatusCode::UNAUTHORIZED, "the token was made for another audience"));
@@ -230,7 +230,7 @@ fn refused(status: StatusCode, why: impl Into<String>) -> Refused {
     Refused { status, why: why.into() }
 }
 
-/// What went wrong is for the log: who asks is nobody known yet.
+/// The error goes to the log only: the client is not authenticated yet.
 fn cannot(resource: &str, error: &kube::Error) -> Refused {
     tracing::warn!(
         "cannot review a token: {error}; new clients are rejected until reviews succeed; grant create on {resource}"
@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    /// An API server that answers as told, and never where the token is "slow".
+    /// An API server that answers with `status`, and never answers for the token "slow".
     fn server(status: fn(&str) -> Value) -> (Client, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();

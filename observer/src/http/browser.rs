@@ -1,4 +1,4 @@
-//! What a browser is told and asked: it must not run what is not ours, nor reach us under a name that is not ours.
+//! Security headers for browsers, and the check of `Host`: no foreign script runs, and no foreign name is served.
 
 use std::{net::IpAddr, str::FromStr, sync::Arc};
 
@@ -30,7 +30,7 @@ pub fn headers(router: Router) -> Router {
     }))
 }
 
-/// Names of the host that browsers may use beside those that only this network resolves.
+/// Names that browsers may use for this host, in addition to names that only this network resolves.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(Arc<[String]>);
 
@@ -39,8 +39,8 @@ impl Hosts {
         Self(names.into_iter().map(|name| name.to_ascii_lowercase()).collect())
     }
 
-    /// Refuses requests for a foreign name: a page of evil.example whose name is made to resolve to this address (DNS
-    /// rebinding) could read all answers otherwise. By TLS the certificate does the same.
+    /// Refuses requests for a foreign name: otherwise a page of evil.example could resolve its name to this address
+    /// (DNS rebinding) and read all responses. With TLS the certificate prevents this.
     pub fn guard(self, router: Router) -> Router {
         router.layer(from_fn_with_state(self, refuse_foreign))
     }

@@ -54,7 +54,7 @@ impl AsRef<[u8]> for Text {
 }
 
 impl Rendered {
-    /// The text, rendered anew if the last is too old, as these headers accept it.
+    /// The text in the encoding that these headers accept, rendered again if the last one is too old.
     pub fn answer(
         &self,
         request: &HeaderMap,

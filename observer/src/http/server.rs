@@ -43,7 +43,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, CannotListen> {
 #[derive(Clone, Default)]
 pub struct Protection {
     pub tls: Option<Certificate>,
-    /// Asked about everything but /healthz and /readyz, which tell nothing of workloads.
+    /// Checks every path but /healthz and /readyz, which contain nothing about workloads.
     pub access: Option<Access>,
     /// Under which names it may be asked in the clear.
     pub hosts: Hosts,

@@ -61,7 +61,7 @@ impl Pair {
         self.read().await.map(|config| Certificate(Arc::new(RwLock::new(config))))
     }
 
-    /// Takes up a renewed pair; never ends. One that cannot be used is told of, and the one before stays.
+    /// Loads a renewed pair; never ends. A pair that cannot be used is logged, and the previous one stays.
     pub async fn renew(&self, certificate: Certificate) {
         let mut taken = self.changed();
         loop {

@@ -1,4 +1,4 @@
-//! A certificate for the ledger, for clusters without somebody who issues them: `observer ledger-secret`.
+//! A certificate for the ledger, for clusters without an issuer of certificates: `observer ledger-secret`.
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 

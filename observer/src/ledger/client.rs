@@ -15,7 +15,7 @@ use observer_core::model::{
     kubernetes::{ApiState, ChangeRecord, Uid},
 };
 
-/// After a pod came: at once, and again when the controllers have told more (an autoscaler tells after it wrote).
+/// Requests after a pod's creation: at once, and again later, because an autoscaler emits its event after its write.
 const AGAIN: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_millis(1200),
@@ -25,7 +25,7 @@ const AGAIN: [Duration; 5] = [
 ];
 /// While the ledger does not answer, the same is asked again at intervals that grow from the first to the second.
 const UNANSWERED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
-/// Owners asked about at once; beyond that the one whose turn is last is not asked about.
+/// Owners with an outstanding request; beyond that the one with the latest turn is dropped.
 const MOST: usize = 512;
 /// Pods that come together are asked about together.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -78,7 +78,7 @@ fn connect(address: &LedgerAddress) -> Result<Client, String> {
     Client::try_from(config).map_err(|error| bad("client", &error))
 }
 
-/// Asks about the owners of pods as they come; ends when nobody tells of pods any more.
+/// Requests the records of the owners of new pods; ends when the sender of new pods is gone.
 pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::Sender<Event>) {
     // When to ask next about whom, and how often it was asked.
     let mut due: BTreeMap<Uid, (Instant, usize)> = BTreeMap::new();
@@ -136,7 +136,7 @@ pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::S
                 due.insert(uid.clone(), (Instant::now() + *after - AGAIN[again - 1], again));
             }
         }
-        // The first answer after a pod came is told even if it is the same as before: it is about that pod.
+        // The first answer after a pod's creation is reported even if it is unchanged: it is about that pod.
         let about_new = |record: &ChangeRecord| {
             first.contains(&record.workload.uid) || record.sets.iter().any(|set| first.contains(set))
         };

@@ -110,7 +110,7 @@ impl Watch {
         loop {
             let next = tokio::select! {
                 next = stream.try_next() => next,
-                // It stands, perhaps again and from where it was: then nothing else tells.
+                // The watch is established, perhaps again at its old position: no other event reports that.
                 Ok(()) = taken_up.changed() => {
                     if !std::mem::replace(&mut up, true) {
                         tracing::info!("{}: watching again", self.kind);

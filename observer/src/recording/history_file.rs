@@ -1,7 +1,7 @@
-//! The file in which the histories outlive the daemon: read at the start, written now and then, beside the work.
+//! The file that keeps the histories over restarts: read at the start, written at intervals in the background.
 //!
-//! One line a workload, after one that says of what version they are, each with its checksum: damage costs the lines
-//! that it is in. Version 1 was one JSON object, and is still read.
+//! The first line has the version; each further line has one workload and a checksum, so that damage costs only the
+//! damaged lines. Version 1 was one JSON object, and is still read.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -214,8 +214,8 @@ impl Restored {
     }
 }
 
-/// Beside, then renamed: a crash leaves the old file or the new one. Readable by its owner only, since it names
-/// workloads.
+/// Written to a second file, then renamed: a crash leaves the old file or the new one. Readable by its owner
+/// only, since it names workloads.
 pub fn save(path: &Path, histories: &Histories) -> io::Result<()> {
     let new = beside(path, "new");
     let written = create(&new).and_then(|file| write(file, histories)?.sync_all());

@@ -46,7 +46,7 @@ pub async fn serve(
     speed: Option<f64>,
 ) -> Result<(), CannotServe> {
     let listener = server::bind(address).await?;
-    // The folder tells one `events.jsonl` from another.
+    // The folder distinguishes one `events.jsonl` from another.
     let parts: Vec<_> = path.iter().rev().take(2).collect();
     let name = parts.iter().rev().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
     let metrics = Metrics::default();

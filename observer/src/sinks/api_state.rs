@@ -1,7 +1,7 @@
-//! Findings -> what /api/v1 and the page show. Everything is bounded: what does not fit is dropped and counted.
+//! Findings -> the state for /api/v1 and the page. Everything is bounded: what does not fit is dropped and counted.
 //!
-//! Pure: no clock, no IO. Every second of the node ([`FindingKind::Node`]) is a *moment*; what changed since the last
-//! one is a delta, made only while somebody reads ([`stream`]).
+//! Pure: no clock, no IO. Every second of the node ([`FindingKind::Node`]) is a *moment*; the changes since the last
+//! one are a delta, made only while a client reads ([`stream`]).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -39,7 +39,7 @@ use view::{
 const SPANS: usize = 240;
 const KEPT_SPANS: usize = 60;
 const CONTAINERS: usize = 4096;
-/// Containers whose usage after start-up is kept for a day: the largest part of the memory here (4 KiB each).
+/// Containers with a day of usage after start-up: the largest part of the memory here (4 KiB each).
 const WITH_HISTORY: usize = 1024;
 const WORKLOADS: usize = 2048;
 const STARTUPS: usize = 1024;
@@ -48,7 +48,7 @@ const SCALE_EVENTS: usize = 100;
 const KILLS_OF_AN_EVENT: usize = 50;
 const FINDINGS: usize = 200;
 const PROBES: usize = 64;
-/// Others starting when somebody was killed, by name; the rest is a number.
+/// Other containers that were starting at a kill, by name; the rest is a number.
 const ALSO_STARTING: usize = 12;
 /// A change of usage worth a row: what the curve's own error bound leaves open.
 const MOVED_BYTES: u64 = 256 << 10;

@@ -97,7 +97,7 @@ fn text(finding: &Finding) -> Option<String> {
                 Cause::RestartAfterCompletion => " again after it had completed",
                 Cause::RestartAfterKill => " again after it was stopped by a signal",
                 Cause::RestartUnknown => " again",
-                // Told when it is known: see `Caused`.
+                // Reported when it is known: see `Caused`.
                 _ => "",
             };
             match &started.command {

@@ -246,7 +246,7 @@ impl State {
         }
     }
 
-    /// The workload whose last container is longest gone goes, one with nothing to show first. None runs: none goes.
+    /// Removes the workload without containers for the longest time, one without results first; `false` if all run.
     fn make_room(&mut self) -> bool {
         self.observer.dropped_workloads += 1.0;
         let gone = self.workloads.iter().filter(|(_, kept)| kept.subject.alive.is_empty());

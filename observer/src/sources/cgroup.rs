@@ -44,7 +44,7 @@ impl Hierarchy {
     /// elsewhere.
     pub fn find(proc: &Path, root: Option<&Path>) -> Result<Self, NoHierarchy> {
         if let Some(root) = root {
-            // Of a v1 or hybrid host, whose controllers each have a folder of their own.
+            // On a v1 or hybrid host each controller has a folder of its own.
             let v1 = root.join("memory");
             let is_v1 = v1.join("memory.usage_in_bytes").exists();
             return Self::at(proc, if is_v1 { &v1 } else { root });

@@ -117,7 +117,7 @@ impl Kernel {
         self.counters.free(cgroup).totals
     }
 
-    /// Frees the entries of cgroups that are gone and whose removal was not seen: counted as a loss.
+    /// Frees the entries of cgroups that were removed without a record of it: counted as a loss.
     pub fn sweep(&mut self, gone: impl Iterator<Item = CgroupId>) {
         self.swept += gone.filter(|cgroup| self.counters.free(*cgroup).entries > 0).count() as u64;
     }
@@ -161,7 +161,7 @@ impl Kernel {
         .collect()
     }
 
-    /// Tells the programs how many parents up the container of this cgroup is; 0: it is one.
+    /// Stores for the programs how many parents up the container of this cgroup is; 0: the cgroup itself.
     pub fn mark(&mut self, cgroup: CgroupId, up: u32) {
         self.counters.mark(cgroup, up);
     }

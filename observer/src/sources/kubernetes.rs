@@ -45,7 +45,7 @@ const TRIES: u32 = 3;
 /// A look that gets no answer holds up those behind it.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Watches until the receiver is gone. Failures are events, never the end. `came`: is told the owner of each new pod.
+/// Watches until the receiver is gone. Failures are events, never the end. `came`: receives the owner of each new pod.
 pub async fn watch(
     client: Client,
     clock: ApiClock,
@@ -78,7 +78,7 @@ fn event(what: EventKind) -> Event {
     Event { at: clock::now(), what }
 }
 
-/// A pod whose owner is to be looked up.
+/// A pod with an owner to look up.
 struct Wanted {
     namespace: String,
     controller: Reference,
@@ -246,8 +246,8 @@ async fn owners(client: Client, mut wanted: mpsc::Receiver<Wanted>, out: &mpsc::
     }
 }
 
-/// Owners whose look-up failed, each once: the API was away, overloaded, or forbade it. While that lasts one of them is
-/// tried, in turn, at growing intervals; once one is answered, all.
+/// Owners with a failed look-up, each once: the API was unavailable, overloaded, or forbade it. While that lasts, one
+/// of them is tried in turn at growing intervals; after the first answer all are tried.
 #[derive(Default)]
 struct Later {
     wanted: VecDeque<Wanted>,

@@ -39,7 +39,7 @@ pub fn scaler(kind: &str, signals: &[&str], mode: &str) -> Autoscaler {
     }
 }
 
-/// Beside one that needs 50 MiB; it needs 90.
+/// The container needs 90 MiB; the other container of the pod needs 50 MiB.
 pub fn pod(facts: &mut Facts, limit: u64) {
     facts.current.pod_limit = Some(Some(limit * MIB));
     facts.current.siblings_need = Some(50 * MIB);

@@ -1,4 +1,4 @@
-//! Level and slope of the window: 32 buckets whose width doubles when they run out.
+//! Level and slope of the window: 32 buckets; their width doubles when they run out.
 
 use arrayvec::ArrayVec;
 

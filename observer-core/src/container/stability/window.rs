@@ -1,4 +1,4 @@
-//! The widest window up to now whose range fits in one band: two monotone queues of maxima and minima.
+//! The widest window up to now with a range within one band: two monotone queues of maxima and minima.
 //!
 //! Values closer than an eighth of a band are merged, which bounds each queue by the number of such steps in the
 //! window's range (two bands wide: 16, one more at either end).

@@ -36,13 +36,13 @@ pub enum ObjectKind {
     StatefulSet,
     /// autoscaling.k8s.io.
     VerticalPodAutoscaler,
-    /// Any other: of a custom resource whose operator makes pods itself.
+    /// Any other kind: a custom resource with an operator that creates pods itself.
     #[strum(default)]
     Other(String),
 }
 
 impl ObjectKind {
-    /// As it stands in labels of metrics.
+    /// Label value in metrics.
     pub fn label(&self) -> String {
         self.to_string().to_lowercase()
     }

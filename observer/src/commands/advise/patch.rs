@@ -1,7 +1,7 @@
-//! Commands and lines that set what is advised, the same numbers as in the table. Printed, never run.
+//! Commands and manifest lines that set the advised numbers, the same as in the table. Printed, never run.
 //!
-//! Names come from whoever answered, so none is trusted: what Kubernetes could not have named is refused, the rest is
-//! quoted for the shell.
+//! Names come from the server that answered and are not trusted: a name that is not valid in Kubernetes is refused, any
+//! other is quoted for the shell.
 
 use serde_json::{Map, Value, json};
 
@@ -52,7 +52,7 @@ fn command(told: &WorkloadAdvice) -> String {
         text += "# every start-up was cut off by its limit: this one is to be tried, then ask again after the next start-up:\n";
     }
     for line in how(told, &sizes).lines() {
-        // What is only to be tried is not run by whoever runs the whole.
+        // A trial is a comment, so that running the whole output does not apply it.
         text += if trial && !line.starts_with('#') { "# " } else { "" };
         text += line;
         text.push('\n');

@@ -29,7 +29,7 @@ pub fn plot(typical: &Typical, facts: &Facts, numbers: &Numbers) -> String {
         levels.iter().enumerate().map(|(i, bytes)| (middle(i), *bytes as f64)).collect()
     };
     let level = |bytes: u64| -> Points {
-        // Dots, so that they are told from the curves where there is no colour.
+        // Dots, to distinguish them from the curves without colour.
         (0..=40).map(|i| (end * f64::from(i) / 40.0, bytes as f64)).collect()
     };
     let levels = [

@@ -1,13 +1,13 @@
-//! The whole fleet's facts by PromQL: plain instant queries, so whatever speaks its HTTP API will do.
+//! The whole fleet's facts by PromQL: plain instant queries, so any server with its HTTP API serves.
 //!
-//! Each node tells of what it saw; here that becomes the fleet's: the worst of the worst, the 95th percentile over
-//! nodes of their worst start-ups and of their 95th percentiles (which are at or above the true ones), and a spread
-//! that holds both the spread on each node and that between nodes. Checks that need more than numbers are the worst
-//! of what the nodes warn of; what passes there has no series, and stays unknown here.
+//! Each node reports its own observations; this module combines them for the fleet: the worst of the worst, the 95th
+//! percentile over nodes of their worst start-ups and of their 95th percentiles (which are at or above the true ones),
+//! and a spread that covers both the spread on each node and that between nodes. A check that needs more than numbers
+//! gets the worst warning of any node; a check that passes there has no series, and stays unknown here.
 //!
-//! A node's series are memory already (its last start-ups, a week of levels), so what it says now is asked of those
-//! that answer, and the window is there for nodes that have gone, and for observers that have forgotten. It is looked
-//! into at [`LOOKS`] moments: reading every sample of a week of 10,000 pods takes a Prometheus minutes.
+//! The series of a node contain its history already (its last start-ups, a week of levels), so the present values
+//! suffice for nodes that report. The window is for nodes that are gone, and for observers that lost their state. It is
+//! queried at [`LOOKS`] moments: reading every sample of a week of 10,000 pods takes a Prometheus minutes.
 
 use std::collections::BTreeMap;
 

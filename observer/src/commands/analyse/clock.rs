@@ -15,7 +15,7 @@ const UNIX_MAX_SECONDS: f64 = 4.2e9;
 /// zero is by another clock, such as the time since boot.
 const NEAR_ZERO_SECONDS: f64 = 60.0;
 const DAY_SECONDS: f64 = 86400.0;
-/// Nobody records a start-up with readings so far apart: numbers without a unit that are may be milliseconds.
+/// No start-up is recorded with readings so far apart: numbers without a unit that are so may be milliseconds.
 const SPARSE_SECONDS: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +66,7 @@ impl Stamp {
     }
 }
 
-/// A comma is a decimal comma here: nobody groups the digits of times.
+/// A comma is a decimal comma here: digits of times are not grouped.
 fn parse_time_number(text: &str) -> Result<f64, String> {
     match text.split_once(',') {
         Some((_, rest)) if !rest.contains(',') => parse_decimal(&text.replacen(',', ".", 1)),

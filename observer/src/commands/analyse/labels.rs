@@ -1,4 +1,4 @@
-//! Whose a series is: labels, and whether two sets are one container that was started again.
+//! The container of a series: its labels, and whether two sets of labels are one container that was restarted.
 
 use std::fmt;
 

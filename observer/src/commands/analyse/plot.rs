@@ -138,7 +138,7 @@ fn highest<const N: usize>(curve: &Curve<N>) -> u64 {
     curve.highest().iter().copied().fold(0.0, f32::max) as u64
 }
 
-/// Whether the two curves differ enough to be told apart in the picture.
+/// Whether the two curves differ visibly in the picture.
 fn has_cache<const N: usize>(usage: &Curve<N>, working_set: &Curve<N>) -> bool {
     let apart = |(u, w): (&f32, &f32)| f64::from(u - w) > band(f64::from(*u)) / 2.0;
     usage.highest().iter().zip(working_set.highest()).any(apart)

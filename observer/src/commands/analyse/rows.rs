@@ -52,7 +52,7 @@ pub enum BadInput {
 /// How to read what a file does not say itself.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// Only series whose labels contain this.
+    /// Only series with this text in their labels.
     pub series: Option<String>,
     /// Distance of two readings, for tables that have no times. Seconds.
     pub interval: Option<f64>,

@@ -1,11 +1,11 @@
 //! Rows -> the starts in them, each with its analysis.
 //!
-//! Another start began where memory went to nothing and came back; where another instance of the container takes the
-//! series over; and where usage fell to next to nothing from one sample to the next, or across a hole, and then rose
-//! again to half of what it had been (until then it may be one process that freed what it had).
+//! A new start begins where memory fell to zero and returned; where another instance of the container continues the
+//! series; and where usage fell nearly to zero from one sample to the next, or across a gap, and then rose again to
+//! half of its former level (until then it may be one process that freed its memory).
 //!
 //! **Known wrong answers.** A process that regularly frees all but 5 % of its memory at once looks like one that is
-//! started again. A restart between two samples whose memory never comes back to half is not noticed.
+//! restarted. A restart between two samples is not noticed if memory never returns to half.
 
 use super::{Analysis, Row};
 use observer_core::container::{
@@ -23,7 +23,7 @@ const ANEW_AFTER_HOLE_SHARE: f64 = 0.1;
 const BACK_SHARE: f64 = 0.5;
 /// So many usual spacings without a sample are a hole.
 const HOLE_SPACINGS: f64 = 3.0;
-/// Longer than this, and ten times the usual spacing, is a gap: nobody knows what happened in it. 15 s is the shortest
+/// Longer than this, and ten times the usual spacing, is a gap without knowledge of memory. 15 s is the shortest
 /// hold, so a shorter gap cannot confirm anything by itself.
 const GAP_SECONDS: f64 = 15.0;
 const GAP_SPACINGS: f64 = 10.0;
@@ -53,7 +53,7 @@ impl Starts {
     pub fn row(&mut self, row: Row) {
         let before = self.last.replace(row);
         let Some(current) = &mut self.current else {
-            // Rows of 0 bytes before the first start are nobody's: zero is the last of them.
+            // Rows of 0 bytes before the first start belong to no start: time zero is the last of them.
             if row.usage > 0 {
                 let mut start = Start::at(before.unwrap_or(row).seconds.min(row.seconds), 0.0);
                 if before.is_none() {

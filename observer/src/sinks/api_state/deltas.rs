@@ -88,7 +88,7 @@ impl NodeState {
             scale_events: changes.scale_events.then_some(&self.scale_events),
             findings: self.findings.iter().rev().take(changes.findings).rev().collect(),
         };
-        // What is plain data can be written; should it fail, readers find a gap and ask anew.
+        // Plain data serializes; should that fail, readers find a gap and request the whole state.
         self.hub.push(serde_json::to_string(&delta).ok());
         for card in self.containers.values_mut() {
             if card.changed || card.view.usage_bytes.abs_diff(card.sent) >= MOVED_BYTES.max(card.sent / 256) {

@@ -65,7 +65,7 @@ pub struct ContainerView {
     pub cause: Option<Cause>,
     pub usage_bytes: u64,
     pub working_set_bytes: u64,
-    /// Of usage, at the last reading; null: not read yet, or not told by this kernel.
+    /// Anonymous part of usage at the last reading; null: not read yet, or not reported by this kernel.
     pub anon_bytes: Option<u64>,
     pub file_bytes: Option<u64>,
     pub shmem_bytes: Option<u64>,
@@ -232,7 +232,7 @@ pub struct KillView {
     pub at: f64,
     /// Null: a process in no container.
     pub container: Option<ContainerRef>,
-    /// Whose limit was exceeded.
+    /// The limit that was exceeded.
     pub scope: &'static str,
     pub victim_pid: u32,
     pub victim_command: String,
@@ -305,7 +305,7 @@ pub struct NodeView {
 pub struct FindingView {
     pub at: f64,
     pub text: String,
-    /// Somebody should look.
+    /// Whether an operator should look at it.
     pub alarm: bool,
 }
 

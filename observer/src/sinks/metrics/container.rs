@@ -73,7 +73,7 @@ pub static METRICS: &[Metric<Container>] = &[
     ),
     gauge(
         "observer_container_startup_overshoot_ratio",
-        "Start-up peak over steady level; never below 1.",
+        "Highest working set before the verdict over steady level; never below 1.",
         |container| container.start.overshoot,
     ),
     gauge(
@@ -128,7 +128,7 @@ pub static METRICS: &[Metric<Container>] = &[
 /// What is exported of one set of container labels. A restarted container takes it over: counters go on.
 #[derive(Debug, Default)]
 pub struct Container {
-    /// Whose it is now: the end of the one before must not remove it.
+    /// Cgroup of the present container: the end of the previous one must not remove it.
     pub holder: Option<CgroupId>,
     now: Now,
     start: Start,
@@ -218,7 +218,7 @@ impl Container {
             FindingKind::FaultsTimed { buckets, .. } => {
                 let latency = self.fault_latency.get_or_insert_default();
                 for (index, count) in buckets.iter().enumerate() {
-                    // The middle of the bucket stands in for each.
+                    // Each is counted as the middle of its bucket.
                     let seconds = 1.5e-6 * f64::from(1u32 << index.min(31));
                     latency.observe(&FAULT_SECONDS, seconds, *count);
                 }

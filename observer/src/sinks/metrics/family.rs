@@ -9,7 +9,7 @@ use observer_core::model::container::{Labels, Workload};
 pub struct Declaration {
     pub name: &'static str,
     pub kind: Kind,
-    /// Beside those of its subject.
+    /// In addition to those of its subject.
     pub labels: &'static [&'static str],
     pub help: &'static str,
 }

@@ -17,7 +17,7 @@ use observer_core::model::{container::CgroupId, event::CgroupVersion};
 /// Id of the root of a whole hierarchy: the first inode of its file system (kernel: fs/kernfs/dir.c,
 /// kernfs_create_root).
 pub const ROOT: CgroupId = 1;
-/// Directories looked into for one cgroup whose path is not known; the walk finds it otherwise.
+/// Directories searched for one cgroup with an unknown path; otherwise the walk finds it.
 const SEARCHED: u32 = 4096;
 
 #[derive(Debug, Default)]
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_empty() {
         let root = tree("unread");
-        // As a directory whose files fail: `cgroup.procs` is none of a file's.
+        // A directory in place of `cgroup.procs`: reading it fails.
         fs::remove_file(root.join("a.slice/cgroup.procs")).unwrap();
         fs::create_dir(root.join("a.slice/cgroup.procs")).unwrap();
         let walk = walk(&Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 });

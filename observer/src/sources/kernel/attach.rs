@@ -50,7 +50,7 @@ pub enum Link {
     None,
 }
 
-/// The programs of [`probes::WHILE_STARTING`]: loaded all the time, attached while somebody starts.
+/// The programs of [`probes::WHILE_STARTING`]: loaded all the time, attached while a container starts.
 #[derive(Debug, Default)]
 pub struct Growth {
     programs: Vec<(&'static str, &'static Attachment)>,
@@ -167,14 +167,14 @@ fn status(probe: &Probe, outcome: AttachOutcome) -> ProbeStatus {
 fn not_attached(probe: &Probe, plan: &Plan) -> AttachOutcome {
     let lost = lost(&probe.fallback);
     match plan {
-        // Nobody misses what nobody asked for.
+        // A probe that was not requested is no loss.
         Plan::NotAsked => AttachOutcome::Disabled { lost: "attached on request: --enable-probe".to_owned() },
         Plan::Unsupported { missing } => AttachOutcome::Unsupported { missing: missing.clone(), lost },
         _ => AttachOutcome::Disabled { lost },
     }
 }
 
-/// What a missing probe costs, and who stands in.
+/// The loss without a probe, and its fallback.
 pub fn lost(fallback: &Fallback) -> String {
     match fallback.by {
         Some(by) => {
@@ -277,7 +277,7 @@ fn attach_one(programs: &mut Ebpf, btf: &Btf, attachment: &Attachment) -> Result
     let program = programs.program_mut(attachment.program).ok_or_else(absent)?;
     let (kind, target) = (attachment.point.kind(), attachment.point.target());
     let stage = |stage: &str, error: ProgramError| {
-        // Lockdown, which nobody tells where securityfs is not mounted (kernel: kernel/bpf/syscall.c, v6.18).
+        // Lockdown, which cannot be read where securityfs is not mounted (kernel: kernel/bpf/syscall.c, v6.18).
         if !matches!(attachment.point, Point::TpBtf { .. } | Point::Iter { .. }) && is_refusal(&error) {
             let missing =
                 format!("permission to hook functions ({kind} {target}): the kernel is locked down");

@@ -30,7 +30,7 @@ pub struct Layout {
     types_current_task: bool,
 }
 
-/// The type of a tracepoint's argument, as far as anybody asks.
+/// The type of a tracepoint's argument, as far as it is needed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
     PointerTo(String),
@@ -67,7 +67,7 @@ impl Layout {
                         functions.insert(function);
                     }
                 }
-                // An iterator is known by a function of this name, whose only use is to be looked for here.
+                // An iterator has a function of this name, which exists only as this mark.
                 Point::Iter { over } => {
                     if has_function(&btf, &format!("bpf_iter_{over}")) {
                         iterators.insert(over);
@@ -203,7 +203,7 @@ fn enumerated(btf: &Btf, enumeration: &str, enumerator: &str) -> Option<u32> {
     Some(named.val())
 }
 
-/// `btf_trace_<name>` is a typedef of a pointer to a prototype whose first argument is internal.
+/// `btf_trace_<name>` is a typedef of a pointer to a prototype; its first argument is internal.
 fn tracepoint(btf: &Btf, name: &str) -> Option<Vec<Arg>> {
     let typedef = btf
         .resolve_types_by_name(&format!("btf_trace_{name}"))

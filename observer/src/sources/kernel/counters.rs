@@ -38,7 +38,7 @@ unsafe impl Pod for LatencyValue {}
 
 /// What was kept of a cgroup that is gone.
 pub struct Freed {
-    /// If they moved since they were last told.
+    /// Set if they changed since they were last reported.
     pub totals: Option<Totals>,
     /// In the kernel's tables.
     pub entries: usize,
@@ -50,11 +50,11 @@ pub struct Counters {
     slots: PerCpuArray<MapData, SlotValue>,
     latencies: TableMap<MapData, u64, LatencyValue>,
     lost: PerCpuArray<MapData, u64>,
-    /// What was last told, so that only what moved is told.
+    /// The last reported values, so that only changes are reported.
     told: HashMap<CgroupId, Totals>,
     told_latencies: HashMap<CgroupId, u64>,
     told_lost: HashMap<Loss, u64>,
-    /// Of the loaded programs, which live as long as the `Ebpf` beside this.
+    /// Descriptors of the loaded programs; the owning `Ebpf` lives as long as this.
     programs: Vec<RawFd>,
 }
 
@@ -82,10 +82,10 @@ impl Counters {
         })
     }
 
-    /// Totals and losses that moved since the last call.
+    /// Totals and losses that changed since the last call.
     ///
     /// The table is read before the slots: a slot flushed in between makes a total too small once, never too large;
-    /// totals are told only when they grow.
+    /// totals are reported only when they grow.
     pub fn read(&mut self, at: Time, undecodable: u64, swept: u64, events: &mut Vec<Event>) {
         let table: Vec<(u64, TableValue)> = self.cgroups.iter().filter_map(Result::ok).collect();
         let in_slots = self.in_slots();

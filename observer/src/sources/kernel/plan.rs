@@ -22,7 +22,7 @@ pub enum Plan {
         missing: String,
     },
     Disabled,
-    /// It costs more than a default may, and nobody asked for it.
+    /// It costs too much for a default, and was not requested.
     NotAsked,
 }
 

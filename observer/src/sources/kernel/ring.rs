@@ -65,7 +65,7 @@ impl Ring {
         Ok(Self { records, page_size, undecodable: 0 })
     }
 
-    /// The oldest record as an event. Records nobody understands are counted and passed over.
+    /// The oldest record as an event. Records that cannot be decoded are counted and skipped.
     fn take_next(&mut self) -> Option<Event> {
         loop {
             let item = self.records.next()?;

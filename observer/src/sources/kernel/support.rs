@@ -45,7 +45,7 @@ pub enum Lockdown {
 pub struct Capabilities {
     pub bpf: bool,
     pub perfmon: bool,
-    /// Stands in for both (capabilities(7)).
+    /// Includes both (capabilities(7)).
     pub sys_admin: bool,
 }
 

@@ -52,7 +52,7 @@ pub fn link_cgroup_iter(program: BorrowedFd, cgroup: BorrowedFd) -> io::Result<O
     unsafe { descriptor(bpf_cmd::BPF_LINK_CREATE, &attr) }
 }
 
-/// A descriptor whose read runs the program once over everything the link names.
+/// A descriptor: reading it runs the program once over everything the link names.
 pub fn create_iter(link: BorrowedFd) -> io::Result<OwnedFd> {
     let attr = IterCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
     // SAFETY: of the layout the command expects.

@@ -1,4 +1,4 @@
-//! Metadata of any kind of object: an API for it, and what managedFields tell.
+//! Metadata of any kind of object: an API for it, and the contents of managedFields.
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{

@@ -108,7 +108,7 @@ fn authority(file: &Kubeconfig) -> Option<PathBuf> {
     let current = file.current_context.as_ref()?;
     let context = file.contexts.iter().find(|context| context.name == *current)?.context.as_ref()?;
     let cluster = file.clusters.iter().find(|cluster| cluster.name == context.cluster)?.cluster.as_ref()?;
-    // Data beside it come first (kubernetes: client-go clientcmd).
+    // Inline data take precedence (kubernetes: client-go clientcmd).
     let file =
         cluster.certificate_authority.as_ref().filter(|_| cluster.certificate_authority_data.is_none());
     file.map(PathBuf::from)

@@ -166,7 +166,7 @@ struct Table {
     usage: Vec<(Column, Labels)>,
     anon: Option<Column>,
     inactive_file: Option<Column>,
-    /// Columns that say whose row it is.
+    /// Columns that identify the container of a row.
     labels: Vec<(usize, String)>,
     note: Option<String>,
 }
@@ -393,7 +393,7 @@ impl Table {
     }
 }
 
-/// An empty cell is a value nobody read.
+/// An empty cell is a missing reading.
 fn bytes(cell: &str, factor: f64, name: &str) -> Result<Option<u64>, String> {
     if ["", "-", "null", "undefined"].contains(&cell) {
         return Ok(None);
