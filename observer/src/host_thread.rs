@@ -26,6 +26,7 @@ use crate::{
         node,
         own_limit::OwnLimit,
         sampler::{self, Sampler},
+        sweep::Sweep,
         unread::Unread,
     },
 };
@@ -119,6 +120,7 @@ struct Reader {
     /// When a container was last seen to start.
     last_start: Time,
     sampler: Sampler,
+    sweep: Sweep,
     roots: Roots,
     wall_offset_ns: i64,
     node_unread: Unread,
@@ -191,6 +193,7 @@ impl Reader {
             starting,
             last_start: began,
             sampler,
+            sweep: Sweep::default(),
             roots: config.roots.clone(),
             wall_offset_ns,
             node_unread: Unread::new("the node's files"),
@@ -298,7 +301,11 @@ impl Reader {
         let in_tables = self.kernel.as_ref().map(Kernel::tabled).unwrap_or_default();
         let walked = self.sampler.walk(now, &mut self.pending, |cgroup| self.kernel.as_mut()?.free(cgroup));
         if let Some(kernel) = self.kernel.as_mut().filter(|_| walked.complete) {
-            kernel.sweep(in_tables.into_iter().filter(|cgroup| !self.sampler.knows(*cgroup)));
+            let unclaimed = in_tables.into_iter().filter(|cgroup| !self.sampler.knows(*cgroup)).collect();
+            kernel.sweep(self.sweep.confirm(unclaimed).into_iter());
+            if self.sweep.is_open() {
+                self.sampler.missed_records();
+            }
         }
         walked.marks
     }

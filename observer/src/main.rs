@@ -56,7 +56,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
             if !message.is_empty() {
-                eprintln!("observer: {message}");
+                // Whoever read this may be gone: `observer ... 2>&1 | head`.
+                let _ = writeln!(io::stderr(), "observer: {message}");
             }
             ExitCode::from(code)
         }
@@ -123,31 +124,34 @@ fn replay(path: &Path, findings: bool, story: bool) -> Done {
     let recording = open(path)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut began = None;
+    let mut written: io::Result<()> = Ok(());
     let replayed = replay::replay(recording, |finding| {
         let began = *began.get_or_insert(finding.at);
-        // A closed pipe ends the output, not the replay.
-        let _ = if findings {
-            serde_json::to_string(finding).map(|line| writeln!(out, "{line}")).map(|_| ())
-        } else {
-            if story && let Some(line) = log::line(finding) {
-                let _ = writeln!(out, "{:>9.3} s  {line}", finding.at.seconds_since(began));
+        let line = match (findings, story) {
+            (true, _) => serde_json::to_string(finding).ok(),
+            (false, true) => {
+                log::line(finding).map(|line| format!("{:>9.3} s  {line}", finding.at.seconds_since(began)))
             }
-            Ok(())
+            (false, false) => None,
         };
+        // The first failure, such as a reader that had enough, ends the output.
+        if let (Ok(()), Some(line)) = (&written, line) {
+            written = writeln!(out, "{line}");
+        }
     })
     .map_err(|error| bad(&error))?;
     if replayed.cut {
-        eprintln!(
+        let _ = writeln!(
+            io::stderr(),
             "observer: {}: the last line is cut, the recorder was killed; {} events before it were replayed",
             path.display(),
             replayed.events
         );
     }
     if !findings && !story {
-        let _ = out.write_all(replayed.metrics.as_bytes());
+        written = out.write_all(replayed.metrics.as_bytes());
     }
-    let _ = out.flush();
-    Ok(())
+    written.and_then(|()| out.flush()).map_err(|error| (FAILED, cannot_write(&error)))
 }
 
 fn serve(path: &Path, address: std::net::SocketAddr, speed: Option<f64>) -> Done {
@@ -195,5 +199,13 @@ fn document(make: fn(&str) -> String) -> Done {
 }
 
 fn print(text: &str) -> Done {
-    io::stdout().write_all(text.as_bytes()).map_err(|error| (FAILED, format!("cannot write: {error}")))
+    io::stdout().write_all(text.as_bytes()).map_err(|error| (FAILED, cannot_write(&error)))
+}
+
+/// Nothing where the reader had enough: `observer ... | head`.
+fn cannot_write(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => String::new(),
+        _ => format!("cannot write to standard output: {error}"),
+    }
 }

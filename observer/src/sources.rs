@@ -6,4 +6,5 @@ pub mod kubernetes;
 pub mod node;
 pub mod own_limit;
 pub mod sampler;
+pub mod sweep;
 pub mod unread;
