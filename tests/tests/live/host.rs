@@ -6,14 +6,17 @@ use std::{
     io::Write,
     net::TcpListener,
     os::unix::process::CommandExt,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use observer_ebpf::probe::Intent;
-use observer_tests::daemon::{Daemon, patience, sum};
+use observer_tests::{
+    daemon::{Daemon, patience, sum},
+    shell,
+};
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     process::Signal,
@@ -45,6 +48,7 @@ pub const CASES: &[Case] = &[
         run: precedence,
     },
     Case { name: "a_broken_recording_exits_2_with_its_line", needs: Nothing, run: broken_recording },
+    Case { name: "a_full_disk_is_reported_and_a_closed_pipe_is_not", needs: Nothing, run: unwritable_output },
     Case {
         name: "without_privileges_it_measures_from_files_and_is_not_ready",
         needs: Probes,
@@ -177,6 +181,26 @@ fn broken_recording(stage: &Stage) -> Result<()> {
     expect(&observer(stage, &["replay", "/nonexistent"])?, 2, &["/nonexistent", "No such file"])
 }
 
+/// Whoever stops reading (`| head`) has what they wanted; on a full disk the output is not whole.
+fn unwritable_output(stage: &Stage) -> Result<()> {
+    let path = shell::root().join("tests/cases/a_child_is_killed/events.jsonl").display().to_string();
+    for args in [vec!["replay", &path], vec!["docs", "metrics"]] {
+        let run = |stdout: Stdio| Command::new(&stage.observer).args(&args).stdout(stdout).output();
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        for (stdout, said) in [
+            (fs::OpenOptions::new().write(true).open("/dev/full")?.into(), "No space left on device"),
+            (Stdio::from(writer), ""),
+        ] {
+            let output = run(stdout)?;
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(output.status.code() == Some(1), "{args:?}: {}: {errors}", output.status);
+            ensure!(errors.contains(said) && errors.is_empty() == said.is_empty(), "{args:?}: {errors}");
+        }
+    }
+    Ok(())
+}
+
 const NOBODY: u32 = 65534;
 
 fn unprivileged(stage: &Stage) -> Result<()> {
@@ -190,7 +214,7 @@ fn unprivileged(stage: &Stage) -> Result<()> {
         .args(["run", "--listen", &address])
         .uid(NOBODY)
         .gid(NOBODY)
-        .stderr(std::process::Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()?;
     // Until it measures: the server answers before.
     let began = Instant::now();
