@@ -52,6 +52,8 @@ struct Member {
 struct Kill {
     at: Time,
     victim: Container,
+    /// More than one where only the kernel's count tells of them.
+    kills: u64,
     starting: BTreeSet<CgroupId>,
     linked: Vec<(ScaleEvent, OomRole)>,
 }
@@ -80,7 +82,7 @@ impl ScaleEvents {
             }
             FindingKind::OomKilled(killed) => {
                 if let Some(victim) = &killed.container {
-                    self.killed(at, victim, containers, out);
+                    self.killed(at, victim, killed.kills, containers, out);
                 }
             }
             _ => {}
@@ -175,12 +177,13 @@ impl ScaleEvents {
             }
             kill.linked.push((event.clone(), role));
             match role {
-                OomRole::Victim => live.oom_kills += 1,
-                OomRole::UnderWay => live.bystander_kills += 1,
+                OomRole::Victim => live.oom_kills += kill.kills,
+                OomRole::UnderWay => live.bystander_kills += kill.kills,
             }
             let linked = OomLinked {
                 container: kill.victim.clone(),
                 killed: kill.at,
+                kills: kill.kills,
                 role,
                 scale_event: event.clone(),
             };
@@ -188,13 +191,20 @@ impl ScaleEvents {
         }
     }
 
-    fn killed(&mut self, at: Time, victim: &Container, containers: &Containers, out: &mut Vec<Finding>) {
+    fn killed(
+        &mut self,
+        at: Time,
+        victim: &Container,
+        kills: u64,
+        containers: &Containers,
+        out: &mut Vec<Finding>,
+    ) {
         if self.kills.len() == KILLS {
             self.kills.pop_front();
         }
         let starting = containers.iter().filter(|(_, tracked)| tracked.levels.starting);
         let starting = starting.map(|(cgroup, _)| cgroup).collect();
-        let kill = Kill { at, victim: victim.clone(), starting, linked: Vec::new() };
+        let kill = Kill { at, victim: victim.clone(), kills, starting, linked: Vec::new() };
         let concerned: Vec<CgroupId> = kill.starting.iter().copied().chain([victim.cgroup]).collect();
         self.kills.push_back(kill);
         for cgroup in concerned {
@@ -263,7 +273,10 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::kubernetes::By;
 
     #[test]
     fn a_container_that_was_known_late_was_starting_all_the_same() {
@@ -291,5 +304,27 @@ mod tests {
             };
             assert_eq!(live.starting_max(), expected, "{:?}", live.members);
         }
+    }
+
+    #[test]
+    fn kills_that_were_reconciled_at_once_are_as_many() {
+        let at = Time::from_nanos(1_000_000_000);
+        let (mut events, containers, mut out) = (ScaleEvents::default(), Containers::default(), Vec::new());
+        let container = Container { cgroup: 7, labels: Arc::default() };
+        let scaled = Scaled { at: 1.0, from: Some(1), to: 3, by: By::default() };
+        events.join(at, &container, at, &scaled, &containers, &mut out);
+        events.killed(at, &container, 5, &containers, &mut out);
+        events.killed(at, &container, 1, &containers, &mut out);
+        let other = Container { cgroup: 8, labels: Arc::default() };
+        events.killed(at, &other, 4, &containers, &mut out);
+        let linked: Vec<_> = out
+            .iter()
+            .filter_map(|finding| match &finding.what {
+                FindingKind::OomLinked(linked) => Some(linked.kills),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(linked, [5, 1]);
+        assert_eq!(events.live[0].oom_kills, 6);
     }
 }

@@ -273,12 +273,13 @@ pub struct ScaleEventEnded {
     pub settled_seconds: Option<f64>,
 }
 
-/// An OOM kill, and a scale event that had a part in it.
+/// An OOM kill, or those of one container that were reconciled at once, and a scale event that had a part in it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OomLinked {
     /// The victim's.
     pub container: Container,
     pub killed: Time,
+    pub kills: u64,
     pub role: OomRole,
     pub scale_event: ScaleEvent,
 }

@@ -159,8 +159,12 @@ fn text(finding: &Finding) -> Option<String> {
         ),
         FindingKind::Advised(advised) => return advice(advised),
         FindingKind::OomLinked(linked) => format!(
-            "{}: OOM kill {} {}",
+            "{}: {} {} {}",
             name(&linked.container),
+            match linked.kills {
+                1 => "OOM kill".to_owned(),
+                kills => format!("{kills} OOM kills"),
+            },
             match linked.role {
                 OomRole::Victim => "of a container made by",
                 OomRole::UnderWay => "while containers were starting that were made by",

@@ -326,7 +326,8 @@ impl Workload {
 
     pub fn linked(&mut self, linked: &OomLinked) {
         let scaled = self.scaled.get_or_insert_default();
-        *scaled.oom_kills.entry((linked.scale_event.by.kind, linked.role.name())).or_default() += 1.0;
+        *scaled.oom_kills.entry((linked.scale_event.by.kind, linked.role.name())).or_default() +=
+            linked.kills as f64;
     }
 
     pub fn scale_ended(&mut self, ended: &ScaleEventEnded) {
