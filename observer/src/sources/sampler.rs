@@ -465,3 +465,64 @@ fn step(usage: u64) -> u64 {
     use observer_ebpf::abi::{MIN_STEP_BYTES, STEP_RATIO_SHIFT};
     MIN_STEP_BYTES.max(usage >> STEP_RATIO_SHIFT)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use observer_core::model::event::CgroupVersion;
+
+    #[test]
+    fn a_group_is_gone_when_a_second_walk_does_not_find_it() {
+        let root = std::env::temp_dir().join(format!("observer-walk-{}", std::process::id()));
+        fs::create_dir_all(root.join("jobs/one")).unwrap();
+        let hierarchy = || Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 0 };
+        let id = {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(root.join("jobs/one")).unwrap().ino()
+        };
+        let walk = |sampler: &mut Sampler, seconds: u64| {
+            let (mut events, mut freed) = (Vec::new(), Vec::new());
+            let now = Time::from_nanos(seconds * 1_000_000_000);
+            sampler.walk(now, &mut events, |cgroup| {
+                freed.push(cgroup);
+                None
+            });
+            let removed =
+                |event: &Event| matches!(event.what, EventKind::CgroupRemoved { cgroup } if cgroup == id);
+            (events.iter().filter(|event| removed(event)).count(), freed)
+        };
+        let (mut sampler, mut alone) = (Sampler::new(hierarchy(), false), Sampler::new(hierarchy(), true));
+        walk(&mut sampler, 1);
+        walk(&mut alone, 1);
+        assert!(sampler.knows(id) && alone.knows(id));
+        fs::remove_dir(root.join("jobs/one")).unwrap();
+
+        // What happened to it before may still be in the ring.
+        assert_eq!(walk(&mut sampler, 2), (0, vec![]));
+        assert!(sampler.knows(id) && sampler.walk_is_due(Time::from_nanos(3_000_000_000)));
+        assert_eq!(walk(&mut sampler, 3), (1, vec![id]));
+        assert!(!sampler.knows(id));
+        assert_eq!(walk(&mut sampler, 4), (0, vec![]));
+        // Where walks are the only news, nothing is on its way.
+        assert_eq!(walk(&mut alone, 2), (1, vec![id]));
+
+        // One that is found again in between was not gone.
+        fs::create_dir(root.join("jobs/two")).unwrap();
+        walk(&mut sampler, 5);
+        let (jobs, away) = (root.join("jobs"), root.with_extension("away"));
+        fs::rename(&jobs, &away).unwrap();
+        let known = sampler.groups.len();
+        walk(&mut sampler, 6);
+        fs::rename(&away, &jobs).unwrap();
+        walk(&mut sampler, 7);
+        assert!(sampler.groups.len() >= known && sampler.groups.values().all(|group| !group.absent));
+        fs::rename(&jobs, &away).unwrap();
+        let before = sampler.groups.len();
+        walk(&mut sampler, 8);
+        assert_eq!(sampler.groups.len(), before, "absent once since it was found");
+        fs::remove_dir_all(root).unwrap();
+        fs::remove_dir_all(away).unwrap();
+    }
+}
