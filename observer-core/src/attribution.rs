@@ -87,6 +87,12 @@ impl Attribution {
         self.index.container(cgroup)
     }
 
+    /// Whether what happens to it is held until it is known who it is.
+    pub fn holds(&self, cgroup: CgroupId) -> bool {
+        let group = self.container(cgroup).and_then(|owner| self.index.get(owner)?.pod.as_ref());
+        group.and_then(PodGroup::waiting).is_some_and(|waiting| !waiting.dormant)
+    }
+
     /// The pod of a reported container, and the container's spec and status.
     pub fn pod_of(&self, cgroup: CgroupId) -> Option<(&Pod, &PodContainer)> {
         let group = self.index.get(cgroup)?.pod.as_ref().filter(|group| group.waiting().is_none())?;

@@ -16,8 +16,8 @@ use crate::{
     history::Histories,
     host::HostFacts,
     model::{
-        container::ContainerState,
-        event::{Event, EventKind},
+        container::{CgroupId, ContainerState},
+        event::{Event, EventKind, KillsKept},
         finding::{Finding, FindingKind},
         time::Time,
     },
@@ -71,6 +71,17 @@ impl Pipeline {
         self.containers.lives().filter(|life| life.state() == Some(ContainerState::Starting)).count()
     }
 
+    /// What the event that was folded last added to what is kept of OOM kills: of a group, the kernel's count up to
+    /// which they are reported, or that it was seen.
+    pub fn kills_to_keep(&mut self, event: &Event) -> Vec<(CgroupId, Option<u64>)> {
+        self.kills.to_keep(event, &self.attribution)
+    }
+
+    /// All that is kept of OOM kills.
+    pub fn kills_kept(&self) -> KillsKept {
+        self.kills.kept()
+    }
+
     /// What is known of every workload's start-ups, to be kept for the next run.
     pub fn histories(&self) -> &Histories {
         self.conclusions.histories()
@@ -83,7 +94,6 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        container::CgroupId,
         event::{CgroupVersion, Host, OomKill},
         kubernetes::{ApiState, Pod, PodContainer},
     };

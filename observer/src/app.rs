@@ -37,6 +37,7 @@ use crate::{
     recording::{
         folder,
         history_file::Saver,
+        kill_journal::KillJournal,
         writer::{CannotRecord, Recorder},
     },
     sinks::{api_state::NodeState, log, metrics::Metrics},
@@ -118,12 +119,17 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let (events, received) = mpsc::channel(CHANNEL);
     let cluster = config.kubernetes.clone().map(|settings| tokio::spawn(watch_cluster(settings, events)));
     let state = config.state.clone().map(|path| Saver::new(path, Instant::now().into_std()));
+    let journal = |state: &Path| KillJournal::new(state, &config.roots.proc, Instant::now().into_std());
+    let kill_journal = config.state.as_deref().map(journal).and_then(|made| {
+        made.inspect_err(|error| tracing::warn!("OOM kills are not kept over a restart: {error}")).ok()
+    });
     let core = Core {
         pipeline: Pipeline::default(),
         metrics,
         shared,
         recorder,
         state,
+        kill_journal,
         began,
         stalled_seconds: 0,
         starting,
@@ -233,6 +239,7 @@ struct Core {
     shared: Shared,
     recorder: Option<Recorder>,
     state: Option<Saver>,
+    kill_journal: Option<KillJournal>,
     began: Time,
     /// In which the host was not read.
     stalled_seconds: u64,
@@ -283,6 +290,9 @@ impl Core {
         if let Some(state) = self.state.take() {
             state.finish(self.pipeline.histories()).await;
         }
+        if let Some(journal) = self.kill_journal.take() {
+            journal.finish().await;
+        }
         if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::flush) {
             tracing::error!("{error}");
         }
@@ -310,11 +320,18 @@ impl Core {
         if let Some(state) = &mut self.state {
             state.tick(Instant::now().into_std(), self.pipeline.histories());
         }
+        // The first event that can be of a kill comes after what was kept: it is known by then.
+        if let Some(journal) = &mut self.kill_journal {
+            journal.tick(Instant::now().into_std(), || self.pipeline.kills_kept());
+        }
     }
 
     fn take(&mut self, event: &Event) {
         self.record(event);
         let findings = self.pipeline.step(event);
+        if let Some(journal) = &mut self.kill_journal {
+            journal.append(self.pipeline.kills_to_keep(event));
+        }
         let mut shown = self.shared.state();
         for finding in &findings {
             self.metrics.apply(finding);

@@ -5,6 +5,7 @@
 //! full this thread waits, and what does not fit in the kernel's ring meanwhile is counted there.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -19,9 +20,9 @@ use crate::{
     clock,
     config::{self, Config, Roots},
     memory,
-    recording::history_file,
+    recording::{history_file, kill_journal},
     sources::{
-        cgroup::{NoHierarchy, writable},
+        cgroup::{NoHierarchy, tree, writable},
         kernel::{Kernel, support::Support},
         node,
         own_limit::OwnLimit,
@@ -180,6 +181,13 @@ impl Reader {
             pending.extend(histories);
             if let Some(damage) = damage {
                 tracing::warn!("{damage}");
+            }
+            // Kills that the probes have seen since a moment ago are in the ring, and come after this.
+            if let Some(mut kept) = kill_journal::restore(path, &config.roots.proc) {
+                let walk = tree::walk(&hierarchy);
+                let there: HashSet<_> = walk.found.iter().map(|found| found.cgroup).collect();
+                kept.reported.retain(|(cgroup, _)| there.contains(cgroup) || !walk.unread.is_empty());
+                pending.push(Event { at: began, what: EventKind::KillsKept(kept) });
             }
         }
         pending

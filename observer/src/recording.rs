@@ -2,6 +2,7 @@
 
 pub mod folder;
 pub mod history_file;
+pub mod kill_journal;
 pub mod replay;
 pub mod serve;
 pub mod writer;

@@ -24,6 +24,7 @@ const LONG: &[(&str, &str)] = &[
     ("observer-core/src/cause/decide.rs", "the decision table and its tests"),
     ("observer-core/src/container/lifecycle.rs", "half of it tests"),
     ("observer-core/src/container/oom.rs", "half of it tests"),
+    ("observer-core/src/container/oom_counts.rs", "half of it tests"),
     ("observer-core/src/ledger.rs", "the changes of a workload, half of it tests"),
     ("observer-core/src/model/event.rs", "one list of what sources say"),
     ("observer-core/src/model/finding.rs", "one list of what the core concludes"),
@@ -53,6 +54,7 @@ const CLOCKS: &[(&str, &str)] = &[
     ("observer/src/ledger/lease.rs", "when this process saw the lease change"),
     ("observer/src/recording/serve.rs", "how fast a recording is played"),
     ("observer/src/recording/history_file/saver.rs", "when to write, and how long a disk is waited for"),
+    ("observer/src/recording/kill_journal.rs", "when to write, and how long a disk is waited for"),
     ("observer/src/sources/kubernetes.rs", "when to ask again"),
     ("observer/src/ledger/client.rs", "when to ask again"),
 ];

@@ -21,7 +21,7 @@ use crate::{
     host::HostFacts,
     model::{
         container::CgroupId,
-        event::{Blame, Event, EventKind, ExceededLimit, OomKill, StalledBy},
+        event::{Blame, Event, EventKind, ExceededLimit, KillsKept, OomKill, StalledBy},
         finding::OomScope,
         time::Time,
     },
@@ -179,6 +179,16 @@ pub struct Kills {
 }
 
 impl Kills {
+    /// See [`KillCounts::to_keep`]; after the event was followed.
+    pub fn to_keep(&mut self, event: &Event, attribution: &Attribution) -> Vec<(CgroupId, Option<u64>)> {
+        let again = matches!(event.what, EventKind::Tick | EventKind::Pod(_) | EventKind::Owner(_));
+        self.counts.to_keep(again, |cgroup| attribution.holds(cgroup))
+    }
+
+    pub fn kept(&self) -> KillsKept {
+        self.counts.kept()
+    }
+
     /// The event itself unless it is a mark of no kill, kills that are complete because of it, and kills that only the
     /// kernel's count tells of.
     pub fn judge<'a>(
@@ -213,6 +223,8 @@ impl Kills {
                 let settled = self.counts.settle(at).into_iter().filter_map(|(cgroup, n)| unseen(cgroup, n));
                 return itself().into_iter().chain(expired).chain(settled).collect();
             }
+            EventKind::KillsKept(kept) => self.counts.continue_from(kept),
+            EventKind::CgroupSeeded { cgroup, .. } => self.counts.seen(*cgroup),
             EventKind::CgroupMade { cgroup, .. } => {
                 self.baselines.made(*cgroup);
                 self.counts.made(*cgroup);

@@ -6,13 +6,21 @@
 //! one, or a file that says more than was reported, are kills that no probe saw: those are reported as reconciled.
 //! `memory.oom.group` makes one such itself: the kernel kills the chosen victim and then all of its group, and counts
 //! the victim again.
+//!
+//! What was reported is kept outside of the process, group by group, so that an observer that was killed goes on from
+//! there: kills while none ran are reconciled like those that no probe saw.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    mem,
     time::Duration,
 };
 
-use crate::model::{container::CgroupId, event::OomKill, time::Time};
+use crate::model::{
+    container::CgroupId,
+    event::{KillsKept, OomKill},
+    time::Time,
+};
 
 /// A record is drained within a tenth of a second of its kill, and the file may be read in between.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -22,6 +30,16 @@ const VICTIMS: usize = 64;
 #[derive(Debug, Default)]
 pub struct KillCounts {
     groups: HashMap<CgroupId, Counted>,
+    /// Of groups that were not counted yet in this run.
+    earlier: BTreeMap<CgroupId, u64>,
+    /// The newest group that an earlier run saw. Ids of groups only grow (kernel: fs/kernfs/dir.c, kernfs_new_node):
+    /// whatever is above it had no kill that was reported.
+    earlier_newest: Option<CgroupId>,
+    newest: Option<CgroupId>,
+    /// Groups of which there is something new to be kept.
+    unkept: BTreeSet<CgroupId>,
+    /// Those of containers whose kills are held until it is known who they are: not reported yet.
+    held: BTreeSet<CgroupId>,
     /// Pid and start of the last victims.
     victims: VecDeque<(u32, Option<Time>)>,
 }
@@ -32,6 +50,8 @@ struct Counted {
     reported: u64,
     /// A file said more, since then.
     ahead: Option<(Time, u64)>,
+    /// What of it is kept for the next run.
+    kept: Option<u64>,
 }
 
 impl Counted {
@@ -53,13 +73,88 @@ pub enum Mark {
 }
 
 impl KillCounts {
+    /// What an earlier run since the boot reported.
+    pub fn continue_from(&mut self, kept: &KillsKept) {
+        self.earlier = kept.reported.iter().copied().collect();
+        (self.earlier_newest, self.newest) = (kept.newest, kept.newest);
+    }
+
+    /// What is new to be kept after an event: the count of a group up to which its kills are reported, or that a group
+    /// was seen. `holds`: kills of the group are held. `again`: what was held before may be reported now.
+    pub fn to_keep(&mut self, again: bool, holds: impl Fn(CgroupId) -> bool) -> Vec<(CgroupId, Option<u64>)> {
+        if again {
+            self.unkept.append(&mut self.held);
+        }
+        let mut new = Vec::new();
+        for cgroup in mem::take(&mut self.unkept) {
+            match self.groups.get_mut(&cgroup) {
+                Some(known) if known.kept.is_some() && holds(cgroup) => {
+                    self.held.insert(cgroup);
+                }
+                Some(known) => {
+                    known.kept = Some(known.reported);
+                    new.push((cgroup, known.kept));
+                }
+                None => new.push((cgroup, None)),
+            }
+        }
+        new
+    }
+
+    /// All that is kept.
+    pub fn kept(&self) -> KillsKept {
+        let kept = self.groups.iter().filter_map(|(cgroup, known)| Some((*cgroup, known.kept?)));
+        let earlier = self.earlier.iter().map(|(cgroup, count)| (*cgroup, *count));
+        let mut reported: Vec<_> = kept.chain(earlier).collect();
+        reported.sort_unstable();
+        KillsKept { newest: self.newest, reported }
+    }
+
+    /// It is there.
+    pub fn seen(&mut self, cgroup: CgroupId) {
+        if self.newest.is_none_or(|newest| newest < cgroup) {
+            self.newest = Some(cgroup);
+            self.unkept.insert(cgroup);
+        }
+    }
+
     /// A new group has had no kill.
     pub fn made(&mut self, cgroup: CgroupId) {
-        self.groups.entry(cgroup).or_default();
+        self.seen(cgroup);
+        self.known_or(cgroup, 0);
     }
 
     pub fn removed(&mut self, cgroup: CgroupId) {
         self.groups.remove(&cgroup);
+        self.earlier.remove(&cgroup);
+        self.unkept.remove(&cgroup);
+        self.held.remove(&cgroup);
+    }
+
+    /// The count up to which an earlier run reported its kills.
+    fn earlier(&self, cgroup: CgroupId) -> Option<u64> {
+        let made_since = || self.earlier_newest.is_some_and(|newest| newest < cgroup).then_some(0);
+        self.earlier.get(&cgroup).copied().or_else(made_since)
+    }
+
+    /// Its state, which begins with what an earlier run reported, or else with this count.
+    fn known_or(&mut self, cgroup: CgroupId, count: u64) -> &mut Counted {
+        let reported = self.earlier(cgroup).unwrap_or(count);
+        self.earlier.remove(&cgroup);
+        let unkept = &mut self.unkept;
+        self.groups.entry(cgroup).or_insert_with(|| {
+            unkept.insert(cgroup);
+            Counted { reported, ..Counted::default() }
+        })
+    }
+
+    fn reach(&mut self, cgroup: CgroupId, count: u64) {
+        let known = self.known_or(cgroup, count);
+        let more = known.reported < count;
+        known.reach(count);
+        if more {
+            self.unkept.insert(cgroup);
+        }
     }
 
     /// A mark, in the order of marks. `owner`: the group of the victim's container; on v2 its count includes those of
@@ -72,10 +167,10 @@ impl KillCounts {
             return self.marked_uncounted(kill);
         };
         // Without an earlier count, all but this one were before the observer.
-        let reported = self.groups.get(&cgroup).map_or(count.saturating_sub(1), |known| known.reported);
+        let reported = self.known_or(cgroup, count.saturating_sub(1)).reported;
         for level in &kill.levels {
             if let Some(count) = level.oom_kills {
-                self.groups.entry(level.cgroup).or_default().reach(count);
+                self.reach(level.cgroup, count);
             }
         }
         match count.checked_sub(reported + 1) {
@@ -95,8 +190,8 @@ impl KillCounts {
         }
         self.victims.push_back(victim);
         for level in &kill.levels {
-            if let Some(known) = self.groups.get_mut(&level.cgroup) {
-                known.reach(known.reported + 1);
+            if let Some(reported) = self.groups.get(&level.cgroup).map(|known| known.reported) {
+                self.reach(level.cgroup, reported + 1);
             }
         }
         Mark::Kill { unseen: 0 }
@@ -104,21 +199,14 @@ impl KillCounts {
 
     /// The file's count while no probe sees kills: how many more it has become.
     pub fn grew(&mut self, cgroup: CgroupId, count: u64) -> u64 {
-        let Some(known) = self.groups.get_mut(&cgroup) else {
-            self.groups.insert(cgroup, Counted { reported: count, ahead: None });
-            return 0;
-        };
-        let grew = count.saturating_sub(known.reported);
-        known.reach(count);
+        let grew = count.saturating_sub(self.known_or(cgroup, count).reported);
+        self.reach(cgroup, count);
         grew
     }
 
     /// The file's count beside a probe's records, which may still be on their way.
     pub fn read(&mut self, at: Time, cgroup: CgroupId, count: u64) {
-        let Some(known) = self.groups.get_mut(&cgroup) else {
-            self.groups.insert(cgroup, Counted { reported: count, ahead: None });
-            return;
-        };
+        let known = self.known_or(cgroup, count);
         if count > known.reported && known.ahead.is_none() {
             known.ahead = Some((at, count));
         }
@@ -131,6 +219,7 @@ impl KillCounts {
             if let Some((_, count)) = known.ahead.filter(|(since, _)| now.since(*since) >= SETTLE) {
                 unseen.push((*cgroup, count.saturating_sub(known.reported)));
                 known.reach(count);
+                self.unkept.insert(*cgroup);
             }
         }
         unseen.sort_unstable();
@@ -221,6 +310,48 @@ mod tests {
     }
 
     #[test]
+    fn what_happened_while_no_observer_ran_is_counted_once() {
+        let mut killed = known();
+        assert_eq!(killed.marked(&mark(7, 3, 3), Some(10), true), Mark::Kill { unseen: 2 });
+        killed.seen(15); // not read before the end
+        killed.to_keep(false, |_| false);
+        let kept = killed.kept();
+        assert_eq!(kept, KillsKept { newest: Some(15), reported: vec![(10, 3), (11, 3)] });
+
+        let mut counts = KillCounts::default();
+        counts.continue_from(&kept);
+        for cgroup in [10, 15, 20] {
+            counts.seen(cgroup);
+            counts.read(at(1), cgroup, 8);
+        }
+        // 15 was there before; 20 was made since.
+        assert_eq!(counts.settle(at(9)), [(10, 5), (20, 8)]);
+        // And if a mark comes before the file is read.
+        let mut counts = KillCounts::default();
+        counts.continue_from(&kept);
+        assert_eq!(counts.marked(&mark(7, 6, 6), Some(10), true), Mark::Kill { unseen: 2 });
+        counts.read(at(1), 10, 6);
+        assert_eq!(counts.settle(at(9)), []);
+        // Or no probe sees kills.
+        let mut counts = KillCounts::default();
+        counts.continue_from(&kept);
+        assert_eq!((counts.grew(10, 5), counts.grew(10, 5), counts.grew(15, 5)), (2, 0, 0));
+    }
+
+    #[test]
+    fn kills_that_are_held_are_kept_once_they_are_reported() {
+        let mut counts = known();
+        let holds = |cgroup| cgroup == 10;
+        assert_eq!(counts.to_keep(false, holds), [(10, Some(0)), (11, Some(0))]);
+        assert_eq!(counts.marked(&mark(7, 1, 1), Some(10), true), KILL);
+        assert_eq!(counts.to_keep(false, holds), [(11, Some(1))]);
+        assert_eq!(counts.to_keep(true, holds), []);
+        assert_eq!(counts.kept().reported, [(10, 0), (11, 1)]);
+        assert_eq!(counts.to_keep(true, |_| false), [(10, Some(1))]);
+        assert_eq!(counts.to_keep(true, |_| false), []);
+    }
+
+    #[test]
     fn on_v1_each_group_counts_for_itself() {
         let mut counts = known();
         assert_eq!(counts.marked(&mark(7, 1, 0), Some(10), false), KILL);
@@ -245,7 +376,7 @@ mod tests {
         /// However kills, repeated marks, lost records and readings are mixed: in the end the sum is the kernel's
         /// count.
         #[test]
-        fn the_sum_is_the_kernels_count(steps in proptest::collection::vec(0u8..5, 0..200)) {
+        fn the_sum_is_the_kernels_count(steps in proptest::collection::vec(0u8..6, 0..200)) {
             let (mut counts, mut kernel, mut told, mut now) = (known(), 0, 0, 0);
             for step in steps {
                 now += 1;
@@ -263,6 +394,12 @@ mod tests {
                         }
                     }
                     3 => kernel += 1,
+                    4 => {
+                        counts.to_keep(true, |_| false);
+                        let kept = counts.kept();
+                        counts = KillCounts::default(); // killed, and started again
+                        counts.continue_from(&kept);
+                    }
                     _ => counts.read(at(now), 10, kernel),
                 }
                 told += counts.settle(at(now)).iter().map(|(_, unseen)| unseen).sum::<u64>();

@@ -46,6 +46,8 @@ pub enum EventKind {
         #[serde(default)]
         levels: Levels,
     },
+    /// What an earlier run since the boot reported of OOM kills.
+    KillsKept(KillsKept),
     CgroupMade {
         cgroup: CgroupId,
         path: String,
@@ -404,6 +406,15 @@ impl OomKill {
         let judged = Some(Blame::Unknown);
         Self { victim_cgroup: Some(cgroup), judged, reconciled: kills, ..Self::default() }
     }
+}
+
+/// What one run of the observer leaves to the next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KillsKept {
+    /// The newest group that was seen.
+    pub newest: Option<CgroupId>,
+    /// The kernel's count of each group up to which its kills were reported.
+    pub reported: Vec<(CgroupId, u64)>,
 }
 
 /// What the victim itself held, by the kernel's per-process counts. Since Linux 6.2 they lag by what each processor has

@@ -101,7 +101,7 @@ pub fn restore(path: &Path, at: Time, now: f64) -> (Vec<Event>, Option<Damage>) 
 }
 
 /// Only a file: a pipe would be waited for, a device never ends.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
     match file.metadata()?.is_file() {
@@ -162,7 +162,7 @@ fn lines(bytes: &mut impl BufRead, now: f64, restored: &mut Restored) {
 }
 
 /// The next line without its end; of one that is too long, its begin.
-fn next_line(bytes: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn next_line(bytes: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     bytes.by_ref().take(LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
     if line.is_empty() {
@@ -175,7 +175,7 @@ fn next_line(bytes: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// A line: checksum in hexadecimal digits, a space, JSON.
-fn checked<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+pub(super) fn checked<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
     let split = line.split_at_checked(9).filter(|(sum, _)| sum[8] == b' ');
     let (sum, json) = split.ok_or("it has no checksum")?;
     let sum = std::str::from_utf8(&sum[..8]).ok().and_then(|sum| u32::from_str_radix(sum, 16).ok());
@@ -227,7 +227,7 @@ pub fn save(path: &Path, histories: &Histories) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-fn create(path: &Path) -> io::Result<File> {
+pub(super) fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -246,7 +246,7 @@ fn write<W: Write>(to: W, histories: &Histories) -> io::Result<W> {
     to.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
-fn write_line(to: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
+pub(super) fn write_line(to: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
     write_summed(to, &serde_json::to_vec(line)?)
 }
 
@@ -258,7 +258,7 @@ pub fn write_summed(to: &mut impl Write, json: &[u8]) -> io::Result<()> {
 }
 
 /// `state.json` -> `state.json.new`.
-fn beside(path: &Path, what: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, what: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(what);

@@ -13,6 +13,7 @@ use observer_tests::{
     daemon::{Daemon, patience},
     group::Group,
 };
+use rustix::process::Signal;
 
 use super::kernel::{MIB, SOON, daemon, group, own, run, wait};
 use crate::{
@@ -24,6 +25,11 @@ use crate::{
 pub const CASES: &[Case] = &[
     Case { name: "oom_kills_are_as_many_as_the_kernel_counts", needs: Probes, run: as_many },
     Case { name: "oom_kills_in_groups_removed_at_once_are_all_counted", needs: Probes, run: removed_at_once },
+    Case {
+        name: "oom_kills_are_counted_once_across_a_kill_of_the_observer",
+        needs: Probes,
+        run: killed_between,
+    },
     Case { name: "oom_kills_of_whole_groups_are_as_many_as_the_kernel_counts", needs: V2, run: whole_groups },
     Case { name: "a_process_that_was_dying_anyway_is_not_oom_killed", needs: Freezer, run: only_marked },
     Case { name: "oom_kill_names_the_process_and_what_it_held", needs: Probes, run: facts },
@@ -132,6 +138,70 @@ fn as_many(stage: &Stage) -> Result<()> {
     println!("together: {sum}");
     let lost = daemon.metric("observer_lost_records_total", &["life_ring_full"])?;
     ensure!(lost.unwrap_or(0.0) == 0.0, "{lost:?} records of kills and lives were lost");
+    Ok(())
+}
+
+/// What one run reported before SIGKILL and what the next reports are together what the kernel counts; what was killed
+/// while none ran is reconciled, also in a group that had no kill before and in one that was made meanwhile.
+fn killed_between(stage: &Stage) -> Result<()> {
+    let state = stage.directory.join("killed-between.json").display().to_string();
+    let with_state = ["--state", state.as_str()];
+    let unknown = "scope=\"unknown\"";
+    let make = |name: &str| -> Result<(Group, Child)> {
+        let group = group(stage, name)?;
+        group.limit(8 * MIB)?;
+        let lives_on = group.spawn("/bin/sleep".as_ref(), &["600"])?;
+        Ok((group, lives_on))
+    };
+    let (busy, calm) = (make("between-busy")?, make("between-calm")?);
+    over(storm("exec", 1, 1).begin(stage, &busy.0, 3)?)?; // before any observer: not its to report
+    let before = busy.0.oom_kills()?;
+
+    let first = daemon(stage, &with_state)?;
+    let mut reported = 0.0;
+    for at_a_time in [1, 4] {
+        over(storm("exec", at_a_time, 2).begin(stage, &busy.0, 10)?)?;
+        reported = (busy.0.oom_kills()? - before) as f64;
+        first.wait_metric(KILLS, &[&own(&busy.0)], 2 * SOON, |told| told == reported)?;
+    }
+    first.signal(Signal::KILL)?;
+    drop(first);
+    let since = busy.0.oom_kills()?;
+    let young = make("between-young")?;
+    for (group, kills) in [(&busy.0, 7), (&calm.0, 5), (&young.0, 4)] {
+        over(storm("exec", 1, 1).begin(stage, group, kills)?)?;
+    }
+
+    let second = daemon(stage, &with_state)?;
+    let missed = [
+        (&busy.0, busy.0.oom_kills()? - since),
+        (&calm.0, calm.0.oom_kills()?),
+        (&young.0, young.0.oom_kills()?),
+    ];
+    for (group, missed) in missed {
+        ensure!(missed > 0, "nothing was killed in {}", group.path());
+        compare(&second, group.path(), &[(own(group), missed)])?;
+        let reconciled = second.metric(KILLS, &[&own(group), unknown])?;
+        ensure!(reconciled == Some(missed as f64), "{missed} kills, {reconciled:?} reconciled");
+    }
+    // It goes on: what it sees itself is named, and a third run has nothing to add.
+    over(storm("exec", 1, 1).begin(stage, &busy.0, 5)?)?;
+    compare(&second, "and after", &[(own(&busy.0), busy.0.oom_kills()? - since)])?;
+    let all = before as f64 + reported + second.metric(KILLS, &[&own(&busy.0)])?.unwrap_or(0.0);
+    ensure!(all == busy.0.oom_kills()? as f64, "the kernel counts {}, all runs {all}", busy.0.oom_kills()?);
+    second.signal(Signal::KILL)?;
+    drop(second);
+    let third = daemon(stage, &with_state)?;
+    sleep(Duration::from_secs(5));
+    for (group, _) in [&busy, &calm, &young] {
+        let told = third.metric(KILLS, &[&own(group)])?.unwrap_or(0.0);
+        ensure!(told == 0.0, "{told} kills in {} are reported again", group.path());
+    }
+    for (group, mut lives_on) in [busy, calm, young] {
+        ensure!(lives_on.try_wait()?.is_none(), "the first process of {} is gone", group.path());
+        lives_on.kill()?;
+        lives_on.wait()?;
+    }
     Ok(())
 }
 
