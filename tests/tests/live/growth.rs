@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use observer_tests::daemon::{Daemon, patience};
+use observer_tests::daemon::Daemon;
 
 use super::kernel::{counts_faults_of, group, own, run};
 use crate::{
@@ -66,7 +66,7 @@ fn all_ways(stage: &Stage) -> Result<Verdicts> {
     let mut daemon =
         Daemon::start(&stage.observer, &stage.directory, &["--record", &recording.display().to_string()])?;
     daemon.ready(Duration::from_secs(10))?;
-    let grown: Vec<(&str, Result<Growth>)> = WAYS.map(|by| (by, grow(stage, by))).into();
+    let grown: Vec<(&str, Result<Growth>)> = WAYS.map(|by| (by, grow(stage, &daemon, by))).into();
     ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
     let events: Vec<serde_json::Value> =
         fs::read_to_string(&recording)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
@@ -77,7 +77,7 @@ fn all_ways(stage: &Stage) -> Result<Verdicts> {
         .collect())
 }
 
-fn grow(stage: &Stage, by: &str) -> Result<Growth> {
+fn grow(stage: &Stage, daemon: &Daemon, by: &str) -> Result<Growth> {
     let files = std::env::var_os("TEST_FILES").map_or_else(|| stage.directory.clone(), PathBuf::from);
     let file = match by {
         "tmpfs" => PathBuf::from(format!("/dev/shm/observer-growth-{}", std::process::id())),
@@ -91,9 +91,10 @@ fn grow(stage: &Stage, by: &str) -> Result<Growth> {
         rustix::fs::fadvise(&out, 0, None, rustix::fs::Advice::DontNeed)?;
     }
     let group = group(stage, &format!("grows-{by}"))?;
-    // The programs were detached if the last way took long; attaching them is not what is tested here.
-    let after = 0.3 * f64::from(patience());
-    let args = format!("grow --by {by} --size {SIZE} --after {after} --file {} --seconds 1", file.display());
+    // The programs were detached if the last way took long, and attaching them may take a grace period of RCU tasks:
+    // seconds on an emulated machine. A new group has them attached, and is what is waited for.
+    daemon.wait_metric("observer_probe_attached", &["probe=\"page_fault\""], SOON, |v| v == 1.0)?;
+    let args = format!("grow --by {by} --size {SIZE} --after 0.3 --file {} --seconds 1", file.display());
     let output = run(stage, &group, &args)?.wait_with_output()?;
     let _ = fs::remove_file(&file); // not every way makes one
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
