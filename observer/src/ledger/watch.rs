@@ -160,11 +160,11 @@ impl Watch {
     }
 
     async fn workloads(self, client: Client, of: ApiResource) {
-        let kind = of.kind.clone();
+        let kind = ObjectKind::from(of.kind.as_str());
         let api_version = of.api_version.clone();
         let take = |shared: &Shared, object: &PartialObjectMeta<DynamicObject>| {
             let now = shared.clock.unix_seconds();
-            let found = owner::parse(&object.metadata, kind.as_str().into(), now);
+            let found = owner::parse(&object.metadata, kind.clone(), now);
             shared.book().workload(&found, &api_version, now);
         };
         let gone = |shared: &Shared, uid: &str| shared.book().workload_gone(uid);
