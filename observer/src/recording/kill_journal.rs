@@ -70,7 +70,8 @@ pub fn restore(state: &Path, proc: &Path) -> Option<KillsKept> {
     }
 }
 
-/// `None`: of another boot. What a run that was killed had not written to the end is its last line.
+/// `None` for a file of another boot. A run that was killed may leave an incomplete last line: it is dropped. Damage
+/// before the last line makes the file useless.
 fn read(bytes: impl Read, boot: &str) -> io::Result<Option<KillsKept>> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     let mut bytes = BufReader::new(bytes.take(LONGEST_FILE));
@@ -176,14 +177,15 @@ impl KillJournal {
     }
 }
 
-/// Until there is nobody to say more. One that has a gap would have kills counted twice: it is removed.
+/// Writes messages until the sender is dropped. A file that lacks a change would make the next run report its kills
+/// twice, so a file that cannot be written is removed.
 fn write_all(path: &Path, boot: &str, from: &Receiver<Message>, failed: &AtomicBool) {
     let (mut file, mut failing) = (None, false);
     for message in from {
         let written = match (message, &mut file) {
             (Message::Whole(kept), _) => write_whole(path, boot, &kept).map(|new| file = Some(new)),
             (Message::More(lines), Some(file)) => append(file, &lines),
-            (Message::More(_), None) => continue, // the whole will have them
+            (Message::More(_), None) => continue, // the next whole has them
         };
         if let Err(error) = &written {
             file = None;
