@@ -4,4 +4,5 @@ pub mod advise;
 pub mod analyse;
 pub mod check;
 pub mod docs;
+pub mod notice;
 pub mod why;

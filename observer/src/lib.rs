@@ -13,6 +13,8 @@
 //! app          config -> build -> run -> drain: the only place that knows sources and sinks
 //! ```
 
+#![deny(clippy::print_stderr, clippy::print_stdout)] // both panic where the reader is gone
+
 pub mod app;
 pub mod cli;
 pub mod clock;

@@ -1,5 +1,7 @@
 //! Parse, log, run, drain. Exit codes are in [`cli::Cli`].
 
+#![deny(clippy::print_stderr, clippy::print_stdout)] // both panic where the reader is gone
+
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Write},
@@ -11,7 +13,7 @@ use clap::Parser;
 use observer::{
     app,
     cli::{Cli, Command, Document},
-    commands::{analyse, why},
+    commands::{analyse, notice::notice, why},
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     recording::{self, replay},
     sinks::log,
@@ -56,8 +58,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
             if !message.is_empty() {
-                // Whoever read this may be gone: `observer ... 2>&1 | head`.
-                let _ = writeln!(io::stderr(), "observer: {message}");
+                notice(format_args!("observer: {message}"));
             }
             ExitCode::from(code)
         }
@@ -92,7 +93,12 @@ fn log_to_stderr(format: LogFormat, level: &str) {
     let quiet = if usual { ",kube_client=off,kube_runtime=off" } else { "" };
     let filter = EnvFilter::try_new(format!("{level}{quiet}")).unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = io::IsTerminal::is_terminal(&io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi);
+    // A line that cannot be written is dropped: reporting that on standard error would panic where its reader is gone.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(ansi)
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
@@ -141,12 +147,11 @@ fn replay(path: &Path, findings: bool, story: bool) -> Done {
     })
     .map_err(|error| bad(&error))?;
     if replayed.cut {
-        let _ = writeln!(
-            io::stderr(),
+        notice(format_args!(
             "observer: {}: the last line is cut, the recorder was killed; {} events before it were replayed",
             path.display(),
             replayed.events
-        );
+        ));
     }
     if !findings && !story {
         written = out.write_all(replayed.metrics.as_bytes());

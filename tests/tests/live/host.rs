@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use observer_ebpf::probe::Intent;
 use observer_tests::{
     daemon::{Daemon, patience, sum},
@@ -48,6 +48,7 @@ pub const CASES: &[Case] = &[
         run: precedence,
     },
     Case { name: "a_broken_recording_exits_2_with_its_line", needs: Nothing, run: broken_recording },
+    Case { name: "a_log_without_a_reader_ends_nothing", needs: Nothing, run: log_without_reader },
     Case { name: "a_full_disk_is_reported_and_a_closed_pipe_is_not", needs: Nothing, run: unwritable_output },
     Case {
         name: "without_privileges_it_measures_from_files_and_is_not_ready",
@@ -198,6 +199,29 @@ fn unwritable_output(stage: &Stage) -> Result<()> {
             ensure!(errors.contains(said) && errors.is_empty() == said.is_empty(), "{args:?}: {errors}");
         }
     }
+    Ok(())
+}
+
+/// As where a node's log collector dies: what is served goes on, and the end is clean.
+fn log_without_reader(stage: &Stage) -> Result<()> {
+    let path = shell::root().join("tests/cases/a_child_is_killed/events.jsonl").display().to_string();
+    let address = format!("127.0.0.1:{}", observer_tests::daemon::free_port()?);
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut child =
+        Command::new(&stage.observer).args(["replay", &path, "--serve", &address]).stderr(writer).spawn()?;
+    let (began, url) = (Instant::now(), format!("http://{address}/healthz"));
+    while observer_tests::daemon::get(&url).is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended with {status}");
+        }
+        ensure!(began.elapsed() < Duration::from_secs(10) * patience(), "it does not answer");
+        sleep(Duration::from_millis(50));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT)?;
+    let status = child.wait()?;
+    ensure!(status.success(), "SIGINT ended it with {status}");
     Ok(())
 }
 

@@ -12,7 +12,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    commands::advise::{Window, WorkloadAdvice, http::Http},
+    commands::{
+        advise::{Window, WorkloadAdvice, http::Http},
+        notice::notice,
+    },
     sinks::metrics::grade_number,
 };
 use observer_core::{
@@ -158,7 +161,7 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Work
     let mut foreign = 0u64;
     let total = QUERIES.len() + 1;
     for (i, query) in QUERIES.iter().enumerate() {
-        eprintln!("asking {} ({} of {total})", query.what, i + 1);
+        notice(format_args!("asking {} ({} of {total})", query.what, i + 1));
         for (labels, value) in ask(http, query.promql, window)? {
             let Some(workload) = workload(&labels) else {
                 foreign += 1;
@@ -183,7 +186,7 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Work
             ));
         }
     }
-    eprintln!("asking what the nodes say ({total} of {total})");
+    notice(format_args!("asking what the nodes say ({total} of {total})"));
     let mut grades: BTreeMap<(Workload, String), Grade> = BTreeMap::new();
     for (labels, value) in ask(http, GRADES, window)? {
         let (Some(workload), Some(check)) = (workload(&labels), labels.get("check")) else { continue };
@@ -191,7 +194,7 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Work
         grades.insert((workload, check.clone()), grade.unwrap_or(Grade::Unknown));
     }
     if foreign > 0 {
-        eprintln!("{foreign} series had not the labels of an observer and were left out");
+        notice(format_args!("{foreign} series had not the labels of an observer and were left out"));
     }
     let told = |(workload, mut facts): (Workload, Facts)| {
         // A node's histogram is empty until ten minutes of container time: the level its start-ups settled at stands
@@ -274,7 +277,7 @@ fn ask(http: &Http, promql: &str, window: Window) -> Result<Vec<Series>, String>
         return Err(wrong(&format!("status {}, {}", answer["status"], answer["error"])));
     }
     for warning in answer["warnings"].as_array().into_iter().flatten() {
-        eprintln!("{}: {warning}", http.url());
+        notice(format_args!("{}: {warning}", http.url()));
     }
     let rows = answer["data"]["result"].as_array().ok_or_else(|| wrong("an answer without data.result"))?;
     let series = |row: &serde_json::Value| {
