@@ -266,10 +266,10 @@ impl Attribution {
             return;
         };
         let age = at.since(group.since);
-        let all_told = self.pods.tells_all_since(&group.pod, group.since.unix_seconds(wall_ns));
+        let reported_total = self.pods.reports_all_since(&group.pod, group.since.unix_seconds(wall_ns));
         let patience = match self.is_replaced(group, waiting) {
             true => Duration::ZERO,
-            false if all_told => NO_CONTAINER,
+            false if reported_total => NO_CONTAINER,
             false => patience,
         };
         let mut resolved = self.pods.resolve(&group.pod, &group.id);
@@ -283,7 +283,7 @@ impl Attribution {
             Resolved::Container(labels) => (labels, presumed),
             Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, true),
             Resolved::UnknownPod if age >= NO_POD => (by_path(&entry.path), true),
-            Resolved::NoContainer if age >= NO_CONTAINER && all_told && !waiting.dormant => {
+            Resolved::NoContainer if age >= NO_CONTAINER && reported_total && !waiting.dormant => {
                 return self.set_dormant(cgroup, out);
             }
             _ => return,

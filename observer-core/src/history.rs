@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_start_ups_are_kept_and_one_is_told_anew_not_twice() {
+    fn the_last_start_ups_are_kept_and_one_reported_again_is_replaced() {
         let mut histories = Histories::default();
         for i in 0..100 {
             histories.remember(&web(), past(f64::from(i), 100 + i as u64));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::model::{
     event::{AttachOutcome, CgroupVersion, Event, EventKind, Host, ProbeStatus},
     finding::{Finding, FindingKind},
+    probe_id::ProbeId,
 };
 
 /// What is known of the host and of the probes that run on it.
@@ -68,9 +69,9 @@ impl HostFacts {
 
     fn probe(&mut self, status: &ProbeStatus) {
         let attached = matches!(status.outcome, AttachOutcome::Attached { .. });
-        match status.probe.as_str() {
-            "oom_kill" => self.oom_probe = attached,
-            "process" => self.process_probe = attached,
+        match status.probe {
+            ProbeId::OomKill => self.oom_probe = attached,
+            ProbeId::Process => self.process_probe = attached,
             _ => {}
         }
     }

@@ -15,7 +15,7 @@ const CHANGES: usize = 64;
 const KEPT_SECONDS: f64 = 7200.0;
 /// Workloads kept; beyond that new ones are not recorded, which is counted.
 const WORKLOADS: usize = 50_000;
-/// An autoscaler's own word of a scaling comes within this of the write (it tells after it wrote).
+/// An autoscaler's own word of a scaling comes within this of the write (it reports after it wrote).
 const TELLS_SECONDS: f64 = 10.0;
 
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub struct ChangeLog {
     names: HashMap<(String, ObjectKind, String), Uid>,
     /// Keyed by kind and uid of the autoscaler.
     autoscalers: BTreeMap<(ObjectKind, Uid), Scaler>,
-    /// Scalings told by autoscalers, the newest last.
+    /// Scalings reported by autoscalers, the newest last.
     notices: Vec<RescaleNotice>,
     refused: u64,
 }
@@ -100,7 +100,7 @@ impl ChangeLog {
         self.judge_again(&owner.uid.clone(), now);
     }
 
-    /// A StatefulSet, whose spec and status tell what a Deployment's ReplicaSets do.
+    /// A StatefulSet, whose spec and status report what a Deployment's ReplicaSets do.
     pub fn stateful_set(
         &mut self,
         owner: &Owner,
@@ -203,7 +203,7 @@ impl ChangeLog {
         let Some(workload) = self.workloads.remove(uid) else { return };
         let ChangeRecord { namespace, workload: reference, .. } = workload.record;
         let name = (namespace, reference.kind, reference.name);
-        // After a new list the end of one may be told after the beginning of the next of its name.
+        // After a new list the end of one may be reported after the beginning of the next of its name.
         if self.names.get(&name).is_some_and(|named| named == uid) {
             self.names.remove(&name);
         }
@@ -225,7 +225,7 @@ impl ChangeLog {
         self.autoscalers.remove(&(kind.clone(), uid.to_owned()));
     }
 
-    pub fn rescaled(&mut self, told: RescaleNotice, now: f64) {
+    pub fn rescaled(&mut self, reported: RescaleNotice, now: f64) {
         self.notices.retain(|before| now - before.at < KEPT_SECONDS);
         if self.notices.len() == CHANGES * 16 {
             self.notices.remove(0);
@@ -234,21 +234,21 @@ impl ChangeLog {
             .autoscalers
             .values()
             .filter(|scaler| {
-                scaler.namespace == told.namespace
-                    && (&scaler.autoscaler.kind, &scaler.autoscaler.name) == (&told.by.0, &told.by.1)
+                scaler.namespace == reported.namespace
+                    && (&scaler.autoscaler.kind, &scaler.autoscaler.name) == (&reported.by.0, &reported.by.1)
             })
             .filter_map(|scaler| {
                 let (kind, name) = scaler.target.clone();
                 self.names.get(&(scaler.namespace.clone(), kind, name)).cloned()
             })
             .collect();
-        self.notices.push(told);
+        self.notices.push(reported);
         for uid in concerned {
             self.judge_again(&uid, now);
         }
     }
 
-    /// A pod was taken away. Its workload is told by its name: a pod's is its owner's and more.
+    /// A pod was taken away. Its workload is known by its name: a pod's is its owner's and more.
     pub fn disrupted(&mut self, namespace: &str, pod: &str, reason: &str, at: f64) {
         let of = |record: &ChangeRecord| {
             record.namespace == namespace
@@ -382,13 +382,13 @@ impl ChangeLog {
             scaler.namespace == record.namespace && (&scaler.target.0, &scaler.target.1) == target
         };
         let near = |time: f64| (time - at).abs() <= TELLS_SECONDS;
-        let told = |scaler: &Scaler| {
-            self.notices.iter().rev().find(|told| {
-                told.namespace == scaler.namespace
-                    && told.by.0 == scaler.autoscaler.kind
-                    && told.by.1 == scaler.autoscaler.name
-                    && near(told.at)
-                    && told.to.is_none_or(|size| size == to)
+        let reported = |scaler: &Scaler| {
+            self.notices.iter().rev().find(|reported| {
+                reported.namespace == scaler.namespace
+                    && reported.by.0 == scaler.autoscaler.kind
+                    && reported.by.1 == scaler.autoscaler.name
+                    && near(reported.at)
+                    && reported.to.is_none_or(|size| size == to)
             })
         };
         let writer = workload.writer.clone().unwrap_or_default();
@@ -397,9 +397,9 @@ impl ChangeLog {
         let hpa = scalers().find(|scaler| scaler.autoscaler.kind == ObjectKind::HorizontalPodAutoscaler);
         let keda = scalers().find(|scaler| scaler.autoscaler.kind == ObjectKind::ScaledObject);
         if let Some(scaler) = keda
-            && (kind == ByKind::Keda || told(scaler).is_some())
+            && (kind == ByKind::Keda || reported(scaler).is_some())
         {
-            let reason = told(scaler).map(|told| told.reason.clone()).unwrap_or_default();
+            let reason = reported(scaler).map(|reported| reported.reason.clone()).unwrap_or_default();
             return By { kind: ByKind::Keda, name: scaler.autoscaler.name.clone(), reason, guessed: false };
         }
         // Whoever scales to zero loses the field with the value, and its name with it (v1.36): from there nobody is
@@ -411,11 +411,11 @@ impl ChangeLog {
             return By { kind, name, reason: String::new(), guessed: true };
         }
         if let Some(scaler) = hpa {
-            let said = told(scaler);
+            let said = reported(scaler);
             let moved = said.is_some() || scaler.last_scale.is_some_and(near);
             // On a custom resource the write names nobody, so the autoscaler's own clock has to do.
             if kind == ByKind::Hpa || (moved && workload.writer.is_none()) {
-                let reason = said.map(|told| told.reason.clone()).unwrap_or_default();
+                let reason = said.map(|reported| reported.reason.clone()).unwrap_or_default();
                 let (kind, name) = match &scaler.scaled_object {
                     Some(object) => (ByKind::Keda, object.clone()),
                     None => (ByKind::Hpa, scaler.autoscaler.name.clone()),
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_scales_nobody_though_the_old_set_carries_an_old_number() {
+    fn a_rollback_scales_nothing_though_the_old_set_carries_an_old_number() {
         let mut book = ChangeLog::default();
         let old = |revision, desired, wrote| Owner {
             generation: revision as i64,
@@ -602,14 +602,14 @@ mod tests {
         book.workload_gone("old");
         book.replica_set(&set("a", 1, 1, 1100.0), 1100.0);
         book.replica_set(&set("a", 1, 4, 1200.0), 1200.0);
-        let told = RescaleNotice {
+        let reported = RescaleNotice {
             namespace: "shop".into(),
             by: ("HorizontalPodAutoscaler".into(), "web".into()),
             at: 1200.0,
             to: Some(4),
             reason: "queue_depth above target".into(),
         };
-        book.rescaled(told, 1202.0);
+        book.rescaled(reported, 1202.0);
         assert_eq!(story(&book), ["1100 created", "1200 1->4 hpa web queue_depth above target"]);
     }
 

@@ -9,6 +9,7 @@ pub mod finding;
 pub mod kubernetes;
 pub mod past_startup;
 pub mod printable;
+pub mod probe_id;
 pub mod time;
 pub mod units;
 pub mod usage_histogram;

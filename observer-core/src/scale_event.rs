@@ -22,7 +22,7 @@ use crate::{
 
 /// Scale events of one workload within this are one: controllers act in steps, and times are whole seconds.
 const SAME: f64 = 2.0;
-/// No start-up is told beyond the horizon, so no event waits longer.
+/// No start-up is reported beyond the horizon, so no event waits longer.
 const HORIZON: Duration = Duration::from_secs(crate::container::stability::HORIZON_SECONDS as u64);
 /// Kills that may still be tied to an event.
 const KILLS: usize = 256;
@@ -52,7 +52,7 @@ struct Member {
 struct Kill {
     at: Time,
     victim: Container,
-    /// More than one where only the kernel's count tells of them.
+    /// More than one where only the kernel's count reports them.
     kills: u64,
     starting: BTreeSet<CgroupId>,
     linked: Vec<(ScaleEvent, OomRole)>,

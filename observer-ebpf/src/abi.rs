@@ -71,7 +71,7 @@ pub struct Process {
     pub header: Header,
     /// Exec: the cgroup's watermark. Exit: likewise, the last look before the group may empty.
     pub watermark_pages: u64,
-    /// What wait(2) tells of the whole process: status in bits 8..16, signal in bits 0..7. 0 for exec.
+    /// What wait(2) reports of the whole process: status in bits 8..16, signal in bits 0..7. 0 for exec.
     pub exit_code: u32,
     /// Its number in its own pid namespace, and how deep that is: 1 in a nested one is the namespace's init.
     pub namespace_pid: u32,

@@ -92,7 +92,7 @@ pub enum ArgType {
 /// What stands in when no hook can be used.
 #[derive(Debug)]
 pub struct Fallback {
-    /// Who feeds the same metrics then, if anybody.
+    /// What feeds the same metrics then, if anything does.
     pub by: Option<&'static str>,
     /// What is lost, in words an operator understands.
     pub lost: &'static str,

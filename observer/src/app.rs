@@ -104,7 +104,7 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let server = tokio::spawn(serving);
     tokio::spawn(async move {
         signals.wait().await;
-        let _ = stop.send(true); // nobody left to tell is fine
+        let _ = stop.send(true); // no receiver is left: nothing to stop
     });
 
     let starting = Starting::default();
@@ -177,7 +177,7 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
     let clock = ApiClock::default();
     let client = kubernetes::connect(settings.kubeconfig.as_deref(), clock.clone(), &events).await;
     let source = match settings.ledger {
-        config::Ledger::Nobody => None,
+        config::Ledger::Off => None,
         config::Ledger::At(address) => Some(client::Source::remote(address)),
         config::Ledger::Embedded => Some(client::Source::Embedded(ledger::Shared::of(clock.clone()))),
     };
@@ -279,7 +279,7 @@ impl Core {
                     self.stalled();
                 }
                 () = &mut give_up => {
-                    tracing::warn!("the host does not answer: it is left without a last look");
+                    tracing::warn!("the host's files do not answer: exiting without a last reading");
                     break;
                 }
             }

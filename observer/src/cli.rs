@@ -25,7 +25,7 @@ pub struct Cli {
 pub enum Command {
     /// Measure this host until SIGTERM or Ctrl-C, and serve /metrics and a page
     ///
-    /// Needs CAP_BPF and CAP_PERFMON (or root) for its probes; without them it measures what cgroup files tell, and
+    /// Needs CAP_BPF and CAP_PERFMON (or root) for its probes; without them it measures what cgroup files report, and
     /// stays not ready. Every setting can also be given as OBSERVER_<NAME> or in a TOML file.
     Run(Box<Flags>),
     /// Say what this host offers, which hook each probe will use, and what to do about the rest
@@ -50,7 +50,7 @@ pub enum Command {
         #[arg(long, value_name = "TIMES", requires = "serve", value_parser = crate::recording::serve::parse_speed)]
         speed: Option<f64>,
     },
-    /// Tell the story of a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
+    /// Analyse a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
     ///
     /// Reads CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes], Grafana's CSV, JSON of
     /// Prometheus, VictoriaMetrics and cAdvisor, kubectl top and docker stats in a loop, pidstat, psrecord and mprof:
@@ -78,13 +78,13 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = positive)]
         interval: Option<f64>,
     },
-    /// Say what requests, limits and scaling should be, from what was seen: of a node, or of the fleet by Prometheus
+    /// Advise requests, limits and scaling from what was measured: of a node, or of the fleet by Prometheus
     ///
     /// Requests reflect steady usage, limits cover the worst start-up and headroom, memory must settle, replicas follow
     /// request rate, queue depth or latency. Each is a check: pass, warn, fail, or unknown where too little was seen
     /// (docs/advice.md). Reads only: --output patch prints commands for kubectl and runs none. Needs no privileges.
     Advise(Box<advise::Options>),
-    /// Say on one screen what happened to a pod, a workload or a cgroup: kills, whose limit, which scale-up, what to
+    /// Explain on one screen what happened to a pod, workload or cgroup: kills, whose limit, which scale-up, what to
     /// set
     ///
     /// Asks the observer of its node, or a recording. Needs no privileges.
@@ -93,12 +93,12 @@ pub enum Command {
     /// of it, no recording; 3 found, and something is wrong: an OOM kill, a failed exit, memory that does not settle,
     /// or advice that a check fails.
     Why(why::Options),
-    /// Watch who scales what in the whole cluster, and tell the agents: the optional companion of `run`
+    /// Watch what scales which workload in the whole cluster, and answer the agents: the optional companion of `run`
     ///
     /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets
     /// and a few events, keeps two hours of changes, and answers agents by TLS. Without it causes are less sure.
     Ledger(ledger::Options),
-    /// Print a Secret with a certificate for the ledger, or for the agents, for clusters where nobody issues them
+    /// Print a Secret with a certificate for the ledger, or for the agents, for clusters without an issuer
     LedgerSecret {
         /// Namespace of the Secret, and of the ledger
         #[arg(long, default_value = "observer")]

@@ -51,7 +51,7 @@ pub struct Kubernetes {
 /// Who is asked what happened to workloads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ledger {
-    Nobody,
+    Off,
     /// The ledger of the cluster.
     At(LedgerAddress),
     /// This process watches the cluster itself: for clusters of a few nodes.
@@ -119,7 +119,7 @@ pub struct Flags {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub authorize: bool,
     /// Answer in the clear under this host name too (may be given again). Addresses, names without a dot, *.localhost,
-    /// *.internal, *.svc and *.cluster.local always are; another one could be somebody's page (DNS rebinding)
+    /// *.internal, *.svc and *.cluster.local always are; another one may point to this host by DNS rebinding
     #[arg(long = "allow-host", value_name = "NAME", help_heading = "Protection")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_hosts: Vec<String>,
@@ -159,7 +159,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<PathBuf>,
-    /// Name of this host's Node object: containers are told by pod, and why they started [env: OBSERVER_NODE_NAME]
+    /// Name of this host's Node object: containers are reported by pod, with their cause [env: OBSERVER_NODE_NAME]
     #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
@@ -433,7 +433,7 @@ impl Reader<'_> {
         }
         let ledger = match (url, ca, token) {
             (None, ..) if embedded => Ledger::Embedded,
-            (None, ..) => Ledger::Nobody,
+            (None, ..) => Ledger::Off,
             (Some(url), Some(ca), Some(token)) => {
                 if !url.starts_with("https://") {
                     self.problems.push(format!("ledger: {url:?} is not an https:// address"));
@@ -443,7 +443,7 @@ impl Reader<'_> {
             (Some(_), ca, _) => {
                 let missing = if ca.is_none() { "ledger_ca" } else { "ledger_token" };
                 self.problems.push(format!("{missing}: is not set, and ledger needs it"));
-                Ledger::Nobody
+                Ledger::Off
             }
         };
         Some(Kubernetes { node: node?, kubeconfig, ledger })

@@ -35,6 +35,7 @@ use observer_core::model::{
     container::CgroupId,
     event::{AttachOutcome, CgroupVersion, Event, EventKind, Host, Loss, NodeReading},
     kubernetes::ApiState,
+    probe_id::ProbeId,
     time::Time,
 };
 
@@ -159,13 +160,13 @@ impl Reader {
         }
         let only_walks = !statuses
             .iter()
-            .any(|s| s.probe == "cgroup_life" && matches!(s.outcome, AttachOutcome::Attached { .. }));
+            .any(|s| s.probe == ProbeId::CgroupLife && matches!(s.outcome, AttachOutcome::Attached { .. }));
         let mut pending = vec![Event { at: began, what: EventKind::Host(host) }];
         if let Some(kubernetes) = &config.kubernetes {
             // Before any container is known: those of pods wait for the API.
             let watching = ApiState::Watching {
                 node: kubernetes.node.clone(),
-                ledger: kubernetes.ledger != config::Ledger::Nobody,
+                ledger: kubernetes.ledger != config::Ledger::Off,
             };
             pending.push(Event { at: began, what: EventKind::Api(watching) });
         }

@@ -77,7 +77,7 @@ fn play(suite: &Suite, lack: &Lack) -> Result<()> {
     cluster.apply(&manifest.replace(from, to))?;
     let seen = reports(cluster, lack);
     cluster.kubectl(&["delete", "daemonset", "observer", "-n", "observer"])?;
-    // Bindings cannot be changed, only made anew.
+    // Bindings cannot be changed, only made new.
     cluster.kubectl(&["delete", "clusterrolebinding", "observer"])?;
     cluster.wait("the pod to go", Duration::from_secs(60), || {
         Ok(cluster.kubectl(&["get", "pods", "-n", "observer", "-o", "name"])?.is_empty())

@@ -358,7 +358,7 @@ fn wait_ready(home: &Path, name: &str, address: &str) -> Result<()> {
     bail!("observer {name} at {address} is not ready within 20 s; it said:\n{log}")
 }
 
-/// A start as an observer told it.
+/// A start as an observer reported it.
 struct Said {
     namespace: String,
     pod: String,
@@ -391,7 +391,7 @@ fn said(findings: &[Value]) -> Result<Vec<Said>> {
                         namespace: text(&container["namespace"]),
                         pod: text(&container["pod"]),
                         unix_seconds: finding["unix_seconds"].as_f64().context("no start time")?,
-                        cause: "not told".into(),
+                        cause: "not reported".into(),
                         confidence: 0.0,
                         evidence: String::new(),
                     },
@@ -428,9 +428,9 @@ fn judge(truths: &[Truth], said: &[Said]) -> Judged {
         let here = |said: &&Said| {
             said.namespace == truth.namespace && (truth.from..truth.until).contains(&said.unix_seconds)
         };
-        let told: Vec<&Said> = said.iter().filter(here).collect();
-        judged.missed += truth.starts.saturating_sub(told.len());
-        for said in told {
+        let reported: Vec<&Said> = said.iter().filter(here).collect();
+        judged.missed += truth.starts.saturating_sub(reported.len());
+        for said in reported {
             let expected = truth.causes.join(" or ");
             *judged.counts.entry(expected.clone()).or_default().entry(said.cause.clone()).or_default() += 1;
             if truth.causes.contains(&said.cause.as_str()) {

@@ -1,6 +1,6 @@
 //! End to end: an HPA scales a workload on the depth of a queue, its start-ups spike, some are OOM-killed; the deployed
-//! observer tells it, a real Prometheus scrapes it, and every query that is shipped has something to show there. Beside
-//! it, what the kubelet's metrics, `kubectl top` and the pods' statuses tell of the same minutes.
+//! observer reports it, a real Prometheus scrapes it, and every query that is shipped has an answer there. Beside
+//! it, what the kubelet's metrics, `kubectl top` and the pods' statuses report of the same minutes.
 
 use std::{
     fs,
@@ -103,7 +103,7 @@ impl Drop for Running {
     }
 }
 
-/// The queue, and the API that tells its depth to the HPA.
+/// The queue, and the API that reports its depth to the HPA.
 fn queue(suite: &Suite, home: &Path) -> Result<Running> {
     let cluster = &suite.cluster;
     set_depth(home, DEPTH[0])?;
@@ -157,7 +157,7 @@ fn prometheus(cluster: &Cluster, home: &Path) -> Result<Prometheus> {
             kubelet("top", "/metrics/resource", 15),
         ),
     )?;
-    // Of the agent, not only of the ledger: what is asked next must not be 0 because nobody has told it yet.
+    // Of the agent, not only of the ledger: what is asked next must not be 0 because nobody has reported it yet.
     cluster.wait("Prometheus's first scrape of the agent", Duration::from_secs(60), || {
         Ok(!prometheus.ask("observer_node_containers_starting")?.is_empty())
     })?;
@@ -256,7 +256,8 @@ fn compare(suite: &Suite, prometheus: &Prometheus) -> Result<()> {
     ])?;
     let events = events.lines().filter(|reason| reason.contains("OOM")).count();
     // Prometheus is a scrape behind.
-    let what = format!("as many OOM kills told as there are restarts after one by the statuses, {restarts}");
+    let what =
+        format!("as many OOM kills reported as there are restarts after one by the statuses, {restarts}");
     cluster.wait(&what, Duration::from_secs(20), || Ok(kills()? >= f64::from(restarts).max(1.0)))?;
     let kills = kills()?;
 
@@ -278,8 +279,8 @@ fn compare(suite: &Suite, prometheus: &Prometheus) -> Result<()> {
         "the kubelet's metrics have nothing of these pods: nothing is compared"
     );
     eprintln!(
-        "\nwhat was told of {truth} pods, {kills} OOM kills      observer   kubelet, 30 s   kubectl top   statuses   events\n\
-         pods whose peak was told to {:.0} %              {truth:8}   {cadvisor_spikes:13}   {top_spikes:11}          -        -\n\
+        "\nof {truth} pods, {kills} OOM kills                    observer   kubelet, 30 s   kubectl top   statuses   events\n\
+         pods whose peak was seen to {:.0} %                  {truth:8}   {cadvisor_spikes:13}   {top_spikes:11}          -        -\n\
          OOM kills                                    {kills:8}   {cadvisor:13}             -   {last:8}   {events:6}\n\
          OOM kills tied to the scale-up               {tied:8}               -             -          -        -\n",
         SEEN * 100.0
@@ -306,7 +307,7 @@ fn advise(suite: &Suite, prometheus: &Prometheus) -> Result<()> {
     let fleet = ["--prometheus", &prometheus.url];
     let table = advise(&fleet)?;
     eprintln!("\n{table}");
-    ensure!(table.contains("limit_covers_peak"), "the limit is not told of:\n{table}");
+    ensure!(table.contains("limit_covers_peak"), "the limit is not reported:\n{table}");
     let agent = deployed::agent(cluster)?;
     eprintln!("{}", advise(&["--node", &agent, "--namespace", NAMESPACE, "--explain", "deploy/web"])?);
     let mut patches = 0;

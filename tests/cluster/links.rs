@@ -1,4 +1,4 @@
-//! Whether every OOM kill is told, and how soon it is tied to the scale-up that made its victim: after the kill, and
+//! Whether every OOM kill is reported, and how soon it is tied to its victim's scale-up: after the kill, and
 //! after the status in which the pod's container is first named.
 
 use std::{
@@ -22,13 +22,13 @@ pub struct Links {
     /// Of each linked kill: seconds from the kill, and from the first status that names a container of the pod (none:
     /// the link came before).
     seconds: Vec<(f64, Option<f64>)>,
-    /// Pods of which fewer kills were told than they were restarted after.
+    /// Pods of which fewer kills were reported than they were restarted after.
     short: Vec<String>,
     /// Kills of a scale-up's start-ups that were linked to nothing.
     without: usize,
 }
 
-/// Of the scene with the kills: a kill belongs to a scale-up if its container's start was told to be of one.
+/// Of the scene with the kills: a kill belongs to a scale-up if its container's start was reported to be of one.
 pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
     let storm = scenes::namespace(STORM);
     let mut of_scale_up: HashMap<u64, bool> = HashMap::new();
@@ -60,12 +60,12 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
     let mut links = Links::default();
     for (pod, status) in &statuses {
         let of_it = kills.iter().filter(|(cgroup, ..)| pods.get(cgroup) == Some(pod));
-        let told: usize = of_it.map(|(.., times)| times).sum();
+        let reported: usize = of_it.map(|(.., times)| times).sum();
         let restarts = status.restarts.saturating_sub(status.not_killed.len());
-        if told < restarts {
-            links
-                .short
-                .push(format!("{pod} was restarted {restarts} times after a kill, and {told} were told"));
+        if reported < restarts {
+            links.short.push(format!(
+                "{pod} was restarted {restarts} times after a kill, and {reported} were reported"
+            ));
         }
     }
     for (cgroup, killed, _) in kills.into_iter().filter(|(cgroup, ..)| of_scale_up.get(cgroup) == Some(&true))
@@ -84,7 +84,7 @@ pub fn links(findings: &[Value], recording: &Path) -> Result<Links> {
     Ok(links)
 }
 
-/// What the statuses of a pod told.
+/// What the statuses of a pod reported.
 #[derive(Default)]
 struct Status {
     /// When the first that names a container came.

@@ -65,7 +65,7 @@ pub enum Deployed {
 pub struct Suite {
     pub cluster: Cluster,
     pub observer: PathBuf,
-    /// The program that tells the HPA how deep its queue is.
+    /// The program that reports to the HPA how deep its queue is.
     pub queue: PathBuf,
     /// `None` is what an interrupted run left.
     deployed: Mutex<Option<Deployed>>,

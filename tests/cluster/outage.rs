@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
         ("the_api_has_forgotten_where_the_agent_was_and_nothing_is_counted_twice", gone),
         ("a_403_on_pods_says_what_it_costs", pods_forbidden),
         ("a_403_on_owners_leaves_who_it_is_and_loses_why", owners_forbidden),
-        ("a_403_on_one_kind_of_owner_is_named_and_its_starts_are_told", each_owner_forbidden),
+        ("a_403_on_one_kind_of_owner_is_named_and_its_starts_are_reported", each_owner_forbidden),
     ];
     cases
         .map(|(name, play)| {
@@ -121,18 +121,18 @@ fn away_at_start(suite: &Suite) -> Result<()> {
     until("it says that the API is away", 30, || said("does not answer"))?;
     ensure!(metric("observer_kubernetes_up", &[]) == Some(0.0), "observer_kubernetes_up is not 0");
     let kills = |with: &[&str]| metric("observer_container_oom_kills_total", with);
-    until("the kill is told under the uid", 90, || kills(&["workload_type=\"pod\""]) == Some(1.0))?;
+    until("the kill is reported under the uid", 90, || kills(&["workload_type=\"pod\""]) == Some(1.0))?;
     control::start_api(cluster)?;
     until("the API is back", 60, || metric("observer_kubernetes_up", &[]) == Some(1.0))?;
     let own = ["pod=\"outage\"", "container=\"main\""];
-    until("the kill is told under the pod's name", 60, || kills(&own) == Some(1.0))?;
+    until("the kill is reported under the pod's name", 60, || kills(&own) == Some(1.0))?;
     ensure!(kills(&[]) == Some(1.0), "one process was killed, all series together say {:?}", kills(&[]));
     let workload = metric("observer_workload_oom_kills_total", &["workload=\"outage\""]);
     ensure!(workload == Some(1.0), "the workload's kills: {workload:?}");
     Ok(())
 }
 
-/// 410 Gone: while the agent is stopped the API server starts anew, and what it remembers begins after what the agent
+/// 410 Gone: while the agent is stopped the API server restarts, and what it remembers begins after what the agent
 /// knows.
 fn gone(suite: &Suite) -> Result<()> {
     let cluster = &suite.cluster;
@@ -141,7 +141,7 @@ fn gone(suite: &Suite) -> Result<()> {
     let starts = || metric("observer_workload_starts_total", &["workload=\"outage\""]);
     cluster.apply(&scenes::scalable("Deployment", "outage", 2, "", ""))?;
     ready(cluster, 2)?;
-    until("two starts are told", 60, || starts() == Some(2.0))?;
+    until("two starts are reported", 60, || starts() == Some(2.0))?;
     let listed = lists()?;
     agent.signal(Signal::STOP)?;
     control::stop_api();
@@ -149,12 +149,12 @@ fn gone(suite: &Suite) -> Result<()> {
     cluster.kubectl(&["scale", "deployment/outage", "--replicas=4"])?;
     ready(cluster, 4)?;
     agent.signal(Signal::CONT)?;
-    until("the other two are told", 60, || starts() == Some(4.0))?;
+    until("the other two are reported", 60, || starts() == Some(4.0))?;
     ensure!(
         lists()? > listed,
-        "the agent did not list the pods again, so it was not told 410 Gone: this tested nothing"
+        "the agent did not list the pods again, so it was not answered 410 Gone: this tested nothing"
     );
-    sleep(Duration::from_secs(15)); // what is counted twice is counted once its cause is told, ten seconds later
+    sleep(Duration::from_secs(15)); // what is counted twice is counted once its cause is reported, ten seconds later
     ensure!(starts() == Some(4.0), "four containers started, and {:?} are counted", starts());
     Ok(())
 }
@@ -168,7 +168,7 @@ pub fn ready(cluster: &Cluster, replicas: u32) -> Result<()> {
     })
 }
 
-/// How often observers listed the pods: at first, and whenever the API server tells them, in the watch's stream, 410
+/// How often observers listed the pods: at first, and whenever the API server answers, in the watch's stream, 410
 /// Gone.
 fn lists() -> Result<usize> {
     let log = fs::read_to_string(Path::new(HOME).join("audit.log")).context("no audit log")?;
@@ -219,7 +219,7 @@ fn owners_forbidden(suite: &Suite) -> Result<()> {
     cluster.apply(&scenes::scalable("Deployment", "outage", 1, "", ""))?;
     ready(cluster, 1)?;
     let with = ["workload=\"outage\"", "workload_type=\"deployment\"", "cause=\"unknown\""];
-    until("the start is told without its cause", 60, || {
+    until("the start is reported without its cause", 60, || {
         metric("observer_workload_starts_total", &with) == Some(1.0)
     })?;
     ensure!(said("cannot get ReplicaSet"), "it does not say what is forbidden");
@@ -260,7 +260,7 @@ fn each_owner_forbidden(suite: &Suite) -> Result<()> {
             _ => scenes::scalable("Deployment", "outage", 1, "", ""),
         })?;
         let starts = || metric("observer_workload_starts_total", &["workload=\"outage"]);
-        until(&format!("the start is told without {kind}"), 60, || starts() == Some(1.0))?;
+        until(&format!("the start is reported without {kind}"), 60, || starts() == Some(1.0))?;
         ensure!(said(&format!("cannot get {kind}")), "it does not say that it may not get a {kind}");
         remove(cluster)?;
     }

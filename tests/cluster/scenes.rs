@@ -15,7 +15,7 @@ pub struct Truth {
     pub namespace: String,
     pub from: f64,
     pub until: f64,
-    /// Any of these is right: what the API does not tell apart is not held against anybody.
+    /// Any of these is right: what the API does not distinguish is not held against anybody.
     pub causes: Vec<&'static str>,
     /// How many the step made.
     pub starts: usize,
@@ -122,7 +122,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Ids of all containers the statuses tell, living and the last dead of each.
+    /// Ids of all containers the statuses report, living and the last dead of each.
     fn started(&self) -> Result<Vec<String>> {
         let path = "jsonpath={range .items[*].status.containerStatuses[*]}{.containerID}{\"\\n\"}{.lastState.terminated.containerID}{\"\\n\"}{end}";
         let text = self.kubectl(&["get", "pods", "-o", path])?;
@@ -131,13 +131,13 @@ impl<'a> Stage<'a> {
 
     /// For a person who asks why nothing happens.
     fn state(&self) -> String {
-        let told = |args: &[&str]| self.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
+        let reported = |args: &[&str]| self.kubectl(args).unwrap_or_else(|error| format!("{error:#}\n"));
         let conditions =
             "jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}";
         [
-            told(&["get", "pods", "-o", "wide"]),
-            told(&["get", "events", "--sort-by=.lastTimestamp"]),
-            told(&["get", "nodes", "-o", conditions]),
+            reported(&["get", "pods", "-o", "wide"]),
+            reported(&["get", "events", "--sort-by=.lastTimestamp"]),
+            reported(&["get", "nodes", "-o", conditions]),
         ]
         .concat()
     }
@@ -250,7 +250,7 @@ fn slow_rollout(stage: &mut Stage) -> Result<()> {
     })
 }
 
-/// A real HorizontalPodAutoscaler needs no metrics to keep its minimum: it scales, writes and tells as always.
+/// A real HorizontalPodAutoscaler needs no metrics to keep its minimum: it scales, writes and reports as always.
 fn hpa(stage: &mut Stage) -> Result<()> {
     stage.step(&["first_deploy"], 1, |stage| stage.apply(&scalable("Deployment", "web", 1, "", "")))?;
     stage.apply(&autoscaler("web", "", DEPLOYMENT))?;
@@ -302,7 +302,7 @@ fn keda(stage: &mut Stage) -> Result<()> {
     })?;
     stage.step(&["scale_up_keda"], 1, |stage| {
         scale_as("keda", 1)(stage)?;
-        // What the operator tells when it has.
+        // What the operator reports when it has.
         let uid = stage.kubectl(&["get", "scaledobject/web", "-o", "jsonpath={.metadata.uid}"])?;
         stage.apply(&format!(
             "apiVersion: v1\nkind: Event\nmetadata: {{name: web.activated}}\ntype: Normal\nreason: KEDAScaleTargetActivated\naction: Activated\nreportingComponent: keda-operator\n\
@@ -461,7 +461,7 @@ fn jobs(stage: &mut Stage) -> Result<()> {
     stage.kubectl(&["delete", "cronjob/report"]).map(|_| ())
 }
 
-/// Each pod starts once, and again and again for its own reason: the first is told apart by its time.
+/// Each pod starts once, and again and again for its own reason: the first is distinguished by its time.
 fn restarts(stage: &mut Stage) -> Result<()> {
     let table: [(&str, &[&'static str], &str, &str); 4] = [
         ("crash", &["restart_after_failure"], r#"["/workload","exit","--code","3","--after","8"]"#, ""),

@@ -37,7 +37,7 @@ subjects: [{kind: ServiceAccount, name: scraper, namespace: observer}]
 
 pub fn cases() -> Vec<Case> {
     vec![
-        case("deploy::secured_tells_those_who_may_read", Deployed::Secured, those_who_may),
+        case("deploy::secured_answers_those_who_may_read", Deployed::Secured, those_who_may),
         case("deploy::secured_is_scraped_as_shipped", Deployed::Secured, scraped),
         case(
             "deploy::secured_forgets_a_permission_within_a_minute",
@@ -85,7 +85,10 @@ fn those_who_may(suite: &Suite) -> Result<()> {
     ] {
         let (status, body) = get(cluster, path, token)?;
         ensure!(status == expected, "{path} with {who}: {status} instead of {expected}: {body}");
-        ensure!(expected == "200" || !body.contains("observer_"), "{path}: refused, and told all the same");
+        ensure!(
+            expected == "200" || !body.contains("observer_"),
+            "{path}: refused, and reported all the same"
+        );
     }
     let (_, metrics) = get(cluster, "/metrics", Some(&reader))?;
     ensure!(metrics.contains("observer_node_containers"), "these are no metrics: {metrics}");
@@ -126,12 +129,12 @@ fn scraped(suite: &Suite) -> Result<()> {
     let prometheus =
         Prometheus::start(home, &format!("global: {{scrape_interval: 2s}}\nscrape_configs:\n{job}"))?;
     cluster.wait("the scrape of the protected agent", Duration::from_secs(30), || {
-        let told = format!("observer_node_containers{{instance=\"{NODE}\"}} and on(instance) up == 1");
-        Ok(!prometheus.ask(&told)?.is_empty())
+        let reported = format!("observer_node_containers{{instance=\"{NODE}\"}} and on(instance) up == 1");
+        Ok(!prometheus.ask(&reported)?.is_empty())
     })
 }
 
-/// Status and body. The pods have no name here that resolves, so the name of the certificate is told to curl.
+/// Status and body. The pods have no name here that resolves, so the name of the certificate is given to curl.
 fn get(cluster: &Cluster, path: &str, token: Option<&str>) -> Result<(String, String)> {
     let address = deployed::address(cluster)?;
     let mut curl = Command::new("curl");

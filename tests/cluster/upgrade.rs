@@ -24,7 +24,7 @@ fn ledger(suite: &Suite) -> Result<()> {
     oci::write(&tar, NEXT, oci::HOST, &files, &["/observer"])?;
     control::import(&tar)?;
     let before = holder(cluster)?;
-    ensure!(!before.is_empty(), "nobody holds the lease");
+    ensure!(!before.is_empty(), "no replica holds the lease");
     cluster.kubectl(&[
         "set",
         "image",

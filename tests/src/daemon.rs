@@ -27,7 +27,7 @@ pub struct Daemon {
 
 /// The workspace's binaries are beside the test's own.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let me = std::env::current_exe().context("cannot tell where this program is")?;
+    let me = std::env::current_exe().context("cannot find where this program is")?;
     let beside =
         me.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file());
     beside.with_context(|| format!("no binary {name} near {}; run `cargo xtask test`", me.display()))

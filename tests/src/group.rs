@@ -52,7 +52,7 @@ impl Tree {
         self.v1
     }
 
-    /// Whether groups tell their pressure: v2, with PSI on.
+    /// Whether groups report their pressure: v2, with PSI on.
     pub fn has_pressure(&self) -> bool {
         let probe = self.group(&format!("observer-psi-{}", std::process::id()));
         !self.v1 && probe.is_ok_and(|probe| fs::read(probe.directory.join("memory.pressure")).is_ok())

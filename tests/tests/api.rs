@@ -111,7 +111,7 @@ fn every_answer_of_every_case_is_as_documented() {
     }
 }
 
-/// A reader of deltas ends with what one who asks at the end is told.
+/// A reader of deltas ends with the state that a request at the end gets.
 #[test]
 fn deltas_are_as_documented_and_add_up_to_the_state() {
     let document = document();

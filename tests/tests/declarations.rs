@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use observer::{commands::docs, sinks::metrics, sources::kernel::attach};
+use observer_core::model::probe_id::ProbeId;
 use observer_ebpf::probes;
+use strum::IntoEnumIterator;
 
 fn workspace(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -74,11 +76,18 @@ fn every_declared_program_is_in_the_object_and_the_reverse() {
 }
 
 #[test]
+fn the_core_knows_every_probe_by_name() {
+    let declared: BTreeSet<String> = probes::ALL.iter().map(|probe| probe.name.to_owned()).collect();
+    let known = ProbeId::iter().filter(|id| !matches!(id, ProbeId::Other(_)));
+    assert_eq!(known.map(String::from).collect::<BTreeSet<String>>(), declared);
+}
+
+#[test]
 fn every_metric_a_probe_feeds_is_declared() {
     let declared: BTreeSet<&str> = metrics::declarations().iter().map(|family| family.name).collect();
     for probe in probes::ALL {
         for feeds in probe.feeds {
-            assert!(declared.contains(feeds), "probe {} feeds {feeds}, which nobody declares", probe.name);
+            assert!(declared.contains(feeds), "probe {} feeds {feeds}, which no family declares", probe.name);
         }
     }
 }

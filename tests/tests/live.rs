@@ -149,8 +149,8 @@ fn trial(
                 .or((!there).then(|| "no freezer of cgroup v1 on this host".to_owned()))
         }
         Needs::Pressure => {
-            let told = stage.tree.as_ref().is_some_and(Tree::has_pressure);
-            no_probes.map(str::to_owned).or((!told).then(|| "no PSI per cgroup on this host".to_owned()))
+            let reported = stage.tree.as_ref().is_some_and(Tree::has_pressure);
+            no_probes.map(str::to_owned).or((!reported).then(|| "no PSI per cgroup on this host".to_owned()))
         }
         Needs::Trampolines => no_probes.or(no_trampolines).map(str::to_owned),
         Needs::Disposable => {

@@ -93,7 +93,7 @@ fn reviewable(exposition: &str) -> String {
 
 /// What is said of a recording, without the times at which it was said; of causes without how sure they are: a clock
 /// that is off takes evidence away.
-fn told(events: &str) -> Vec<String> {
+fn reported(events: &str) -> Vec<String> {
     let mut lines = Vec::new();
     replay::replay(events.as_bytes(), |finding| lines.extend(log::line(finding)))
         .unwrap_or_else(|error| panic!("{error}"));
@@ -104,14 +104,14 @@ fn told(events: &str) -> Vec<String> {
     lines.into_iter().map(cause).collect()
 }
 
-/// Every pod told again and again, pods that went before anybody saw them, and an API server whose clock is 5 s off:
+/// Every pod reported several times, pods that went before they were seen, and an API server whose clock is 5 s off:
 /// the same causes, and nothing counted twice.
 #[test]
 fn relists_and_an_api_clock_5_s_off_change_nothing() {
     let case =
         concat!(env!("CARGO_MANIFEST_DIR"), "/cases/kubernetes_autoscaled_without_ledger/events.jsonl");
     let events = std::fs::read_to_string(case).unwrap();
-    let expected: Vec<String> = told(&events);
+    let expected: Vec<String> = reported(&events);
     for skew in [-5.0, 0.0, 5.0] {
         let mut disturbed = String::new();
         let mut pods: Vec<Value> = Vec::new();
@@ -134,7 +134,7 @@ fn relists_and_an_api_clock_5_s_off_change_nothing() {
                     &format!("{{\"at\":{at},\"what\":{{\"pod_gone\":{{\"uid\":\"nobody-saw-it\"}}}}}}\n");
             }
         }
-        assert_eq!(told(&disturbed), expected, "skew {skew}");
+        assert_eq!(reported(&disturbed), expected, "skew {skew}");
     }
 }
 

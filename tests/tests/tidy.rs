@@ -20,7 +20,6 @@ const LINES: usize = 400;
 /// Files above `LINES`, with the reason.
 const LONG: &[(&str, &str)] = &[
     ("observer-core/src/attribution.rs", "one stage and its tests"),
-    ("observer-core/src/attribution/cgroup_path.rs", "a table of runtimes and its tests"),
     ("observer-core/src/cause/decide.rs", "the decision table and its tests"),
     ("observer-core/src/container/lifecycle.rs", "half of it tests"),
     ("observer-core/src/container/oom.rs", "half of it tests"),

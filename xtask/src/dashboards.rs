@@ -376,7 +376,7 @@ const DASHBOARDS: &[Dashboard] = &[
             ),
             panel(
                 "OOM kills by scale-up, an hour",
-                "victim: it made the victim; under_way: it was starting when somebody was killed.",
+                "victim: it made the victim; under_way: it was starting when another was killed.",
                 LINES,
                 SHORT,
                 12,

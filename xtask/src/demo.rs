@@ -1,4 +1,4 @@
-//! A staged scale-up: real processes in memory cgroups of their own, one of every kind the observer tells apart.
+//! A staged scale-up: real processes in memory cgroups of their own, one of every kind the observer distinguishes.
 
 use std::{
     path::Path,

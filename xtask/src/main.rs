@@ -57,7 +57,7 @@ enum Task {
     Bench(bench::Options),
     /// Feed the parsers of bytes that others write with what no test thinks of
     Fuzz(fuzz::Options),
-    /// Record the replay cases anew on this machine, into tests/cases/
+    /// Record the replay cases again on this machine, into tests/cases/
     Record(record::Options),
     /// Write what is generated: docs/metrics.md, docs/probes.md, dashboards, the PrometheusRule
     Docs,

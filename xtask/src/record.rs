@@ -1,4 +1,4 @@
-//! Records the replay cases anew on this machine: `tests/cases/<name>/events.jsonl`, with a note of where and how.
+//! Records the replay cases again on this machine: `tests/cases/<name>/events.jsonl`, with a note of where and how.
 //!
 //! A case holds only the events of its own cgroups and of the node.
 
@@ -47,7 +47,7 @@ const CASES: &[Case] = &[
     case(
         "scale_up_of_four",
         26,
-        "One instance, then four more at once: each is told by itself, and the node by their sum.",
+        "One instance, then four more at once: each is reported by itself, and the node by their sum.",
         &[
             role("web/1", 0, Some(256), SPIKE, ""),
             role("web/2", 4, Some(256), SPIKE, ""),
@@ -77,7 +77,7 @@ const CASES: &[Case] = &[
     case(
         "a_child_is_killed",
         8,
-        "A child exceeds the container's limit; the main process lives on, so nothing but the kill tells.",
+        "A child exceeds the container's limit; the main process lives on, so only the kill shows it.",
         &[role("worker/1", 0, Some(96), "child --size 200", "")],
     ),
     case(

@@ -100,7 +100,11 @@ fn replay_alike() -> Result<()> {
         shell::output(command.arg("replay").arg(&case))
     };
     let [amd64, arm64] = [replay(Arch::Amd64)?, replay(Arch::Arm64)?];
-    ensure!(!amd64.is_empty() && amd64 == arm64, "the two binaries tell other metrics of {}", case.display());
+    ensure!(
+        !amd64.is_empty() && amd64 == arm64,
+        "the two binaries report other metrics of {}",
+        case.display()
+    );
     Ok(())
 }
 

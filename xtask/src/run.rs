@@ -19,7 +19,7 @@ pub struct Options {
     /// Also stage a small scale-up: a dozen cgroups that spike, settle, leak, swing, or are OOM-killed
     #[arg(long)]
     demo: bool,
-    /// How long the demo lasts; a leak is told from a slow start only after two minutes
+    /// How long the demo lasts; a leak is distinguished from a slow start only after two minutes
     #[arg(long, value_name = "SECONDS", default_value_t = 150)]
     seconds: u64,
     /// Options for `observer run`, after --
@@ -39,7 +39,7 @@ pub fn run(options: &Options) -> Result<()> {
     outlive(&interrupted)?;
     if !shell::is_root() {
         eprintln!(
-            "not root: the probes need CAP_BPF and CAP_PERFMON; what cgroup files tell will be measured"
+            "not root: the probes need CAP_BPF and CAP_PERFMON; what cgroup files report will be measured"
         );
     }
     eprintln!("starting the observer: it prints where its page is; stop with Ctrl-C");

@@ -287,7 +287,7 @@ impl Report {
     }
 }
 
-/// A line of the table, and what it is told apart by.
+/// A line of the table, and what it is distinguished by.
 struct Row {
     kernel: String,
     boot: String,
@@ -318,7 +318,7 @@ impl Row {
     }
 }
 
-/// The document's rows, those of the machines just booted anew.
+/// The document's rows, those of the machines just booted replaced.
 fn renewed(document: &str, rows: Vec<Row>) -> Vec<Row> {
     let is_new = |old: &Row| rows.iter().any(|row| (&row.kernel, &row.boot) == (&old.kernel, &old.boot));
     let kept: Vec<Row> = document.lines().filter_map(Row::read).filter(|old| !is_new(old)).collect();

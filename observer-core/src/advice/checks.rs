@@ -78,7 +78,7 @@ fn unknown(why: impl Into<String>) -> Judged {
 }
 
 fn no_ledger() -> Judged {
-    unknown("the ledger tells the autoscalers, and is not asked")
+    unknown("autoscalers are known from the ledger, which is not configured")
 }
 
 /// Everything that scales it, and the VPA among them that acts; without one, that is the verdict.

@@ -30,16 +30,16 @@ const LEAST: u64 = 16 * MIB;
 impl Numbers {
     pub fn of(facts: &Facts, settings: &Settings) -> Self {
         let startups = &facts.startups;
-        let told = startups.count.saturating_sub(startups.failed);
+        let reported = startups.count.saturating_sub(startups.failed);
         let missing = if startups.count < settings.min_startups {
             let starting = match facts.current.starting {
                 0 => String::new(),
                 starting => format!("; {starting} under way"),
             };
             Some(format!("{} start-up(s) seen, {} needed{starting}", startups.count, settings.min_startups))
-        } else if told < settings.min_startups {
+        } else if reported < settings.min_startups {
             Some(format!(
-                "{} of {} start-ups failed before they were stable: {told} can be judged, {} needed",
+                "{} of {} start-ups failed before they were stable: {reported} can be judged, {} needed",
                 startups.failed, startups.count, settings.min_startups
             ))
         } else if startups.judged() > 0 && startups.drifts() {

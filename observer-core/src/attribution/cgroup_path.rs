@@ -4,8 +4,6 @@
 //! a systemd unit, or nothing but itself. Everything below the owner *is* the owner: a nested init, a service's
 //! delegated group. Layouts: docs/identity of kubelet (`cgroup_manager_linux.go`), systemd.unit(5), crun, CRI-O.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{attribution::workload_name, model::container::Labels};
 
 /// The owner of a cgroup.
@@ -24,7 +22,6 @@ pub enum Kind<'a> {
     Pod {
         uid: String,
         container_id: &'a str,
-        qos: Qos,
     },
     /// A container outside Kubernetes: `docker-<id>.scope`, `libpod-<id>.scope`, `/docker/<id>`.
     Container {
@@ -36,14 +33,6 @@ pub enum Kind<'a> {
         name: &'a str,
     },
     Plain,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Qos {
-    Guaranteed,
-    Burstable,
-    BestEffort,
 }
 
 /// Who a cgroup's memory is reported for. `None`: not a container but a group of them (root, slices, pods, QoS
@@ -66,8 +55,7 @@ pub fn owner(path: &str) -> Option<Owner<'_>> {
         if runtime.is_some_and(is_monitor) {
             return None;
         }
-        let qos = qos(&path[..parts[leaf].end]);
-        return Some(own(path, &parts, leaf, Kind::Pod { uid: pod_uid(parts[at].name)?, container_id, qos }));
+        return Some(own(path, &parts, leaf, Kind::Pod { uid: pod_uid(parts[at].name)?, container_id }));
     }
     if parts.iter().any(|part| part.name.starts_with("kubepods")) {
         return None; // a QoS class, or something of the kubelet's between class and pod
@@ -161,16 +149,6 @@ fn is_unit(name: &str) -> bool {
     name.ends_with(".service") || name.ends_with(".scope")
 }
 
-fn qos(path: &str) -> Qos {
-    if path.contains("besteffort") {
-        Qos::BestEffort
-    } else if path.contains("burstable") {
-        Qos::Burstable
-    } else {
-        Qos::Guaranteed
-    }
-}
-
 /// Labels of an owner, from the path alone. Two owners never share a name; `workload_name.rs` groups them.
 pub fn labels(owner: &Owner) -> Labels {
     let of = |container: String, workload: String, workload_type: &str| Labels {
@@ -216,9 +194,9 @@ mod tests {
         match owner(path) {
             None => "none".into(),
             Some(owner) => match owner.kind {
-                Kind::Pod { uid, container_id, qos } => {
+                Kind::Pod { uid, container_id } => {
                     assert_eq!(container_id, ID, "{path}");
-                    format!("pod {uid} {qos:?} +{}", owner.below)
+                    format!("pod {uid} +{}", owner.below)
                 }
                 Kind::Container { id, .. } => {
                     assert_eq!(id, ID, "{path}");
@@ -240,18 +218,18 @@ mod tests {
             ("/kubepods".into(), "none".into()),
             ("/kubepods.slice/kubepods-burstable.slice".into(), "none".into()),
             (format!("/kubepods/burstable/pod{UID}"), "none".into()),
-            (format!("/kubepods/burstable/pod{UID}/{ID}"), format!("pod {UID} Burstable +0")),
-            (format!("/kubepods/pod{UID}/{ID}"), format!("pod {UID} Guaranteed +0")),
-            (format!("/kubepods/besteffort/pod{hash}/{ID}"), format!("pod {hash} BestEffort +0")),
+            (format!("/kubepods/burstable/pod{UID}/{ID}"), format!("pod {UID} +0")),
+            (format!("/kubepods/pod{UID}/{ID}"), format!("pod {UID} +0")),
+            (format!("/kubepods/besteffort/pod{hash}/{ID}"), format!("pod {hash} +0")),
             (
                 format!(
                     "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{u}.slice/cri-containerd-{ID}.scope"
                 ),
-                format!("pod {UID} Burstable +0"),
+                format!("pod {UID} +0"),
             ),
             (
                 format!("/kubepods.slice/kubepods-pod{u}.slice/crio-{ID}.scope/container"),
-                format!("pod {UID} Guaranteed +1"),
+                format!("pod {UID} +1"),
             ),
             (format!("/kubepods.slice/kubepods-pod{u}.slice/crio-conmon-{ID}.scope"), "none".into()),
             (
@@ -259,13 +237,13 @@ mod tests {
                     "/system.slice/docker-{}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{u}.slice/cri-containerd-{ID}.scope/init.scope",
                     ID.replace('3', "4")
                 ),
-                format!("pod {UID} Guaranteed +1"),
+                format!("pod {UID} +1"),
             ),
             (
                 format!(
                     "/system.slice/containerd.service/kubepods-burstable-pod{u}.slice:cri-containerd:{ID}"
                 ),
-                format!("pod {UID} Burstable +0"),
+                format!("pod {UID} +0"),
             ),
             (format!("/system.slice/docker-{ID}.scope"), "container +0".into()),
             (format!("/docker/{ID}/system.slice/nginx.service"), "container +2".into()),
@@ -284,8 +262,8 @@ mod tests {
     fn said(path: &str) -> String {
         let Some(owner) = owner(path) else { return "none".into() };
         match owner.kind {
-            Kind::Pod { uid, container_id, qos } => {
-                format!("{}/{}/{}", format!("{qos:?}").to_lowercase(), &uid[..8], &container_id[..8])
+            Kind::Pod { uid, container_id } => {
+                format!("pod/{}/{}", &uid[..8], &container_id[..8])
             }
             Kind::Container { id, .. } => format!("container/{}", &id[..8]),
             Kind::Unit { name } => format!("unit/{name}"),
@@ -310,13 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_real_nodes_are_told() {
+    fn groups_of_real_nodes_are_reported() {
         let lines = include_str!("trees.txt").lines();
         let groups = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let told: Vec<_> =
+        let reported: Vec<_> =
             groups.map(|line| line.split_once(' ').expect("what it is, and its path")).collect();
-        assert!(!told.is_empty());
-        for (expected, path) in told {
+        assert!(!reported.is_empty());
+        for (expected, path) in reported {
             assert_eq!(said(path), expected, "{path}");
         }
     }
@@ -343,12 +321,14 @@ mod tests {
 
     /// What the kubelet and a runtime call the groups of a pod and its container (kubernetes:
     /// pkg/kubelet/cm/cgroup_manager_linux.go; a systemd slice's name holds those of its parents).
-    fn layout(roots: &[String], systemd: bool, qos: Qos, uid: &str, runtime: &str, id: &str) -> String {
-        let class = match qos {
-            Qos::Guaranteed => None,
-            Qos::Burstable => Some("burstable"),
-            Qos::BestEffort => Some("besteffort"),
-        };
+    fn layout(
+        roots: &[String],
+        systemd: bool,
+        class: Option<&str>,
+        uid: &str,
+        runtime: &str,
+        id: &str,
+    ) -> String {
         let pod = format!("pod{}", if systemd { uid.replace('-', "_") } else { uid.to_owned() });
         let names = roots.iter().map(String::as_str).chain(["kubepods"]).chain(class).chain([pod.as_str()]);
         let names: Vec<&str> = names.collect();
@@ -366,19 +346,18 @@ mod tests {
             node in proptest::option::of("/docker/[0-9a-f]{64}|/system[.]slice/docker-[0-9a-f]{64}[.]scope|/machine/[a-z]{1,9}"),
             roots in proptest::collection::vec("kubelet|k8s|nodes|[a-z]{1,12}", 0..3),
             systemd in proptest::bool::ANY,
-            class in 0..3usize,
+            class in proptest::option::of("burstable|besteffort"),
             uid in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}",
             runtime in "cri-containerd|crio|docker",
             id in "[0-9a-f]{64}",
             below in proptest::collection::vec("init[.]scope|container|[a-z]{1,9}", 0..3),
         ) {
-            let qos = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort][class];
-            let own = format!("{}{}", node.unwrap_or_default(), layout(&roots, systemd, qos, &uid, &runtime, &id));
+            let own = format!("{}{}", node.unwrap_or_default(), layout(&roots, systemd, class.as_deref(), &uid, &runtime, &id));
             let path = below.iter().fold(own.clone(), |path, name| format!("{path}/{name}"));
             let owner = owner(&path).unwrap();
             proptest::prop_assert_eq!(owner.path, own.as_str());
             proptest::prop_assert_eq!(owner.below as usize, below.len());
-            proptest::prop_assert_eq!(owner.kind, Kind::Pod { uid, container_id: &id, qos });
+            proptest::prop_assert_eq!(owner.kind, Kind::Pod { uid, container_id: &id });
             let (of_pod, _) = own.rsplit_once('/').unwrap();
             proptest::prop_assert!(super::owner(of_pod).is_none());
         }

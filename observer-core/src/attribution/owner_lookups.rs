@@ -32,7 +32,7 @@ pub struct Sibling {
     /// On the API server's clock.
     pub created: f64,
     /// When this node received it, on this node's clock.
-    pub told: f64,
+    pub reported: f64,
 }
 
 /// Reason of a lost pod when the API gives no other reason.

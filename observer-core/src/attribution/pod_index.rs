@@ -42,7 +42,7 @@ struct Known {
     pod: Pod,
     /// First and last time that the API reported the pod, on this node's clock.
     seen: f64,
-    told: f64,
+    reported: f64,
     gone: Option<f64>,
 }
 
@@ -74,7 +74,7 @@ impl Pods {
             self.by_hash.insert(hash.clone(), pod.uid.clone());
         }
         let seen = self.pods.get(&pod.uid).map_or(now, |known| known.seen);
-        self.pods.insert(pod.uid.clone(), Known { pod, seen, told: now, gone: None });
+        self.pods.insert(pod.uid.clone(), Known { pod, seen, reported: now, gone: None });
     }
 
     pub fn gone(&mut self, uid: &str, now: f64) {
@@ -129,10 +129,10 @@ impl Pods {
     }
 
     /// Whether a status written since then has an id for each of the pod's containers: any other id is the sandbox.
-    pub fn tells_all_since(&self, key: &str, since: f64) -> bool {
+    pub fn reports_all_since(&self, key: &str, since: f64) -> bool {
         let uid = self.by_hash.get(key).map_or(key, String::as_str);
         let all = |pod: &Pod| pod.containers.iter().all(|container| container.id.is_some());
-        self.pods.get(uid).is_some_and(|known| known.told >= since && all(&known.pod))
+        self.pods.get(uid).is_some_and(|known| known.reported >= since && all(&known.pod))
     }
 
     /// By uid or config hash.
@@ -220,16 +220,16 @@ impl Pods {
             before.is_lt() && pod.created - known.pod.created <= SIBLINGS_SECONDS
         };
         let of_owner = |known: &&Known| known.pod.controller.as_ref().is_some_and(|by| by.uid == owner.uid);
-        let sibling = |known: &Known| Sibling { created: known.pod.created, told: known.seen };
+        let sibling = |known: &Known| Sibling { created: known.pod.created, reported: known.seen };
         self.pods.values().filter(earlier).filter(of_owner).map(sibling).collect()
     }
 
     /// The ledger's record of the pod's workload since the pod was created.
     pub fn record_of(&self, pod: &Pod) -> Option<&ChangeRecord> {
         let uid = &pod.controller.as_ref()?.uid;
-        let (record, told) = self.records.get(self.workload_of.get(uid).unwrap_or(uid))?;
+        let (record, reported) = self.records.get(self.workload_of.get(uid).unwrap_or(uid))?;
         let seen = self.pods.get(&pod.uid)?.seen;
-        (*told >= seen).then_some(record)
+        (*reported >= seen).then_some(record)
     }
 }
 

@@ -61,7 +61,7 @@ fn follows_seconds(pods: u64) -> f64 {
 /// `None`: nothing to say of this container (an ephemeral one is a person's).
 pub fn decide(facts: &Evidence) -> Option<Decision> {
     let Some(pod) = facts.pod else {
-        return Some(Decision::new(Cause::Unknown, 0.1, "the API has not told the pod yet"));
+        return Some(Decision::new(Cause::Unknown, 0.1, "the API has not reported the pod yet"));
     };
     if facts.container.is_some_and(|container| container.role == Role::Ephemeral) {
         return None;
@@ -180,7 +180,7 @@ fn job(facts: &Evidence, name: &str) -> Decision {
         Some(Some(above)) => {
             Decision::new(Cause::Job, 1.0, format!("Job {name} of {} {}", above.kind, above.name))
         }
-        Some(None) => Decision::new(Cause::Job, 1.0, format!("Job {name}, which nobody owns")),
+        Some(None) => Decision::new(Cause::Job, 1.0, format!("Job {name}, which has no owner")),
         None => Decision::new(Cause::Job, 0.6, format!("Job {name}, whose owner is not known yet"))
             .or(&[Cause::CronJob]),
     }
@@ -294,9 +294,9 @@ fn expected_pods_seen(changes: &[Change], siblings: &[Sibling], made: f64) -> bo
     })
 }
 
-/// Number of siblings created since `made` and reported after `told`.
-fn came_since(siblings: &[Sibling], made: f64, told: f64) -> u64 {
-    let since = |sibling: &&Sibling| sibling.created >= made && sibling.told > told;
+/// Number of siblings created since `made` and reported after `reported`.
+fn came_since(siblings: &[Sibling], made: f64, reported: f64) -> u64 {
+    let since = |sibling: &&Sibling| sibling.created >= made && sibling.reported > reported;
     siblings.iter().filter(since).count() as u64
 }
 
@@ -574,7 +574,7 @@ mod tests {
     #[test]
     fn a_ledger_that_has_just_begun_knows_only_what_began_with_it() {
         let pod = pod("ReplicaSet");
-        let told = |created: f64| {
+        let reported = |created: f64| {
             let created = Change { at: MADE - created, what: Changed::Created };
             let record = ChangeRecord {
                 observed_since: MADE - 20.0,
@@ -582,10 +582,10 @@ mod tests {
                 ..ChangeRecord::default()
             };
             let facts = Evidence { pod: Some(&pod), record: Some(&record), ..Evidence::default() };
-            told(facts)
+            reported(facts)
         };
-        assert_eq!(told(22.0), "first_deploy 0.95");
-        assert_eq!(told(900.0), "unknown 0.10");
+        assert_eq!(reported(22.0), "first_deploy 0.95");
+        assert_eq!(reported(900.0), "unknown 0.10");
     }
 
     fn scaled(before: f64, from: u64, to: u64, kind: ByKind) -> Change {
@@ -598,7 +598,7 @@ mod tests {
         Change { at: MADE - before, what }
     }
 
-    fn told(facts: Evidence) -> String {
+    fn reported(facts: Evidence) -> String {
         let decision = decide(&facts).unwrap();
         format!("{} {:.2}", decision.cause.name(), decision.confidence)
     }
@@ -612,7 +612,7 @@ mod tests {
             (pod("Job"), "job 0.60"),
         ];
         for (pod, expected) in table {
-            assert_eq!(told(Evidence { pod: Some(&pod), ..Evidence::default() }), expected);
+            assert_eq!(reported(Evidence { pod: Some(&pod), ..Evidence::default() }), expected);
         }
     }
 
@@ -652,7 +652,7 @@ mod tests {
         for (name, changes, expected) in table {
             let record = record(changes);
             let facts = Evidence { pod: Some(&pod), record: Some(&record), ..Evidence::default() };
-            assert_eq!(told(facts), expected, "{name}");
+            assert_eq!(reported(facts), expected, "{name}");
         }
     }
 
@@ -704,12 +704,12 @@ mod tests {
                 looks: looks.as_ref(),
                 ..Evidence::default()
             };
-            assert_eq!(told(facts), expected, "{name}");
+            assert_eq!(reported(facts), expected, "{name}");
         }
     }
 
     #[test]
-    fn a_restart_is_told_by_how_the_one_before_ended() {
+    fn a_restart_is_explained_by_how_the_previous_one_ended() {
         let ended = |code: i32, reason: &str| {
             Some(Terminated { code, reason: reason.into(), finished: Some(500.0), ..Terminated::default() })
         };
@@ -725,7 +725,7 @@ mod tests {
         for (last, liveness_probe, expected) in table {
             let container = PodContainer { restarts: 1, last, liveness_probe, ..PodContainer::default() };
             let facts = Evidence { pod: Some(&pod), container: Some(&container), ..Evidence::default() };
-            assert_eq!(told(facts), expected);
+            assert_eq!(reported(facts), expected);
         }
         // A worker's kill was seen too; the status of the first process wins: a mark is certain only with SIGKILL.
         let oom = Some(Cause::RestartAfterOomKill);
@@ -743,7 +743,7 @@ mod tests {
             let container = PodContainer { restarts: 1, last, ..PodContainer::default() };
             let facts =
                 Evidence { pod: Some(&pod), container: Some(&container), before, ..Evidence::default() };
-            assert_eq!(told(facts), expected);
+            assert_eq!(reported(facts), expected);
         }
         let container = PodContainer { restarts: 1, last: ended(0, "Completed"), ..PodContainer::default() };
         let booted = Evidence {
@@ -752,12 +752,12 @@ mod tests {
             booted: Some(600.0),
             ..Evidence::default()
         };
-        assert_eq!(told(booted), "restart_after_reboot 0.95");
+        assert_eq!(reported(booted), "restart_after_reboot 0.95");
     }
 
     /// Siblings made so long before.
     fn siblings(before: &[f64]) -> Vec<Sibling> {
-        before.iter().map(|before| Sibling { created: MADE - before, told: MADE - before }).collect()
+        before.iter().map(|before| Sibling { created: MADE - before, reported: MADE - before }).collect()
     }
 
     #[test]
@@ -819,7 +819,7 @@ mod tests {
                 looks: Some(looks),
                 ..Evidence::default()
             };
-            assert_eq!(told(facts), expected, "{name}");
+            assert_eq!(reported(facts), expected, "{name}");
         }
     }
 
@@ -847,7 +847,7 @@ mod tests {
                 siblings: &siblings,
                 ..Evidence::default()
             };
-            assert_eq!(told(facts), expected, "{before:?}");
+            assert_eq!(reported(facts), expected, "{before:?}");
         }
     }
 

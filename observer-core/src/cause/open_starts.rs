@@ -83,7 +83,7 @@ struct Start {
     owners: Option<Owners>,
     /// As they were when the pod was first known.
     siblings: Option<Vec<Sibling>>,
-    told: Option<Decision>,
+    reported: Option<Decision>,
 }
 
 impl Start {
@@ -137,8 +137,17 @@ impl Causes {
         let before = self.ends.get(&(pod.to_owned(), name)).copied().filter(|end| end.0 <= at);
         let (pod, id) = (pod.to_owned(), id.to_owned());
         let container = container.clone();
-        let start =
-            Start { container, pod, id, at, before, status: None, owners: None, siblings: None, told: None };
+        let start = Start {
+            container,
+            pod,
+            id,
+            at,
+            before,
+            status: None,
+            owners: None,
+            siblings: None,
+            reported: None,
+        };
         if self.open.len() >= OPEN {
             self.open.pop_first(); // cgroup ids rise
         }
@@ -176,11 +185,11 @@ impl Causes {
 
     /// Judges every open start again. Returns the causes to report.
     pub fn review(&mut self, now: Time, pods: &Pods) -> Vec<Caused> {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         // This is asked after every event, a thousand a second; only evidence and patience change an answer.
-        let waited = |start: &Start| start.told.is_none() && now.since(start.at) >= SETTLES;
+        let waited = |start: &Start| start.reported.is_none() && now.since(start.at) >= SETTLES;
         if !std::mem::take(&mut self.stale) && !self.open.values().any(waited) {
-            return told;
+            return reported;
         }
         self.open.retain(|_, start| {
             let pod = pods.get(&start.pod);
@@ -190,10 +199,10 @@ impl Causes {
             if start.siblings.is_none() {
                 start.siblings = pod.map(|pod| pods.siblings(pod));
             }
-            if let Some(told) = pod.and_then(|pod| pod.container(&start.id))
-                && start.status.as_ref() != Some(told)
+            if let Some(reported) = pod.and_then(|pod| pod.container(&start.id))
+                && start.status.as_ref() != Some(reported)
             {
-                start.status = Some(told.clone());
+                start.status = Some(reported.clone());
             }
             let owners = start.owners.as_ref();
             let facts = Evidence {
@@ -219,7 +228,7 @@ impl Causes {
                 && age < SETTLES
                 && pod.and_then(|pod| pod.controller.as_ref()).is_some_and(scales)
                 && decision.origin.is_none();
-            let better = match &start.told {
+            let better = match &start.reported {
                 _ if waits || unheard => false,
                 None => decision.confidence >= SURE || answered(&facts, &decision) || age >= SETTLES,
                 // Of two that are as sure the later is taken: it knows what the first did, and more.
@@ -231,17 +240,17 @@ impl Causes {
             };
             if better {
                 let container = start.container.clone();
-                let before = start.told.replace(decision.clone());
-                told.push(Caused { container, started: start.at, decision, before });
+                let before = start.reported.replace(decision.clone());
+                reported.push(Caused { container, started: start.at, decision, before });
             }
-            let last = start.told.as_ref();
+            let last = start.reported.as_ref();
             let closes = match last {
                 Some(decision) if decision.cause != Cause::Unknown => CLOSES,
                 _ => GIVEN_UP,
             };
             last.map_or(0.0, |decision| decision.confidence) < FINAL && age < closes
         });
-        told
+        reported
     }
 }
 
@@ -255,7 +264,7 @@ mod tests {
         kubernetes::Terminated,
     };
 
-    fn told(id: &str, restarts: u32, last: &str) -> Pod {
+    fn reported(id: &str, restarts: u32, last: &str) -> Pod {
         let last =
             Terminated { id: Some(last.into()), code: 137, reason: "OOMKilled".into(), finished: None };
         let container = PodContainer {
@@ -312,18 +321,18 @@ mod tests {
 
     /// A container that no status names is reported at the end of the wait; its successor may be reported before it.
     #[test]
-    fn the_one_before_may_be_told_late() {
+    fn the_previous_one_may_be_reported_late() {
         let labels = Arc::new(Labels { container: "app".into(), ..Labels::default() });
         let [first, second] = [1, 2].map(|cgroup| Container { cgroup, labels: labels.clone() });
         let (mut causes, mut pods) = (Causes::default(), Pods::default());
-        pods.apply(told("second", 1, "second"), 0.0);
+        pods.apply(reported("second", 1, "second"), 0.0);
         let mut said = Vec::new();
         for (container, id, [from, to]) in [(&second, "second", [30, 40]), (&first, "first", [10, 20])] {
             let [from, to] = [from, to].map(|seconds| Time::from_nanos(seconds * 1_000_000_000));
             causes.started(from, container, "u1", id);
             causes.ended(to, &ended(container), "u1");
-            let told = causes.review(Time::from_nanos(50_000_000_000), &pods);
-            said.extend(told.into_iter().map(|caused| (caused.container.cgroup, caused.decision.cause)));
+            let reported = causes.review(Time::from_nanos(50_000_000_000), &pods);
+            said.extend(reported.into_iter().map(|caused| (caused.container.cgroup, caused.decision.cause)));
         }
         let restart = Cause::RestartAfterOomKill;
         assert_eq!(said, [(2, Cause::RestartUnknown), (1, Cause::Standalone), (2, restart)]);
@@ -337,7 +346,7 @@ mod tests {
         let (mut causes, mut pods) = (Causes::default(), Pods::default());
         let mut said = Vec::new();
         causes.started(Time::from_nanos(1), &second, "u1", "second");
-        for (seconds, pod) in [(1, told("second", 1, "second")), (20, told("third", 2, "third"))] {
+        for (seconds, pod) in [(1, reported("second", 1, "second")), (20, reported("third", 2, "third"))] {
             pods.apply(pod, seconds as f64);
             causes.evidence_came();
             let now = Time::from_nanos(seconds * 1_000_000_000);

@@ -67,7 +67,7 @@ impl Ending {
     }
 
     /// It is over.
-    pub fn told(&self, at: Time) -> End {
+    pub fn reported(&self, at: Time) -> End {
         let (pid, status) = match (self.first, self.last) {
             (Some(first), _) => (Some(first), self.status),
             (None, Some((pid, status))) => (Some(pid), Some(status)),
@@ -101,7 +101,7 @@ mod tests {
         ending.exited(1, ExitStatus::Code(3), true);
         ending.exited(3, KILLED, false);
         let end = End { status: Some(ExitStatus::Code(3)), ..End::default() };
-        assert_eq!(ending.told(at(2)), end, "neither the worker's kill nor the last to exit");
+        assert_eq!(ending.reported(at(2)), end, "neither the worker's kill nor the last to exit");
     }
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
             ("the first process", Some(1), Some(1), KILLED, true),
             ("a worker, and later a kill by hand", Some(1), Some(2), KILLED, false),
             ("it handled the rest and left by itself", Some(1), Some(1), ExitStatus::Code(0), false),
-            ("nobody saw the victim", Some(1), None, KILLED, true),
+            ("the victim was not seen", Some(1), None, KILLED, true),
             ("its start was not seen", None, Some(1), KILLED, true),
         ];
         for (name, first, victim, status, expected) in table {
@@ -121,8 +121,8 @@ mod tests {
             ending.killed(at(1), victim, true);
             ending.exited(1, status, true);
             ending.exited(5, KILLED, false);
-            assert_eq!(ending.told(at(2)).oom_killed, expected, "{name}");
-            assert_eq!(ending.told(at(2)).status, Some(status), "{name}");
+            assert_eq!(ending.reported(at(2)).oom_killed, expected, "{name}");
+            assert_eq!(ending.reported(at(2)).status, Some(status), "{name}");
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
         ending.began(1);
         ending.killed(at(1), None, true);
         ending.exited(1, KILLED, true);
-        assert!(!ending.told(at(7200)).oom_killed);
+        assert!(!ending.reported(at(7200)).oom_killed);
     }
 
     #[test]
@@ -140,6 +140,6 @@ mod tests {
         let mut ending = Ending::default();
         ending.began(1);
         ending.exited(2, KILLED, false);
-        assert_eq!(ending.told(at(1)), End::default());
+        assert_eq!(ending.reported(at(1)), End::default());
     }
 }

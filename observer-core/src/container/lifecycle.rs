@@ -76,12 +76,12 @@ struct Run {
     watermark_before: u64,
     startup: Startup,
     last_sample: Time,
-    told: Told,
+    reported: Reported,
 }
 
 /// What was last said, so that it is said once.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct Reported {
     stable_seconds: Option<f64>,
     plateaus: u32,
     peak: u64,
@@ -248,7 +248,7 @@ impl Lifecycle {
             watermark_before: watermark,
             startup,
             last_sample: zero,
-            told: Told::default(),
+            reported: Reported::default(),
         });
         let container = self.container.clone();
         self.say(
@@ -414,9 +414,9 @@ impl Lifecycle {
             }
         }
         self.measure(at, out);
-        self.tell_peak(at, out);
+        self.report_peak(at, out);
         self.phase = Phase::Ended(was);
-        let end = self.ending.told(at);
+        let end = self.ending.reported(at);
         self.cause = Cause::after(end.status, end.oom_killed);
         self.ended_at = Some(at);
         let ended = Ended {
@@ -446,16 +446,16 @@ impl Lifecycle {
         let state = if late && state == ContainerState::Starting { ContainerState::Stable } else { state };
         if state != before {
             self.phase = Phase::Live(state);
-            self.tell_peak(at, out);
+            self.report_peak(at, out);
             self.changed(at, out, before, state);
-            self.tell_verdict(at, state, out);
+            self.report_verdict(at, state, out);
         }
         if state == ContainerState::Stable {
-            self.tell_stable(at, out);
+            self.report_stable(at, out);
         }
     }
 
-    fn tell_verdict(&self, at: Time, state: ContainerState, out: &mut Vec<Finding>) {
+    fn report_verdict(&self, at: Time, state: ContainerState, out: &mut Vec<Finding>) {
         let Some(run) = &self.run else { return };
         let container = self.container.clone();
         match (state, run.startup.swing()) {
@@ -479,16 +479,16 @@ impl Lifecycle {
     }
 
     /// Once per settled time: the first as `Stable`, a later one as `LateStep`.
-    fn tell_stable(&mut self, at: Time, out: &mut Vec<Finding>) {
+    fn report_stable(&mut self, at: Time, out: &mut Vec<Finding>) {
         let container = self.container.clone();
         let Some(run) = &mut self.run else { return };
         let Some(settled) = run.startup.settled() else { return };
         let plateaus = run.startup.plateaus();
-        let before = run.told.stable_seconds;
-        if before.is_some() && plateaus == run.told.plateaus {
+        let before = run.reported.stable_seconds;
+        if before.is_some() && plateaus == run.reported.plateaus {
             return;
         }
-        run.told = Told { stable_seconds: Some(settled.at), plateaus, ..run.told };
+        run.reported = Reported { stable_seconds: Some(settled.at), plateaus, ..run.reported };
         let stable = Stable {
             container: container.clone(),
             seconds: settled.at,
@@ -505,21 +505,21 @@ impl Lifecycle {
             Some(_) => return, // memory was released later: the time stands
             None => FindingKind::Stable(stable),
         };
-        self.tell_peak(at, out);
+        self.report_peak(at, out);
         self.say(at, out, what);
     }
 
     /// With the first verdict, and again when a late step brought a higher one.
-    fn tell_peak(&mut self, at: Time, out: &mut Vec<Finding>) {
+    fn report_peak(&mut self, at: Time, out: &mut Vec<Finding>) {
         let container = self.container.clone();
         let limit = self.limit;
         let Some(run) = &mut self.run else { return };
         let peak = run.startup.peak();
-        let late = run.told.peak > 0;
-        if peak.bytes <= run.told.peak || (late && run.startup.verdict() != Verdict::Stable) {
+        let late = run.reported.peak > 0;
+        if peak.bytes <= run.reported.peak || (late && run.startup.verdict() != Verdict::Stable) {
             return;
         }
-        run.told.peak = peak.bytes;
+        run.reported.peak = peak.bytes;
         let peak =
             StartupPeak { container, bytes: peak.bytes, seconds: peak.seconds, anon: peak.anon, limit };
         self.say(at, out, FindingKind::StartupPeak(peak));

@@ -146,15 +146,15 @@ pub fn judge(
     owner: Option<CgroupId>,
     container: impl Fn(CgroupId) -> Option<CgroupId>,
 ) -> Judged {
-    let told = kill.exceeded_group.and_then(|group| group.limit.bytes());
+    let reported = kill.exceeded_group.and_then(|group| group.limit.bytes());
     let cgroup = match kill.judged.unwrap_or(Blame::Unknown) {
         Blame::Node => return Judged { scope: OomScope::Node, limit: None },
         Blame::Unknown => return Judged { scope: OomScope::Unknown, limit: None },
-        Blame::Above => return Judged { scope: OomScope::Ancestor, limit: told },
+        Blame::Above => return Judged { scope: OomScope::Ancestor, limit: reported },
         Blame::Group(cgroup) => cgroup,
     };
     let Some(height) = kill.levels.iter().position(|level| level.cgroup == cgroup) else {
-        return Judged { scope: OomScope::Ancestor, limit: told };
+        return Judged { scope: OomScope::Ancestor, limit: reported };
     };
     let own = owner
         .and_then(|owner| kill.levels.iter().position(|level| level.cgroup == owner))
@@ -166,7 +166,7 @@ pub fn judge(
         Some(1) => OomScope::Parent,
         Some(_) => OomScope::Ancestor,
     };
-    Judged { scope, limit: told.or(kill.levels[height].limit.bytes()) }
+    Judged { scope, limit: reported.or(kill.levels[height].limit.bytes()) }
 }
 
 /// OOM kills on their way in: each mark is held against the kernel's count and judged when it comes, by the counts of
@@ -190,7 +190,7 @@ impl Kills {
     }
 
     /// The event itself unless it is a mark of no kill, kills that are complete because of it, and kills that only the
-    /// kernel's count tells of.
+    /// kernel's count reports.
     pub fn judge<'a>(
         &mut self,
         event: &'a Event,
@@ -233,7 +233,7 @@ impl Kills {
                 self.baselines.removed(*cgroup);
                 self.counts.removed(*cgroup);
             }
-            // The whole count, told in the order of the kills: what is missing now was not seen.
+            // The whole count, reported in the order of the kills: what is missing now was not seen.
             EventKind::CgroupEmptied { cgroup, oom_kills: Some(count), .. } if host.oom_probe => {
                 let more = self.counts.grew(*cgroup, *count);
                 // On v2 the container's own count includes those of the groups inside.
@@ -386,7 +386,7 @@ mod tests {
                 OomScope::Ancestor,
             ),
             (
-                "nobody's limit, though full of cache",
+                "no limit reached, though full of cache",
                 [(10, 64, Some(64), Some(0)), (5, 80, None, Some(0)), (1, 0, None, Some(0))],
                 OomScope::Node,
             ),

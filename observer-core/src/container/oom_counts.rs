@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(counts.marked(&mark(7, 3, 3), Some(10), true), Mark::Kill { unseen: 2 });
         counts.read(at(1), 10, 3);
         assert_eq!(counts.settle(at(9)), []);
-        // Two more whose records were lost; the file tells.
+        // Two more whose records were lost; the file reports.
         counts.read(at(10), 10, 5);
         assert_eq!(counts.settle(at(11)), [], "their records may be on their way");
         assert_eq!(counts.settle(at(12)), [(10, 2)]);
@@ -377,20 +377,20 @@ mod tests {
         /// count.
         #[test]
         fn the_sum_is_the_kernels_count(steps in proptest::collection::vec(0u8..6, 0..200)) {
-            let (mut counts, mut kernel, mut told, mut now) = (known(), 0, 0, 0);
+            let (mut counts, mut kernel, mut reported, mut now) = (known(), 0, 0, 0);
             for step in steps {
                 now += 1;
                 match step {
                     0 | 1 => {
                         kernel += 1;
                         if let Mark::Kill { unseen } = counts.marked(&mark(now as u32, kernel, kernel), Some(10), true) {
-                            told += 1 + unseen;
+                            reported += 1 + unseen;
                         }
                     }
                     2 => {
                         let repeated = counts.marked(&mark(now as u32, kernel, kernel), Some(10), true);
                         if let Mark::Kill { unseen } = repeated {
-                            told += 1 + unseen; // the mark of a kill whose record was lost
+                            reported += 1 + unseen; // the mark of a kill whose record was lost
                         }
                     }
                     3 => kernel += 1,
@@ -402,14 +402,14 @@ mod tests {
                     }
                     _ => counts.read(at(now), 10, kernel),
                 }
-                told += counts.settle(at(now)).iter().map(|(_, unseen)| unseen).sum::<u64>();
-                proptest::prop_assert!(told <= kernel);
+                reported += counts.settle(at(now)).iter().map(|(_, unseen)| unseen).sum::<u64>();
+                proptest::prop_assert!(reported <= kernel);
             }
             counts.read(at(now + 1), 10, kernel);
-            told += counts.settle(at(now + 10)).iter().map(|(_, unseen)| unseen).sum::<u64>();
+            reported += counts.settle(at(now + 10)).iter().map(|(_, unseen)| unseen).sum::<u64>();
             counts.read(at(now + 11), 10, kernel);
-            told += counts.settle(at(now + 20)).iter().map(|(_, unseen)| unseen).sum::<u64>();
-            proptest::prop_assert_eq!(told, kernel);
+            reported += counts.settle(at(now + 20)).iter().map(|(_, unseen)| unseen).sum::<u64>();
+            proptest::prop_assert_eq!(reported, kernel);
         }
     }
 }

@@ -119,6 +119,7 @@ mod tests {
         model::{
             event::{AttachOutcome, Event, EventKind, Limit, OomLevel, ProbeStatus},
             kubernetes::{ApiState, Pod, PodContainer},
+            probe_id::ProbeId,
         },
         pipeline::Pipeline,
     };
@@ -165,17 +166,17 @@ mod tests {
     #[test]
     fn a_kill_that_is_held_is_judged_by_the_counts_of_its_own_time_and_once() {
         let mut pipeline = Pipeline::default();
-        let probe = |name: &str| {
+        let probe = |probe| {
             let outcome = AttachOutcome::Attached { hook: "test".into() };
-            EventKind::Probe(ProbeStatus { probe: name.into(), required: true, outcome, attached: None })
+            EventKind::Probe(ProbeStatus { probe, required: true, outcome, attached: None })
         };
         let watching = EventKind::Api(ApiState::Watching { node: "n".into(), ledger: false });
         let pod_path = format!("/kubepods/burstable/pod{UID}");
         let (id, other) = ("ab".repeat(32), "cd".repeat(32));
         let mut kills = Vec::new();
         for what in [
-            probe("oom_kill"),
-            probe("process"),
+            probe(ProbeId::OomKill),
+            probe(ProbeId::Process),
             watching,
             EventKind::Api(ApiState::Synced),
             made(POD, &pod_path),
@@ -208,7 +209,7 @@ mod tests {
     fn a_container_killed_before_its_exec_was_starting() {
         let mut pipeline = Pipeline::default();
         let outcome = AttachOutcome::Attached { hook: "test".into() };
-        let process = ProbeStatus { probe: "process".into(), required: false, outcome, attached: None };
+        let process = ProbeStatus { probe: ProbeId::Process, required: false, outcome, attached: None };
         let path = format!("/system.slice/docker-{}.scope", "ab".repeat(32));
         step(&mut pipeline, 1.0, EventKind::Probe(process));
         step(&mut pipeline, 1.0, made(HELD, &path));

@@ -108,10 +108,10 @@ impl Startup {
 
     /// Highest usage on the way to stable; while it is not stable, so far.
     pub fn peak(&self) -> Peak {
-        self.told_peaks().peak()
+        self.reported_peaks().peak()
     }
 
-    fn told_peaks(&self) -> Peaks {
+    fn reported_peaks(&self) -> Peaks {
         if self.verdict() == Verdict::Stable { self.peaks } else { self.peaks.or(self.later) }
     }
 
@@ -123,7 +123,7 @@ impl Startup {
 
     /// Highest unreclaimable memory on the way to stable; while it is not stable, so far. Bytes.
     pub fn unreclaimable_peak(&self) -> u64 {
-        self.told_peaks().highest_unreclaimable(self.cache)
+        self.reported_peaks().highest_unreclaimable(self.cache)
     }
 
     /// Highest unreclaimable memory over the steady level, never below 1. A level below the band's 4 MiB counts as 4
@@ -271,8 +271,8 @@ mod tests {
             startup.watermark(1.0, 64 * MIB);
             startup.killed(1.0, victim.map(|held| held * MIB));
             after.iter().for_each(|sample| startup.sample(*sample));
-            let told = startup.peak().anon.map(|anon| anon / MIB);
-            assert_eq!(told, expected, "{before:?} {after:?}");
+            let reported = startup.peak().anon.map(|anon| anon / MIB);
+            assert_eq!(reported, expected, "{before:?} {after:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use crate::model::{
     container::{CgroupId, ExitStatus, Workload},
     kubernetes::{ApiState, ChangeRecord, Owner, Pod, Uid},
     past_startup::PastStartup,
+    probe_id::ProbeId,
     time::Time,
     usage_histogram::Levels,
 };
@@ -30,7 +31,7 @@ pub enum EventKind {
     Probe(ProbeStatus),
     /// A probe that follows growth was attached because a container starts, or detached because none does.
     ProbeAttached {
-        probe: String,
+        probe: ProbeId,
         attached: bool,
     },
     /// A memory cgroup that was there before us; `populated` if it has processes of its own.
@@ -172,7 +173,7 @@ pub enum CgroupVersion {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeStatus {
-    pub probe: String,
+    pub probe: ProbeId,
     pub required: bool,
     pub outcome: AttachOutcome,
     /// Of a probe that is attached only while a container starts: whether it is now.

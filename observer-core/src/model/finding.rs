@@ -17,6 +17,7 @@ use crate::model::{
     },
     kubernetes::{ApiState, By},
     past_startup::Summary,
+    probe_id::ProbeId,
     time::Time,
 };
 
@@ -32,9 +33,9 @@ pub struct Finding {
 pub enum FindingKind {
     Host(Host),
     Probe(ProbeStatus),
-    /// See [`crate::event::What::ProbeAttached`].
+    /// See [`super::event::EventKind::ProbeAttached`].
     ProbeAttached {
-        probe: String,
+        probe: ProbeId,
         attached: bool,
     },
     /// A container that ran before the observer did: measured, but its start-up was not seen.

@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_is_told_by_manager_and_subresource() {
+    fn a_writer_is_known_by_manager_and_subresource() {
         let table = [
             ("kube-controller-manager", true, ByKind::Hpa),
             ("k3s", true, ByKind::Hpa),

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_its_members_have_settled_and_tells_the_whole() {
+    fn it_ends_when_its_members_have_settled_and_reports_the_whole() {
         let at = Time::default();
         let mut watch = Watch::default();
         assert_eq!(watch.look(at, &members(3, 300), 0, 600), Change::Began);

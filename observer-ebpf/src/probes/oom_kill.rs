@@ -2,7 +2,7 @@
 //!
 //! *Sees* each process the OOM killer kills, with its own memory, and the usage, limit, peak and OOM counts of every
 //! memory cgroup from the victim's up to the root. *Hooks* oom:mark_victim (kernel: mm/oom_kill.c); its argument is
-//! the task since v6.8 and a thread id before, BTF tells which. Before v6.8 signal:signal_generate tells the task:
+//! the task since v6.8 and a thread id before, BTF reports which. Before v6.8 signal:signal_generate reports the task:
 //! the kill sends SIGKILL right before it marks. *Falls back to* the oom_kill counters of the cgroup files. *Feeds*
 //! OOM kills by victim and scope.
 //!

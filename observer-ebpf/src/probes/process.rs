@@ -3,7 +3,7 @@
 //! *Sees* exec, and the exit of a process, which is that of its last thread, with the status that wait(2) gives: a
 //! first thread that leaves early ends nothing. *Hooks* sched:sched_process_exec and sched:sched_process_exit
 //! (kernel: fs/exec.c, kernel/exit.c). *Falls back to* the first sight of the cgroup. *Feeds* the start-up clock's
-//! zero and the reason a container ended. Two last threads that leave at once may both be told as the last: the same
+//! zero and the reason a container ended. Two last threads that leave at once may both be reported the last: the same
 //! process, the same status.
 
 use crate::{

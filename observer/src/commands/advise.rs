@@ -55,7 +55,7 @@ pub struct Options {
     min_startups: u64,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-    /// Tell the whole story of each workload: every check with its evidence, and where the numbers come from
+    /// Explain each workload: every check with its evidence, and where the numbers come from
     #[arg(long, conflicts_with = "output")]
     explain: bool,
 }
@@ -122,25 +122,25 @@ pub fn run(options: &Options) -> Result<String, String> {
     let token = options.token_file.as_ref().map(|path| read("token", path)).transpose()?;
     let ca = options.ca.as_ref().map(|path| read("certificate authority", path)).transpose()?;
     let http = |url: &str| http::Http::new(url, timeout, token, ca.as_deref());
-    let mut told = match &options.prometheus {
-        Some(url) => prometheus::told(&http(url)?, options.window, &settings)?,
+    let mut advised = match &options.prometheus {
+        Some(url) => prometheus::advised(&http(url)?, options.window, &settings)?,
         None => node(&http(&options.node)?, &settings)?,
     };
-    let all = told.len();
-    told.retain(|one| options.wants(&one.facts));
-    if told.is_empty() {
+    let all = advised.len();
+    advised.retain(|one| options.wants(&one.facts));
+    if advised.is_empty() {
         return Err(match all {
             0 => "nothing to advise yet: no start-up has been seen to its end; ask again after the next rollout or scale-up".into(),
             _ => format!("none of the {all} workloads known is {}{}", options.workloads.join(", "), options.namespace.as_ref().map_or(String::new(), |name| format!(" in namespace {name}"))),
         });
     }
-    let advice = || told.iter().map(|one| &one.advice).collect::<Vec<&Advice>>();
+    let advice = || advised.iter().map(|one| &one.advice).collect::<Vec<&Advice>>();
     match options.output {
         _ if options.explain => {
-            Ok(told.iter().map(|one| explain::story(one, &settings)).collect::<Vec<_>>().join("\n"))
+            Ok(advised.iter().map(|one| explain::story(one, &settings)).collect::<Vec<_>>().join("\n"))
         }
-        Output::Table => Ok(table::table(&told)),
-        Output::Patch => Ok(patch::commands(&told)),
+        Output::Table => Ok(table::table(&advised)),
+        Output::Patch => Ok(patch::commands(&advised)),
         Output::Json => {
             serde_json::to_string_pretty(&advice()).map(|text| text + "\n").map_err(|error| error.to_string())
         }
@@ -178,11 +178,11 @@ pub(super) fn long_name(kind: &str) -> String {
 fn node(http: &http::Http, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
     let advised: Vec<Advised> = serde_json::from_value(http.get("/api/v1/advice", &[])?)
         .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))?;
-    let told = |Advised { facts, .. }: Advised| {
+    let judge = |Advised { facts, .. }: Advised| {
         let advice = Advice::of(&facts, settings);
         WorkloadAdvice { facts, advice }
     };
-    Ok(advised.into_iter().map(told).collect())
+    Ok(advised.into_iter().map(judge).collect())
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub fn report(support: &Support, choice: &ProbeChoice) -> Report {
         (Err(_), _) => "\nNo container can be measured here: `observer run` would not start.\n",
         (Ok(_), true) => "\nEvery required probe can run here.\n",
         (Ok(_), false) => {
-            "\nA required probe cannot run here: `observer run` would measure what files tell and stay not ready.\n"
+            "\nA required probe cannot run here: `observer run` would measure what files report and stay not ready.\n"
         }
     });
     Report { text, can_run: can_run && support.hierarchy.is_ok() }

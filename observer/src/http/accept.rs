@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_all_connections_shuts_nobody_out() {
+    fn whoever_holds_all_connections_shuts_out_no_other() {
         let address = start(None);
         let unfinished = &b"GET / HTTP/1.1\r\nX: "[..];
         let never_read = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";

@@ -77,7 +77,7 @@ pub async fn serve(
 pub fn router(shared: Shared, protection: Protection) -> Router {
     let serving =
         Serving { shared: shared.clone(), current: Exposed::default(), history: Exposed::default() };
-    let mut told = Router::new()
+    let mut reported = Router::new()
         .route("/", get(async || Html(include_str!("web/page.html"))))
         .route("/page.js", get(async || (SCRIPT, include_str!("web/page.js"))))
         .route("/page.css", get(async || (STYLE, include_str!("web/page.css"))))
@@ -85,10 +85,10 @@ pub fn router(shared: Shared, protection: Protection) -> Router {
         .route("/metrics/history", get(history))
         .merge(api::routes().with_state(shared));
     if let Some(access) = protection.access {
-        told = told.layer(from_fn_with_state(access, auth::guard));
+        reported = reported.layer(from_fn_with_state(access, auth::guard));
     }
     let open = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
-    let mut router = told.merge(open).with_state(serving);
+    let mut router = reported.merge(open).with_state(serving);
     if protection.tls.is_none() {
         router = protection.hosts.guard(router);
     }

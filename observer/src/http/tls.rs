@@ -76,7 +76,7 @@ impl Pair {
                     certificate.renew(config);
                     tracing::info!("the certificate {} was renewed", self.cert.display());
                 }
-                Err(error) => tracing::warn!("{error}; the one before stays in use"),
+                Err(error) => tracing::warn!("{error}; the previous one stays in use"),
             }
         }
     }

@@ -82,7 +82,7 @@ fn connect(address: &LedgerAddress) -> Result<Client, String> {
 pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::Sender<Event>) {
     // When to ask next about whom, and how often it was asked.
     let mut due: BTreeMap<Uid, (Instant, usize)> = BTreeMap::new();
-    let mut told: BTreeMap<Uid, ChangeRecord> = BTreeMap::new();
+    let mut reported: BTreeMap<Uid, ChangeRecord> = BTreeMap::new();
     // How long to wait before the next try; zero while it answers.
     let mut pause = Duration::ZERO;
     loop {
@@ -140,13 +140,14 @@ pub async fn ask(mut source: Source, mut came: mpsc::Receiver<Uid>, out: mpsc::S
         let about_new = |record: &ChangeRecord| {
             first.contains(&record.workload.uid) || record.sets.iter().any(|set| first.contains(set))
         };
-        let new = |record: &ChangeRecord| told.get(&record.workload.uid) != Some(record) || about_new(record);
+        let new =
+            |record: &ChangeRecord| reported.get(&record.workload.uid) != Some(record) || about_new(record);
         let events: Vec<ChangeRecord> = records.into_iter().filter(new).collect();
-        if told.len() > 1024 {
-            told.clear();
+        if reported.len() > 1024 {
+            reported.clear();
         }
         for record in events {
-            told.insert(record.workload.uid.clone(), record.clone());
+            reported.insert(record.workload.uid.clone(), record.clone());
             let event = Event { at: clock::now(), what: EventKind::Record(Box::new(record)) };
             if out.send(event).await.is_err() {
                 return;

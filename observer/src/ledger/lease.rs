@@ -89,9 +89,11 @@ impl Holding {
         match timeout(RETRY, given_back).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!("cannot give the lease back: {error}; the next waits until it expires")
+                tracing::warn!("cannot release the lease: {error}; the next replica waits until it expires")
             }
-            Err(_) => tracing::warn!("the lease was not given back in time; the next waits until it expires"),
+            Err(_) => {
+                tracing::warn!("the lease was not released in time; the next replica waits until it expires")
+            }
         }
     }
 
@@ -176,6 +178,6 @@ mod tests {
         assert!(!seen.is_free(&held_by("other", 1), "me", now));
         assert!(seen.is_free(&held_by("", 1), "me", now));
         assert!(seen.is_free(&held_by("me", 1), "me", now));
-        assert!(seen.is_free(&LeaseSpec::default(), "me", now), "nobody ever held it");
+        assert!(seen.is_free(&LeaseSpec::default(), "me", now), "it was never held");
     }
 }

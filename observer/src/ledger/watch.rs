@@ -105,7 +105,7 @@ impl Watch {
         // By uid: whether it was in the last list.
         let mut known: HashMap<Box<str>, bool> = HashMap::new();
         let metrics = self.shared.metrics.clone();
-        let mut up = true; // so that the first failure is told
+        let mut up = true; // so that the first failure is logged
         metrics.up(self.kind, false);
         loop {
             let next = tokio::select! {

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::history_file::{beside, checked, create, next_line, open, write_line};
 
 const VERSION: u32 = 1;
-/// Groups kept, the newest ones; and lines appended before the file is written anew.
+/// Groups kept, the newest ones; and lines appended before the file is rewritten.
 const MOST: usize = 16384;
 /// Read of a file. Bytes.
 const LONGEST_FILE: u64 = 4 << 20;
@@ -143,7 +143,7 @@ impl KillJournal {
         }
     }
 
-    /// Writes it anew where that is due.
+    /// Rewrites the file when that is due.
     pub fn tick(&mut self, now: Instant, kept: impl FnOnce() -> KillsKept) {
         let due = self.wanted.load(Ordering::Relaxed) || self.appended > self.whole + MOST;
         if !due || now < self.next {

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_last_line_is_told_and_the_rest_replayed() {
+    fn a_cut_last_line_is_reported_and_the_rest_replayed() {
         let replayed = replay(format!("{HOST}\n{{\"at\":2,\"wh").as_bytes(), |_| {}).unwrap();
         assert!(replayed.cut);
         assert_eq!(replayed.events, 1);

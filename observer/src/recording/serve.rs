@@ -67,11 +67,11 @@ pub async fn serve(
     let bad = |source| CannotServe::Recording { path: path.display().to_string(), source };
     if speed.is_none() {
         report(path, (&mut played).await, bad)?;
-        tracing::info!("serving {} at http://{address}/ ; stop with Ctrl-C", path.display());
+        tracing::info!("serving {} at http://{address}/; stop with Ctrl-C", path.display());
         serving(listener, shared).await;
         return Ok(());
     }
-    tracing::info!("playing {} at http://{address}/ ; stop with Ctrl-C", path.display());
+    tracing::info!("playing {} at http://{address}/; stop with Ctrl-C", path.display());
     let mut serving = std::pin::pin!(serving(listener, shared));
     tokio::select! {
         () = &mut serving => Ok(()),

@@ -126,7 +126,8 @@ impl NodeState {
             }
             FindingKind::Probe(status) => self.probe(status),
             FindingKind::ProbeAttached { probe, attached } => {
-                if let Some(view) = self.probes.iter_mut().find(|view| view.probe == *probe) {
+                let name = probe.to_string();
+                if let Some(view) = self.probes.iter_mut().find(|view| view.probe == name) {
                     view.attached = *attached;
                 }
             }

@@ -263,7 +263,7 @@ fn oom_killed(killed: &OomKilled) -> String {
     let who = killed.container.as_ref().map_or("a process in no container".to_owned(), name);
     let victim = match killed.victim_command.as_str() {
         _ if killed.reconciled => {
-            format!("{} process(es) that only the kernel's count tells of", killed.kills)
+            format!("{} process(es) that only the kernel's count reports", killed.kills)
         }
         "" if killed.victim_pid == 0 => format!("{} process(es), unnamed", killed.kills),
         "" => format!("a process without a name (pid {})", killed.victim_pid),

@@ -83,7 +83,7 @@ impl Kernel {
         let mut events =
             [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
         if let Err(error) = epoll::wait(&self.woken, &mut events[..], Some(&timeout)) {
-            tracing::debug!(%error, "cannot wait for the rings");
+            tracing::debug!(%error, "cannot wait for the ring buffers");
             std::thread::sleep(at_most);
         }
     }
@@ -140,7 +140,7 @@ impl Kernel {
             return;
         }
         for probe in self.growth.probes() {
-            let what = EventKind::ProbeAttached { probe: probe.to_owned(), attached: watch };
+            let what = EventKind::ProbeAttached { probe: probe.into(), attached: watch };
             events.push(Event { at: now, what });
         }
     }

@@ -155,7 +155,7 @@ async fn pods(
                 let state = refusal(&error);
                 let kind = discriminant(&state);
                 if away.replace(kind) == Some(kind) {
-                    tracing::debug!(%error, "still no watch of the pods");
+                    tracing::debug!(%error, "the watch of the pods still fails");
                 } else {
                     events.push(EventKind::Api(state));
                 }

@@ -41,7 +41,7 @@ const EVERY_OLD: Duration = Duration::from_secs(15);
 const YOUNG: Duration = Duration::from_secs(600);
 /// At most one walk of the whole tree in this time, however many unknown ids turn up.
 const EVERY_WALK: Duration = Duration::from_secs(1);
-/// After records were lost: what they told is found again. Seldom, since whoever floods the ring would have it walked
+/// After records were lost, a walk finds what they reported. Seldom: whoever floods the ring would have it walked
 /// all the time.
 const EVERY_REPAIR: Duration = Duration::from_secs(5);
 /// Growth is followed this long after a container's group was made, unless it is over before: until its first process
@@ -358,7 +358,7 @@ impl Sampler {
         walked
     }
 
-    /// Without the probe, the walk tells who came and went.
+    /// Without the probe, the walk reports who came and went.
     fn emptied_or_populated(
         &mut self,
         now: Time,
@@ -433,7 +433,7 @@ impl Sampler {
                     .map(|usage| MemoryReading { usage, ..MemoryReading::default() })
             };
             match reading {
-                // The fast look tells nothing new while usage stands still.
+                // The fast look reports nothing new while usage stands still.
                 Ok(reading) if !due && reading.usage == group.usage => {}
                 Ok(reading) => {
                     if reading.usage.abs_diff(group.usage) > step(group.usage) {

@@ -38,7 +38,7 @@ mod tests {
         assert_eq!(sweep.confirm([2, 3].into()), [2]);
         assert_eq!(sweep.confirm([3].into()), [3]);
         assert!(!sweep.is_open());
-        // An id that comes again (inode numbers do) begins anew.
+        // An id that comes again (inode numbers do) begins again.
         assert!(sweep.confirm([3].into()).is_empty());
     }
 }

@@ -156,8 +156,8 @@ fn run(rows: &[Row], needs: &[u64], height: f64, day: usize) -> Run {
     Run { past, highest, scraped, levels }
 }
 
-/// Working set of the first of these rows, exactly. The kernel tells the cache up to two seconds late (mm/memcontrol.c,
-/// FLUSH_TIME): what it tells within three is there already, and would be taken back before anybody is killed.
+/// Working set of the first of these rows, exactly. The kernel shows the cache up to two seconds late (mm/memcontrol.c,
+/// FLUSH_TIME): what it reports within three is there already, and would be taken back before anybody is killed.
 fn need(rows: &[Row]) -> u64 {
     let Some(now) = rows.first() else { return 0 };
     let soon = rows.iter().take_while(|row| row.seconds <= now.seconds + 3.0);

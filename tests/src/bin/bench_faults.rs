@@ -212,7 +212,7 @@ impl Bench {
         })
     }
 
-    /// A 300 ms spike to 1 GiB and back, told by the observer and by a poller that reads usage every millisecond.
+    /// A 300 ms spike to 1 GiB and back, reported by the observer and by a poller that reads usage every millisecond.
     fn spike(&self) -> Result<Value> {
         let recording = self.directory.join("spike.jsonl");
         let record = recording.display().to_string();
@@ -228,17 +228,17 @@ impl Bench {
         }
         let name = format!("container=\"{}\"", group.path());
         let within = Duration::from_secs(5);
-        let told =
+        let reported =
             daemon.wait_metric("observer_container_startup_peak_bytes", &[&name], within, |v| v > 0.0)?;
-        let peak = group.peak().context("this kernel does not tell a group's peak")?;
+        let peak = group.peak().context("this kernel does not report a group's peak")?;
         ensure!(daemon.stop()?.success(), "the observer did not stop cleanly");
         let id = fs::metadata(group.directory()).map(|m| std::os::unix::fs::MetadataExt::ino(&m))?;
         let curve = curve(&fs::read_to_string(&recording)?, id)?;
         let (within_bound, compared, worst) = compare(&polled, &curve);
         Ok(json!({
             "peak_bytes": peak,
-            "peak_told_bytes": told,
-            "peak_error_ratio": round((told / peak as f64 - 1.0).abs(), 5),
+            "reported_peak_bytes": reported,
+            "peak_error_ratio": round((reported / peak as f64 - 1.0).abs(), 5),
             "curve_points": curve.len(),
             "poller_samples": compared,
             "curve_within_bound_ratio": round(within_bound, 4),

@@ -169,7 +169,7 @@ fn pod_of(labels: &str) -> Option<&str> {
     labels.split_once("pod=\"")?.1.split_once('"').map(|(pod, _)| pod)
 }
 
-/// Seconds of one `observer advise` of everything, and that it told of everything.
+/// Seconds of one `observer advise` of everything, and that it reported everything.
 fn advise(cli: &Cli, prometheus: &Prometheus) -> Result<f64> {
     let began = Instant::now();
     let output = Command::new(&cli.observer)

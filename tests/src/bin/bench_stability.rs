@@ -35,7 +35,7 @@ struct Cli {
     /// First seed, to try unseen ones
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Recorded traces (CSV) to tell the story of
+    /// Recorded traces (CSV) to analyse
     traces: Vec<PathBuf>,
     /// One JSON object instead of tables
     #[arg(long)]
@@ -294,24 +294,27 @@ fn recorded(path: &PathBuf, quiet: bool) -> Result<Value> {
 const LIVE: [(&str, f64); 3] =
     [("spike_settles", 3.0), ("scale_up_of_four", 3.0), ("lazy_second_cache", 20.0)];
 
-/// The replay cases as live truth: error of every time to stable told in the end.
+/// The replay cases as live truth: error of every time to stable reported in the end.
 fn live_cases(quiet: bool) -> Result<Value> {
     let mut errors = Vec::new();
     for (name, truth) in LIVE {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases").join(name).join("events.jsonl");
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let mut told = BTreeMap::new();
+        let mut reported = BTreeMap::new();
         replay::replay(BufReader::new(file), |finding| match &finding.what {
             FindingKind::Stable(stable) | FindingKind::LateStep { stable, .. } => {
-                told.insert(stable.container.cgroup, stable.seconds);
+                reported.insert(stable.container.cgroup, stable.seconds);
             }
             _ => {}
         })
         .with_context(|| format!("cannot replay {}", path.display()))?;
         if !quiet {
-            println!("live {name:<20} in truth {truth:.1} s, told {:.2?}", told.values().collect::<Vec<_>>());
+            println!(
+                "live {name:<20} in truth {truth:.1} s, reported {:.2?}",
+                reported.values().collect::<Vec<_>>()
+            );
         }
-        errors.extend(told.values().map(|seconds| (seconds - truth).abs()));
+        errors.extend(reported.values().map(|seconds| (seconds - truth).abs()));
     }
     let right = errors.iter().filter(|error| **error <= 1.0).count();
     Ok(

@@ -98,7 +98,7 @@ pub fn tool(name: &str) -> Result<PathBuf> {
 const SCHEMA: &str = "github.com/grafana/grafana-foundation-sdk/go";
 const SCHEMA_VERSION: &str = "0.0.22";
 
-/// Tells what in a dashboard is not as the schema says (grafana.go).
+/// Reports what in a dashboard is not as the schema says (grafana.go).
 pub fn dashboard_check() -> Result<PathBuf> {
     let directory = folder(&format!("grafana-schema-{SCHEMA_VERSION}"))?;
     fs::write(directory.join("main.go"), include_str!("grafana.go"))?;

@@ -334,7 +334,7 @@ fn unmount() -> Result<()> {
     let mut ours: Vec<&str> = ours.collect();
     ours.sort_by_key(|path| std::cmp::Reverse(path.len()));
     for path in ours {
-        let _ = shell::output(Command::new("umount").args(["-l", path])); // told by the removal of the home
+        let _ = shell::output(Command::new("umount").args(["-l", path])); // reported by the removal of the home
     }
     Ok(())
 }

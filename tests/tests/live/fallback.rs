@@ -38,7 +38,7 @@ pub const CASES: &[Case] = &[
 const SOON: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
 
-/// Why trampolines cannot be attached on this host, if so: tried, since lockdown may be on without anybody telling.
+/// Why trampolines cannot be attached on this host, if so: tried, since lockdown may be on without any file saying so.
 pub fn trampolines_refused(stage: &Stage) -> Option<String> {
     let daemon = stage.daemon().ok()?;
     let attached = daemon.metric("observer_probe_status", &["probe=\"oom_scope\"", "status=\"attached\""]);
@@ -59,16 +59,16 @@ fn degraded(daemon: &Daemon, probe: &str, status: &str, said: &str) -> Result<()
     let began = Instant::now();
     // The server answers before the probes are attached.
     while daemon.get("/api/v1/probes").map_or(true, |answer| answer == "[]") {
-        ensure!(began.elapsed() < SOON * patience(), "no probes are told: {}", daemon.log_text());
+        ensure!(began.elapsed() < SOON * patience(), "no probes are reported: {}", daemon.log_text());
     }
     daemon.wait_metric("observer_probe_status", &with, SOON, |value| value == 1.0)?;
     let probes: serde_json::Value = serde_json::from_str(&daemon.get("/api/v1/probes")?)?;
-    let told = probes
+    let reported = probes
         .as_array()
-        .and_then(|all| all.iter().find(|told| told["probe"] == probe))
+        .and_then(|all| all.iter().find(|reported| reported["probe"] == probe))
         .context("not in /api/v1/probes")?
         .to_string();
-    ensure!(told.contains(said), "{said:?} not in {told}");
+    ensure!(reported.contains(said), "{said:?} not in {reported}");
     Ok(())
 }
 

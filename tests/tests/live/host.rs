@@ -135,7 +135,7 @@ fn no_psi(stage: &Stage) -> Result<()> {
     daemon.ready(Duration::from_secs(10))?;
     daemon.wait_metric("observer_node_memory_available_bytes", &[], Duration::from_secs(5), |v| v > 0.0)?;
     let pressure = daemon.metric("observer_node_pressure_memory_waiting_seconds_total", &[])?;
-    ensure!(pressure.is_none(), "pressure is told as {pressure:?} without PSI");
+    ensure!(pressure.is_none(), "pressure is reported as {pressure:?} without PSI");
     Ok(())
 }
 

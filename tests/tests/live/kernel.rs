@@ -26,8 +26,8 @@ use crate::{
 pub const CASES: &[Case] = &[
     Case { name: "page_fault_counts_every_user_fault", needs: Probes, run: counts_faults },
     Case { name: "page_fault_pushes_a_spike_no_scrape_would_see", needs: Probes, run: pushes_a_spike },
-    Case { name: "process_tells_start_and_exit_code", needs: Probes, run: start_and_exit },
-    Case { name: "cgroup_life_tells_who_lives", needs: Probes, run: who_lives },
+    Case { name: "process_reports_start_and_exit_code", needs: Probes, run: start_and_exit },
+    Case { name: "cgroup_life_reports_what_lives", needs: Probes, run: who_lives },
     Case { name: "oom_kill_names_the_victim_and_its_own_limit", needs: Probes, run: own_limit },
     Case { name: "oom_kill_by_the_parents_limit_says_so", needs: Probes, run: parents_limit },
     Case { name: "oom_kill_by_a_limit_further_up_says_so", needs: Probes, run: ancestors_limit },
@@ -42,9 +42,9 @@ pub const CASES: &[Case] = &[
     Case { name: "page_cache_joins_the_curve_without_a_fault", needs: Probes, run: cache_curve },
     Case { name: "oom_scope_names_the_group_whose_limit_it_was", needs: Trampolines, run: scope },
     Case { name: "fault_latency_is_a_histogram_when_asked_for", needs: Trampolines, run: latency },
-    Case { name: "memory_events_tell_every_limit_met", needs: Probes, run: limit_met },
+    Case { name: "memory_events_report_every_limit_met", needs: Probes, run: limit_met },
     Case { name: "oom_kill_while_memory_high_throttles_says_both", needs: V2, run: throttled },
-    Case { name: "pressure_of_a_group_is_told", needs: Pressure, run: pressure },
+    Case { name: "pressure_of_a_group_is_reported", needs: Pressure, run: pressure },
     Case { name: "a_group_inside_a_unit_is_counted_as_the_unit", needs: Probes, run: nested },
     Case { name: "what_ran_before_the_observer_is_measured_but_not_started", needs: Probes, run: seeded },
     Case {
@@ -52,7 +52,7 @@ pub const CASES: &[Case] = &[
         needs: Probes,
         run: forgotten,
     },
-    Case { name: "a_restart_is_told_by_how_the_one_before_ended", needs: Probes, run: restarts },
+    Case { name: "a_restart_is_explained_by_how_the_previous_one_ended", needs: Probes, run: restarts },
     Case { name: "a_workloads_history_survives_the_daemon", needs: Probes, run: remembers },
     Case { name: "entries_leave_the_kernels_tables_with_their_cgroups", needs: Probes, run: tables },
     Case { name: "a_path_longer_than_a_record_is_found_by_its_id", needs: Probes, run: long_path },
@@ -177,7 +177,7 @@ pub fn counts_faults_of(stage: &Stage, daemon: &Daemon, name: &str) -> Result<()
     daemon.wait_metric(name, &[&own(&group)], SOON, |faults| faults >= least)?;
     sleep(Duration::from_secs(2)); // two more reads of the totals: nothing may be counted twice
     let faults = daemon.metric(name, &[&own(&group)])?.unwrap_or(0.0);
-    ensure!(faults <= most, "{faults} faults told, {counted} made");
+    ensure!(faults <= most, "{faults} faults reported, {counted} made");
     Ok(())
 }
 
@@ -189,11 +189,11 @@ fn pushes_a_spike(stage: &Stage) -> Result<()> {
     wait(child)?;
     let lasted = began.elapsed().as_secs_f64(); // in an emulated machine the ramp alone can take seconds
     let peak = group.peak().unwrap_or(200 * MIB) as f64;
-    let told =
+    let reported =
         daemon.wait_metric("observer_container_startup_peak_bytes", &[&own(&group)], SOON, |v| v > 0.0)?;
     ensure!(
-        (told / peak - 1.0).abs() < 0.02,
-        "start-up peak told as {told}, the kernel's watermark is {peak}"
+        (reported / peak - 1.0).abs() < 0.02,
+        "start-up peak reported as {reported}, the kernel's watermark is {peak}"
     );
     let at =
         daemon.metric("observer_container_startup_time_to_peak_seconds", &[&own(&group)])?.unwrap_or(9.0);
@@ -209,7 +209,7 @@ fn start_and_exit(stage: &Stage) -> Result<()> {
     wait(group.spawn("/usr/bin/env".as_ref(), &["sh", "-c", "sleep 0.2; exit 3"])?)?;
     let started =
         daemon.wait_metric("observer_container_start_time_seconds", &[&own(&group)], SOON, |v| v > 0.0)?;
-    ensure!((started - before).abs() < 1.0, "start told as {started}, it was after {before}");
+    ensure!((started - before).abs() < 1.0, "start reported as {started}, it was after {before}");
     daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
     let workload = format!("workload=\"{}\"", group.path());
     let starts = daemon.metric("observer_workload_starts_total", &[&workload, "cause=\"first\""])?;
@@ -336,7 +336,7 @@ fn cache_curve(stage: &Stage) -> Result<()> {
     let recording = stage.directory.join("cache.jsonl");
     let daemon = daemon(stage, &["--record", &recording.display().to_string()])?;
     let group = group(stage, "reads")?;
-    // Not on tmpfs, whose pages no tracepoint tells.
+    // Not on tmpfs, whose pages no tracepoint reports.
     let files = std::env::var_os("TEST_FILES").map_or_else(|| stage.directory.clone(), Into::into);
     let file = files.join("read.bin");
     let output = format!("of={}", file.display());
@@ -450,7 +450,7 @@ fn seeded(stage: &Stage) -> Result<()> {
     daemon.wait_metric("observer_container_memory_usage_bytes", &[&own], SOON, |v| v > 30e6)?;
     let workload = format!("workload=\"{}\"", group.path());
     let starts = daemon.metric("observer_workload_starts_total", &[&workload, "cause=\"first\""])?;
-    ensure!(starts.unwrap_or(0.0) == 0.0, "no start was seen, but {starts:?} are told");
+    ensure!(starts.unwrap_or(0.0) == 0.0, "no start was seen, but {starts:?} are reported");
     drop(group); // ends it
     wait(child)?;
     Ok(())

@@ -95,18 +95,18 @@ fn over(storm: Child) -> Result<u64> {
     text.trim().parse().with_context(|| format!("the storm says {text:?}"))
 }
 
-/// Waits until the observer tells as many as the kernel, of each, and again later: not one more.
+/// Waits until the observer reports as many as the kernel, of each, and again later: not one more.
 fn compare(daemon: &Daemon, what: &str, counted: &[(String, u64)]) -> Result<()> {
     for (with, kernel) in counted {
         ensure!(*kernel > 0, "{what}: nothing was killed");
-        daemon.wait_metric(KILLS, &[with], 2 * SOON, |told| told >= *kernel as f64)?;
+        daemon.wait_metric(KILLS, &[with], 2 * SOON, |reported| reported >= *kernel as f64)?;
     }
     sleep(Duration::from_secs(3)); // what is reconciled waits for two
     for (with, kernel) in counted {
-        let told = daemon.metric(KILLS, &[with])?;
+        let reported = daemon.metric(KILLS, &[with])?;
         ensure!(
-            told == Some(*kernel as f64),
-            "{what}: the kernel counts {kernel} OOM kills, the observer {told:?}"
+            reported == Some(*kernel as f64),
+            "{what}: the kernel counts {kernel} OOM kills, the observer {reported:?}"
         );
         println!("{what}: kernel {kernel}, observer {kernel}");
     }
@@ -162,7 +162,7 @@ fn killed_between(stage: &Stage) -> Result<()> {
     for at_a_time in [1, 4] {
         over(storm("exec", at_a_time, 2).begin(stage, &busy.0, 10)?)?;
         reported = (busy.0.oom_kills()? - before) as f64;
-        first.wait_metric(KILLS, &[&own(&busy.0)], 2 * SOON, |told| told == reported)?;
+        first.wait_metric(KILLS, &[&own(&busy.0)], 2 * SOON, |seen| seen == reported)?;
     }
     first.signal(Signal::KILL)?;
     drop(first);
@@ -194,8 +194,8 @@ fn killed_between(stage: &Stage) -> Result<()> {
     let third = daemon(stage, &with_state)?;
     sleep(Duration::from_secs(5));
     for (group, _) in [&busy, &calm, &young] {
-        let told = third.metric(KILLS, &[&own(group)])?.unwrap_or(0.0);
-        ensure!(told == 0.0, "{told} kills in {} are reported again", group.path());
+        let reported = third.metric(KILLS, &[&own(group)])?.unwrap_or(0.0);
+        ensure!(reported == 0.0, "{reported} kills in {} are reported again", group.path());
     }
     for (group, mut lives_on) in [busy, calm, young] {
         ensure!(lives_on.try_wait()?.is_none(), "the first process of {} is gone", group.path());
@@ -243,13 +243,13 @@ fn only_marked(stage: &Stage) -> Result<()> {
     result?;
     let kernel = group.oom_kills()? as f64;
     sleep(Duration::from_secs(4));
-    let told = daemon.metric(KILLS, &[&own(&group)])?.unwrap_or(0.0);
+    let reported = daemon.metric(KILLS, &[&own(&group)])?.unwrap_or(0.0);
     ensure!(
-        told == kernel,
-        "the kernel counts {kernel} OOM kills, the observer {told}:\n{}",
+        reported == kernel,
+        "the kernel counts {kernel} OOM kills, the observer {reported}:\n{}",
         daemon.log_text()
     );
-    println!("only marked: kernel {kernel}, observer {told}");
+    println!("only marked: kernel {kernel}, observer {reported}");
     Ok(())
 }
 
@@ -278,7 +278,7 @@ fn kill_line(daemon: &Daemon, group: &Group) -> Result<String> {
     Ok(line.unwrap_or_default().to_owned())
 }
 
-/// A group of processes: the one that is killed is told by its own pid and memory.
+/// A group of processes: the one that is killed is reported with its own pid and memory.
 fn facts(stage: &Stage) -> Result<()> {
     let recording = stage.directory.join("facts.jsonl");
     let daemon = daemon(stage, &["--record", &recording.display().to_string()])?;
@@ -331,8 +331,8 @@ fn inside(stage: &Stage) -> Result<()> {
     daemon
         .wait_metric("observer_node_oom_kills_by_scope_total", &["scope=\"inside\""], within, |n| n == 1.0)?;
     let log = daemon.log_text();
-    let told = "a limit inside the container, 32 MiB, was hit; the container's is 256 MiB";
-    ensure!(log.contains(told), "{told:?} not in:\n{log}");
+    let reported = "a limit inside the container, 32 MiB, was hit; the container's is 256 MiB";
+    ensure!(log.contains(reported), "{reported:?} not in:\n{log}");
     Ok(())
 }
 

@@ -20,7 +20,10 @@ use observer::{
         sampler::table,
     },
 };
-use observer_core::model::event::{CgroupVersion, MemoryReading};
+use observer_core::model::{
+    event::{CgroupVersion, MemoryReading},
+    probe_id::ProbeId,
+};
 use observer_tests::{daemon::Daemon, group::Group};
 
 use super::kernel::{SOON, group, own, run};
@@ -43,7 +46,7 @@ fn support() -> Support {
 /// The programs with their pass; `None` where this kernel cannot run it, which its status says.
 fn attached(support: &Support) -> Result<Option<Attached>> {
     let attached = attach::all(support, &ProbeChoice::default());
-    let status = attached.statuses.iter().find(|status| status.probe == "cgroup_pass");
+    let status = attached.statuses.iter().find(|status| status.probe == ProbeId::CgroupPass);
     let status = status.context("no status of cgroup_pass")?;
     if attached.pass.is_none() {
         let outcome = status.outcome.name();
@@ -263,7 +266,7 @@ fn no_file(stage: &Stage) -> Result<()> {
         let opened = Opened::watch(group.directory())?;
         // It shows that opening is seen at all.
         group.usage()?;
-        ensure!(opened.count()? > 0, "this kernel does not tell of files being opened");
+        ensure!(opened.count()? > 0, "this kernel does not report files being opened");
         sleep(Duration::from_secs(5));
         let count = opened.count()?;
         ensure!(count == 0, "{count} memory files of a group at rest were opened in five seconds");

@@ -35,7 +35,7 @@ pub fn missing() -> Option<String> {
     (!(there("prometheus") && there("promtool"))).then(|| "no prometheus or promtool in /usr/bin".to_owned())
 }
 
-/// A daemon that has something of every kind to tell.
+/// A daemon that has something of every kind to report.
 fn busy_daemon(stage: &Stage) -> Result<Daemon> {
     let mut daemon = Daemon::start(&stage.observer, &stage.directory, &[])?;
     daemon.ready(Duration::from_secs(10))?;

@@ -30,7 +30,7 @@ const SKIP: [&str; 15] = [
     "a_log_without",
     "a_file_that_hangs",
     "a_directory_that_cannot",
-    "a_restart_is_told",
+    "a_restart_is_reported",
     "a_workloads_history",
     "a_workload_keeps_its_kills",
     "a_recording_replays",

@@ -78,8 +78,8 @@ pub fn grades(check: Check, rows: &[Row]) {
     for (at, (grade, change)) in rows.iter().enumerate() {
         let mut facts = facts();
         change(&mut facts);
-        let told = serde_json::to_string(&facts).unwrap();
-        let facts: Facts = serde_json::from_str(&told).unwrap();
+        let reported = serde_json::to_string(&facts).unwrap();
+        let facts: Facts = serde_json::from_str(&reported).unwrap();
         let advice = Advice::of(&facts, &Settings::default());
         let verdict = advice.verdict(check).unwrap();
         assert_eq!(verdict.grade, *grade, "{check:?}, row {at}: {}", verdict.evidence);

@@ -13,8 +13,8 @@ use observer_core::{
 /// Columns of a bar.
 const WIDTH: usize = 50;
 
-pub fn story(told: &WorkloadAdvice, settings: &Settings) -> String {
-    let (facts, advice) = (&told.facts, &told.advice);
+pub fn story(advised: &WorkloadAdvice, settings: &Settings) -> String {
+    let (facts, advice) = (&advised.facts, &advised.advice);
     let s = &facts.startups;
     let mut text = format!("{}\n", printable(&facts.workload.to_string()));
     let mut say = |line: String| text += &format!("  {line}\n");
@@ -67,7 +67,7 @@ pub fn story(told: &WorkloadAdvice, settings: &Settings) -> String {
     }
     text += &match &facts.typical {
         Some(typical) => plot::plot(typical, facts, numbers),
-        None => bars(told),
+        None => bars(advised),
     };
     for verdict in &advice.verdicts {
         text += &format!(
@@ -81,8 +81,8 @@ pub fn story(told: &WorkloadAdvice, settings: &Settings) -> String {
 }
 
 /// Where no curve is known: steady level, peak, and what is set and advised, on one scale.
-fn bars(told: &WorkloadAdvice) -> String {
-    let (facts, numbers) = (&told.facts, &told.advice.numbers);
+fn bars(advised: &WorkloadAdvice) -> String {
+    let (facts, numbers) = (&advised.facts, &advised.advice.numbers);
     let rows = [
         ("steady p95", facts.steady.map(|steady| steady.p95), '#'),
         ("worst start-up", facts.startups.need.map(|[.., max]| max).max(facts.startups.cut), '#'),

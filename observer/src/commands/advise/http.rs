@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prometheus_that_does_not_answer_well_is_told_of_and_nothing_is_guessed() {
+    fn a_prometheus_that_does_not_answer_well_is_an_error_and_nothing_is_guessed() {
         let foreign = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"job":"node"},"value":[1,"1"]}]}}"#;
         for (answer, said) in [
             (response("401 Unauthorized", "no token"), "answered 401 Unauthorized: no token"),
@@ -117,10 +117,11 @@ mod tests {
             (String::new(), "is it running"),
         ] {
             let http = answering(answer, 1);
-            let error = prometheus::told(&http, WEEK, &Settings::default()).err().unwrap();
+            let error = prometheus::advised(&http, WEEK, &Settings::default()).err().unwrap();
             assert!(error.contains(said) && error.contains(http.url()), "{error}");
         }
-        let slow = prometheus::told(&answering(String::new(), 0), WEEK, &Settings::default()).err().unwrap();
+        let slow =
+            prometheus::advised(&answering(String::new(), 0), WEEK, &Settings::default()).err().unwrap();
         assert!(slow.contains("no answer in time") && slow.contains("--timeout"), "{slow}");
     }
 }

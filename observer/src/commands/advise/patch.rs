@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 use crate::commands::advise::{WorkloadAdvice, table::quantity};
 use observer_core::model::{advice::AdvisedLimit, printable::printable};
 
-pub fn commands(told: &[WorkloadAdvice]) -> String {
+pub fn commands(advised: &[WorkloadAdvice]) -> String {
     let head = "# Read before you run: each line changes a workload, and a changed template is rolled out.\n";
-    head.to_owned() + &told.iter().map(command).collect::<Vec<_>>().join("")
+    head.to_owned() + &advised.iter().map(command).collect::<Vec<_>>().join("")
 }
 
 /// What to set.
@@ -19,10 +19,10 @@ struct Sizes {
     limit: Option<u64>,
 }
 
-fn command(told: &WorkloadAdvice) -> String {
-    let name = told.facts.workload.to_string();
+fn command(advised: &WorkloadAdvice) -> String {
+    let name = advised.facts.workload.to_string();
     let name = printable(&name);
-    let (numbers, current) = (&told.advice.numbers, &told.facts.current);
+    let (numbers, current) = (&advised.advice.numbers, &advised.facts.current);
     let sizes = Sizes { request: numbers.request, limit: numbers.limit.map(AdvisedLimit::bytes) };
     let skip = |why: &str| format!("# {name}: {}\n", printable(why));
     if sizes.request.is_none() && sizes.limit.is_none() {
@@ -42,7 +42,7 @@ fn command(told: &WorkloadAdvice) -> String {
     let changes =
         [change("request", current.request, sizes.request), change("limit", current.limit, sizes.limit)];
     let changes: Vec<String> = changes.into_iter().flatten().collect();
-    let startups = &told.facts.startups;
+    let startups = &advised.facts.startups;
     let mut text = format!("# {name}: {}, from {} start-ups\n", changes.join(", "), startups.count);
     if let Some(missing) = &numbers.missing {
         text += &format!("# {}\n", printable(missing));
@@ -51,7 +51,7 @@ fn command(told: &WorkloadAdvice) -> String {
     if trial {
         text += "# every start-up was cut off by its limit: this one is to be tried, then ask again after the next start-up:\n";
     }
-    for line in how(told, &sizes).lines() {
+    for line in how(advised, &sizes).lines() {
         // A trial is a comment, so that running the whole output does not apply it.
         text += if trial && !line.starts_with('#') { "# " } else { "" };
         text += line;
@@ -61,8 +61,8 @@ fn command(told: &WorkloadAdvice) -> String {
 }
 
 /// A command, or what to write where.
-fn how(told: &WorkloadAdvice, sizes: &Sizes) -> String {
-    let of = &told.facts.workload;
+fn how(advised: &WorkloadAdvice, sizes: &Sizes) -> String {
+    let of = &advised.facts.workload;
     let edit = |place: &str| format!("# {place}\n{}", lines(&printable(&of.container), sizes));
     let template = || {
         let resources = resources(sizes);
@@ -70,9 +70,9 @@ fn how(told: &WorkloadAdvice, sizes: &Sizes) -> String {
     };
     match of.workload_type.as_str() {
         "deployment" | "statefulset" | "daemonset" | "replicaset" => {
-            kubectl(told, json!({"spec": {"template": template()}}))
+            kubectl(advised, json!({"spec": {"template": template()}}))
         }
-        "cronjob" => kubectl(told, json!({"spec": {"jobTemplate": {"spec": {"template": template()}}}})),
+        "cronjob" => kubectl(advised, json!({"spec": {"jobTemplate": {"spec": {"template": template()}}}})),
         "job" => edit("the template of a Job cannot be changed; where the Job is made:"),
         "rollout" => edit("kubectl cannot merge a Rollout's containers; where the Rollout is made:"),
         "staticpod" => edit("in the file on the node:"),
@@ -114,8 +114,8 @@ fn lines(container: &str, sizes: &Sizes) -> String {
     text
 }
 
-fn kubectl(told: &WorkloadAdvice, patch: Value) -> String {
-    let of = &told.facts.workload;
+fn kubectl(advised: &WorkloadAdvice, patch: Value) -> String {
+    let of = &advised.facts.workload;
     let names = [&of.namespace, &of.workload, &of.container];
     if let Some(name) = names.into_iter().find(|name| !is_kubernetes_name(name)) {
         return format!("# refused: {:?} is no name of Kubernetes (DNS-1123)\n", printable(name));
@@ -191,7 +191,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn told(kind: &str, namespace: &str, workload: &str, container: &str) -> WorkloadAdvice {
+    fn advised(kind: &str, namespace: &str, workload: &str, container: &str) -> WorkloadAdvice {
         let startups = Startups {
             count: 5,
             whole: 5,
@@ -246,14 +246,14 @@ mod tests {
             ("cgroup", "", "/jobs/a", "# write 104857600 to memory.max"),
             ("container", "", "web", "--memory=104857600"),
         ] {
-            let text = commands(&[told(kind, namespace, workload, "app")]);
+            let text = commands(&[advised(kind, namespace, workload, "app")]);
             assert!(text.contains(expected), "{kind} {workload}: {text}");
         }
     }
 
     #[test]
     fn what_is_tried_and_what_is_missing_is_said_as_in_the_table() {
-        let mut cut = told("cgroup", "", "/loop", "").facts;
+        let mut cut = advised("cgroup", "", "/loop", "").facts;
         cut.startups = Startups { count: 4, oom_killed: 4, cut: Some(48 * MIB), ..Startups::default() };
         cut.steady = None;
         cut.current.limit = Some(Some(48 * MIB));
@@ -277,7 +277,7 @@ mod tests {
             namespace in "[a-z';\n ]{0,6}",
             container in "[a-z'$()\n ]{0,6}",
         ) {
-            let text = commands(&[told(kind, &namespace, &name, &container)]);
+            let text = commands(&[advised(kind, &namespace, &name, &container)]);
             for line in text.lines().filter(|line| !line.starts_with('#')) {
                 let words = shlex::split(line).unwrap_or_default();
                 let unit = name.rsplit('/').next().unwrap_or_default();

@@ -156,7 +156,7 @@ static QUERIES: &[Query] = &[
 /// What the nodes said of the checks that need more than these numbers.
 const GRADES: &str = "max by ($BY, check) (observer_advice_grade)";
 
-pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
+pub fn advised(http: &Http, window: Window, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
     let mut all: BTreeMap<Workload, Facts> = BTreeMap::new();
     let mut foreign = 0u64;
     let total = QUERIES.len() + 1;
@@ -196,7 +196,7 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Work
     if foreign > 0 {
         notice(format_args!("{foreign} series had not the labels of an observer and were left out"));
     }
-    let told = |(workload, mut facts): (Workload, Facts)| {
+    let advised = |(workload, mut facts): (Workload, Facts)| {
         // A node's histogram is empty until ten minutes of container time: the level its start-ups settled at stands
         // in.
         facts.steady = facts.steady.filter(|steady| steady.p95 > 0);
@@ -214,13 +214,13 @@ pub fn told(http: &Http, window: Window, settings: &Settings) -> Result<Vec<Work
             {
                 verdict.grade = *said;
                 verdict.evidence =
-                    "the worst of what its nodes say; observer advise --explain on one of them tells why"
+                    "the worst of what its nodes say; observer advise --explain on one of them explains it"
                         .into();
             }
         }
         WorkloadAdvice { facts, advice }
     };
-    Ok(all.into_iter().map(told).collect())
+    Ok(all.into_iter().map(advised).collect())
 }
 
 /// Judged here, from numbers of the whole fleet: a node that saw less is not asked.

@@ -7,23 +7,23 @@ use observer_core::model::{
     units::Bytes,
 };
 
-pub fn table(told: &[WorkloadAdvice]) -> String {
+pub fn table(advised: &[WorkloadAdvice]) -> String {
     let mut rows = vec![
         ["WORKLOAD", "STARTS", "STEADY p95", "PEAK", "REQUEST", "LIMIT", "RESERVED", "VERDICT"]
             .map(str::to_owned),
     ];
-    rows.extend(told.iter().map(row));
+    rows.extend(advised.iter().map(row));
     let widths: Vec<usize> =
         (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let line = |row: &[String; 8]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
-    rows.iter().map(line).collect::<String>() + &summary(told)
+    rows.iter().map(line).collect::<String>() + &summary(advised)
 }
 
-fn row(told: &WorkloadAdvice) -> [String; 8] {
-    let (facts, advice) = (&told.facts, &told.advice);
+fn row(advised: &WorkloadAdvice) -> [String; 8] {
+    let (facts, advice) = (&advised.facts, &advised.advice);
     let numbers = &advice.numbers;
     let or_dash = |bytes: Option<u64>| bytes.map_or("-".to_owned(), quantity);
     let change = |now: Option<Option<u64>>, then: Option<String>| match (now, then) {
@@ -59,20 +59,20 @@ fn row(told: &WorkloadAdvice) -> [String; 8] {
     ]
 }
 
-fn summary(told: &[WorkloadAdvice]) -> String {
-    let changes = || told.iter().filter_map(|one| one.advice.numbers.request_change);
+fn summary(advised: &[WorkloadAdvice]) -> String {
+    let changes = || advised.iter().filter_map(|one| one.advice.numbers.request_change);
     let (less, more) = (changes().filter(|c| *c < 0).sum::<i64>(), changes().filter(|c| *c > 0).sum::<i64>());
-    let with = |grade| told.iter().filter(|one| one.advice.worst() == grade).count();
+    let with = |grade| advised.iter().filter(|one| one.advice.worst() == grade).count();
     let waiting =
-        told.iter().any(|one| one.advice.numbers.limit.is_none() && one.facts.current.containers > 0);
+        advised.iter().any(|one| one.advice.numbers.limit.is_none() && one.facts.current.containers > 0);
     format!(
         "\n{} container(s) of workloads: {} fail, {} warn. Following the advice reserves {} less and {} more.\n{}{}",
-        told.len(),
+        advised.len(),
         with(Grade::Fail),
         with(Grade::Warn),
         Bytes(less.unsigned_abs()),
         Bytes(more.unsigned_abs()),
-        if told.iter().any(|one| matches!(one.advice.numbers.limit, Some(AdvisedLimit::Trial(_)))) {
+        if advised.iter().any(|one| matches!(one.advice.numbers.limit, Some(AdvisedLimit::Trial(_)))) {
             "A limit with ? is a trial: every start-up was cut off by its limit, so its peak is not known. Ask again after the next.\n"
         } else {
             ""

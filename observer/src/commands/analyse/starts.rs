@@ -66,7 +66,7 @@ impl Starts {
         };
         if row.begins {
             let ended = before.map(|before| before.seconds);
-            self.anew(row, ended);
+            self.begin(row, ended);
             return;
         }
         if current.is_gone(row.usage) {
@@ -74,7 +74,7 @@ impl Starts {
             return;
         }
         if current.gone_since.is_some() {
-            self.anew(row, None);
+            self.begin(row, None);
             return;
         }
         if let Some(before) = before
@@ -98,7 +98,7 @@ impl Starts {
     }
 
     /// The current start is over, another begins with this row.
-    fn anew(&mut self, row: Row, ended: Option<f64>) {
+    fn begin(&mut self, row: Row, ended: Option<f64>) {
         self.candidate = None;
         let spacing = self.current.as_ref().map_or(0.0, |start| start.spacing);
         let mut next = Start::at(row.seconds, spacing);

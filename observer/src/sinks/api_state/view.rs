@@ -332,7 +332,7 @@ impl From<&ProbeStatus> for ProbeView {
             | AttachOutcome::Disabled { lost } => (None, Some(lost.clone())),
         };
         Self {
-            probe: status.probe.clone(),
+            probe: status.probe.to_string(),
             required: status.required,
             attached: status.attached.unwrap_or(matches!(status.outcome, AttachOutcome::Attached { .. })),
             status: status.outcome.name(),

@@ -6,6 +6,7 @@ use super::family::{Metric, counter, counters, gauge, gauges};
 use observer_core::model::{
     event::{AttachOutcome, CgroupVersion, Host, Loss, ObserverReading, ProgramCost},
     finding::FindingKind,
+    probe_id::ProbeId,
 };
 
 pub static METRICS: &[Metric<Observer>] = &[
@@ -27,7 +28,9 @@ pub static METRICS: &[Metric<Observer>] = &[
         "observer_probe_status",
         &["probe", "status"],
         "1 for the outcome of attaching each probe: attached, fallback, unsupported, broken, disabled. Details: /api/v1/probes.",
-        |observer, each| observer.probes.iter().for_each(|(probe, status)| each(&[probe, status], 1.0)),
+        |observer, each| {
+            observer.probes.iter().for_each(|(probe, status)| each(&[&probe.to_string(), status], 1.0))
+        },
     ),
     gauges(
         "observer_probe_attached",
@@ -35,7 +38,7 @@ pub static METRICS: &[Metric<Observer>] = &[
         "1 while the probe is attached. Those that follow growth (page_fault, growth) are attached only while a container starts.",
         |observer, each| {
             for (probe, attached) in &observer.attached {
-                each(&[probe], f64::from(u8::from(*attached)));
+                each(&[&probe.to_string()], f64::from(u8::from(*attached)));
             }
         },
     ),
@@ -131,8 +134,8 @@ pub static METRICS: &[Metric<Observer>] = &[
 pub struct Observer {
     host: Option<Host>,
     started: Option<f64>,
-    probes: BTreeMap<String, &'static str>,
-    attached: BTreeMap<String, bool>,
+    probes: BTreeMap<ProbeId, &'static str>,
+    attached: BTreeMap<ProbeId, bool>,
     lost: BTreeMap<Loss, f64>,
     unattributed: f64,
     pub dropped_workloads: f64,

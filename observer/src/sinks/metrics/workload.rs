@@ -124,7 +124,7 @@ pub static METRICS: &[Metric<Workload>] = &[
     counters(
         "observer_scale_event_oom_kills_total",
         &["by", "role"],
-        "OOM kills tied to a scale-up of the workload: role victim (it made the victim) or under_way (its containers were starting when somebody was killed).",
+        "OOM kills tied to a scale-up of the workload: role victim (it made the victim) or under_way (its containers were starting when another was killed).",
         |workload, each| {
             if let Some(scaled) = &workload.scaled {
                 scaled.oom_kills.iter().for_each(|((by, role), kills)| each(&[by.name(), role], *kills));

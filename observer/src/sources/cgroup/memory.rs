@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn pressure_is_told_in_nanoseconds_and_absent_where_it_is_off() {
+    fn pressure_is_reported_in_nanoseconds_and_absent_where_it_is_off() {
         let text = "some avg10=1.00 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
         assert_eq!(pressure(text), Some(Pressure { some_ns: 7_000, full_ns: 3_000 }));
         assert_eq!(pressure(""), None);

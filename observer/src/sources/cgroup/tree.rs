@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_text_are_found_and_told_apart() {
+    fn names_that_are_not_text_are_found_and_distinguished() {
         let root = tree("bytes");
         let hierarchy = Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 };
         for name in [&b"latin-\xe8"[..], b"latin-\xe9"] {

@@ -20,7 +20,7 @@ pub fn mounts(mountinfo: &[u8], root: &Path) -> Vec<PathBuf> {
 
 /// For a tree that was mounted at a place of its own, as a container has it.
 pub fn warn(proc: &Path, root: &Path) {
-    let Ok(text) = std::fs::read(proc.join("self/mountinfo")) else { return }; // told by the search for the tree
+    let Ok(text) = std::fs::read(proc.join("self/mountinfo")) else { return }; // reported by the search for the tree
     let writable = mounts(&text, root);
     if !writable.is_empty() {
         let shown: Vec<String> = writable.iter().map(|path| path.display().to_string()).collect();
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_below_a_read_only_top_is_told() {
+    fn a_controller_below_a_read_only_top_is_reported() {
         assert_eq!(of(["ro", "rw", "ro"]), ["/host/cgroup/memory"]);
         assert_eq!(of(["ro", "rw", "rw"]), ["/host/cgroup/memory", "/host/cgroup/unified"]);
         assert!(of(["ro", "ro", "ro"]).is_empty());

@@ -10,7 +10,7 @@ use observer_ebpf::{
     abi,
     field::{ABSENT, Field},
     probe::{Attachment, Fallback, Hook, Intent, Point, Probe},
-    probes::{self, cgroup_pass, growth},
+    probes::{self, cgroup_life, cgroup_pass, growth, process},
 };
 
 use crate::{
@@ -101,7 +101,7 @@ pub fn all(support: &Support, choice: &ProbeChoice) -> Attached {
     }
     let attaches =
         |name| plans.iter().any(|(probe, plan)| probe.name == name && matches!(plan, Plan::Attach { .. }));
-    let slot_by_task = attaches("cgroup_life") && attaches("process");
+    let slot_by_task = attaches(cgroup_life::PROBE.name) && attaches(process::PROBE.name);
     let growth_is_listed = attaches(growth::PROBE.name);
     let (mut programs, btf) = match load(support, slot_by_task, growth_is_listed) {
         Ok(loaded) => loaded,
@@ -161,7 +161,7 @@ fn status(probe: &Probe, outcome: AttachOutcome) -> ProbeStatus {
     let attached = matches!(outcome, AttachOutcome::Attached { .. });
     let attached = probes::is_while_starting(probe).then_some(attached);
     let required = probe.intent == Intent::Required;
-    ProbeStatus { probe: probe.name.to_owned(), required, outcome, attached }
+    ProbeStatus { probe: probe.name.into(), required, outcome, attached }
 }
 
 fn not_attached(probe: &Probe, plan: &Plan) -> AttachOutcome {

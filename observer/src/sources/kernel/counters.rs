@@ -51,9 +51,9 @@ pub struct Counters {
     latencies: TableMap<MapData, u64, LatencyValue>,
     lost: PerCpuArray<MapData, u64>,
     /// The last reported values, so that only changes are reported.
-    told: HashMap<CgroupId, Totals>,
-    told_latencies: HashMap<CgroupId, u64>,
-    told_lost: HashMap<Loss, u64>,
+    reported: HashMap<CgroupId, Totals>,
+    reported_latencies: HashMap<CgroupId, u64>,
+    reported_lost: HashMap<Loss, u64>,
     /// Descriptors of the loaded programs; the owning `Ebpf` lives as long as this.
     programs: Vec<RawFd>,
 }
@@ -76,9 +76,9 @@ impl Counters {
             slots: map(programs, "SLOTS")?,
             latencies: map(programs, "LATENCIES")?,
             lost: map(programs, "LOST")?,
-            told: HashMap::new(),
-            told_latencies: HashMap::new(),
-            told_lost: HashMap::new(),
+            reported: HashMap::new(),
+            reported_latencies: HashMap::new(),
+            reported_lost: HashMap::new(),
         })
     }
 
@@ -91,9 +91,9 @@ impl Counters {
         let in_slots = self.in_slots();
         for (cgroup, TableValue(value)) in table {
             let now = total_of(&value, in_slots.get(&cgroup).copied().unwrap_or(0));
-            let told = self.told.entry(cgroup).or_default();
-            if now.faults >= told.faults && now != *told {
-                *told = now;
+            let reported = self.reported.entry(cgroup).or_default();
+            if now.faults >= reported.faults && now != *reported {
+                *reported = now;
                 events.push(Event { at, what: EventKind::Totals { cgroup, totals: now } });
             }
         }
@@ -104,7 +104,7 @@ impl Counters {
     /// Empty unless the probe was asked for.
     fn latencies(&mut self, at: Time, events: &mut Vec<Event>) {
         for (cgroup, LatencyValue(value)) in self.latencies.iter().filter_map(Result::ok) {
-            if self.told_latencies.insert(cgroup, value.total_ns) != Some(value.total_ns) {
+            if self.reported_latencies.insert(cgroup, value.total_ns) != Some(value.total_ns) {
                 let latency = FaultLatency { buckets: value.buckets.to_vec(), total_ns: value.total_ns };
                 events.push(Event { at, what: EventKind::FaultLatency { cgroup, latency } });
             }
@@ -123,12 +123,12 @@ impl Counters {
         let value = self.cgroups.get(&cgroup, 0).ok();
         let in_tables =
             [self.containers.remove(&cgroup), self.latencies.remove(&cgroup), self.cgroups.remove(&cgroup)];
-        self.told_latencies.remove(&cgroup);
-        let told = self.told.remove(&cgroup).unwrap_or_default();
+        self.reported_latencies.remove(&cgroup);
+        let reported = self.reported.remove(&cgroup).unwrap_or_default();
         let totals = value
             .map(|TableValue(value)| total_of(&value, self.in_slots().get(&cgroup).copied().unwrap_or(0)));
         Freed {
-            totals: totals.filter(|totals| totals.faults >= told.faults && *totals != told),
+            totals: totals.filter(|totals| totals.faults >= reported.faults && *totals != reported),
             entries: in_tables.iter().filter(|removed| removed.is_ok()).count(),
         }
     }
@@ -136,7 +136,10 @@ impl Counters {
     /// How many parents up the container of this cgroup is; 0: it is one. A full table shows in the programs' count.
     pub fn mark(&mut self, cgroup: CgroupId, up: u32) {
         if self.containers.insert(cgroup, up, 0).is_err() {
-            tracing::debug!(cgroup, "no room to mark a container: faults of nested cgroups stay with them");
+            tracing::debug!(
+                cgroup,
+                "the map of containers is full: faults of nested cgroups stay with those"
+            );
         }
     }
 
@@ -164,7 +167,7 @@ impl Counters {
             (Loss::ProgramReentered, self.programs.iter().map(|fd| recursion_misses(*fd)).sum()),
         ];
         for (loss, count) in now {
-            if self.told_lost.insert(loss, count) != Some(count) && count > 0 {
+            if self.reported_lost.insert(loss, count) != Some(count) && count > 0 {
                 events.push(Event { at, what: EventKind::Lost { at: loss, count } });
             }
         }

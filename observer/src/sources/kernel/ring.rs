@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_and_signals_are_told_apart() {
+    fn exit_codes_and_signals_are_distinguished() {
         assert_eq!(exit_status(0x0300), ExitStatus::Code(3));
         assert_eq!(exit_status(9), ExitStatus::Signal(9));
         assert_eq!(exit_status(0x8b), ExitStatus::Signal(11)); // with a core dump

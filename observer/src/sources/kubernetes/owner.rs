@@ -41,7 +41,7 @@ mod tests {
 
     /// A ReplicaSet of a v1.36 cluster after a scale-up, shortened.
     #[test]
-    fn a_replica_set_tells_its_workloads_replicas_and_when_they_were_written() {
+    fn a_replica_set_has_its_workloads_replicas_and_when_they_were_written() {
         let text = r#"{"name":"web-7","namespace":"shop","uid":"rs1","creationTimestamp":"2026-11-24T11:06:08Z",
             "annotations":{"deployment.kubernetes.io/desired-replicas":"4","deployment.kubernetes.io/max-replicas":"5","deployment.kubernetes.io/revision":"2"},
             "ownerReferences":[{"apiVersion":"apps/v1","kind":"Deployment","name":"web","uid":"d1","controller":true}],

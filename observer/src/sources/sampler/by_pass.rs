@@ -51,7 +51,7 @@ pub(super) struct State {
     run: u64,
     failures: u8,
     dropped: u64,
-    /// Passes in a row that found a group no event told of.
+    /// Passes in a row that found a group no event reported.
     unknown: u8,
     whole: Vec<table::Whole>,
     pub(super) pods_available: Option<u64>,
@@ -82,7 +82,7 @@ pub(super) struct Known {
 }
 
 impl Sampler {
-    /// From now on the pass is what tells of groups at rest.
+    /// From now on the pass is what reports groups at rest.
     pub fn use_pass(&mut self, pass: Pass, every: Duration) {
         self.by_pass.pass = Some(pass);
         self.by_pass.every = every;
@@ -144,7 +144,7 @@ impl Sampler {
             if !group.is_container {
                 continue;
             }
-            // Without the probe the pass tells who came and went; with it, only what its events lost.
+            // Without the probe the pass reports who came and went; with it, only what its events lost.
             let lives = lives(record.populated > 0, whole.populated, &group.path);
             let doubt = lives != group.lives;
             group.pass.doubt = if doubt { group.pass.doubt + 1 } else { 0 };
@@ -205,7 +205,7 @@ impl Sampler {
         }
         self.by_pass.whole = whole;
         self.by_pass.pods_available = pods_available;
-        // An event that tells of it may still be in the ring; the walk finds what none will tell.
+        // An event that reports it may still be in the ring; the walk finds what none will report.
         self.by_pass.unknown = if unknown { self.by_pass.unknown.saturating_add(1) } else { 0 };
         if self.by_pass.unknown >= DOUBTS {
             self.by_pass.unknown = 0;

@@ -398,12 +398,12 @@ fn bytes(cell: &str, factor: f64, name: &str) -> Result<Option<u64>, String> {
     if ["", "-", "null", "undefined"].contains(&cell) {
         return Ok(None);
     }
-    let told = |why: String| format!("{name} {why}");
+    let reported = |why: String| format!("{name} {why}");
     if cell.ends_with(|last: char| last.is_ascii_digit()) && factor != 1.0 {
-        let value = parse_decimal(cell).map_err(told)?;
+        let value = parse_decimal(cell).map_err(reported)?;
         return parse_size(&(value * factor).to_string())
             .map(Some)
-            .map_err(|_| told(format!("{} is no size", quoted(cell))));
+            .map_err(|_| reported(format!("{} is no size", quoted(cell))));
     }
-    parse_size(cell).map(Some).map_err(told)
+    parse_size(cell).map(Some).map_err(reported)
 }
