@@ -183,14 +183,16 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     }
     // What they print would be one tangle; and each takes a GiB.
     let machines = if options.console { 1 } else { thread::available_parallelism()?.get().min(4) };
+    // The longest first, so that no machine is left to end alone.
+    let mut order: Vec<usize> = (0..boots.len()).collect();
+    order.sort_by_key(|index| !boots[*index].0.tries_fallbacks);
     let next = AtomicUsize::new(0);
     let (reports, reported) = mpsc::channel();
     thread::scope(|scope| {
         for _ in 0..machines {
             scope.spawn(|| {
-                while let index = next.fetch_add(1, Ordering::Relaxed)
-                    && let Some((kernel, vmlinuz, image, how)) = boots.get(index)
-                {
+                while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (kernel, vmlinuz, image, how) = &boots[index];
                     let report = boot(kernel, vmlinuz, image, how, options.console);
                     let _ = reports.send((index, report)); // the other end is below
                 }

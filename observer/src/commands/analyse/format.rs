@@ -13,6 +13,7 @@ mod mprof;
 mod pidstat;
 mod prometheus;
 mod psrecord;
+mod records;
 mod victoriametrics;
 
 pub struct Format {
@@ -24,11 +25,12 @@ pub struct Format {
 }
 
 /// The most particular shape first.
-const ALL: [&Format; 10] = [
+const ALL: [&Format; 11] = [
     &docker_stats::JSON,
     &victoriametrics::FORMAT,
     &prometheus::FORMAT,
     &cadvisor::FORMAT,
+    &records::FORMAT,
     &mprof::FORMAT,
     &psrecord::FORMAT,
     &pidstat::FORMAT,
@@ -40,10 +42,6 @@ const ALL: [&Format; 10] = [
 pub fn of(head: &str) -> Result<&'static Format, BadInput> {
     let found = ALL.iter().find(|format| (format.recognises)(head));
     found.copied().ok_or_else(|| {
-        BadInput::File(if json::is_json(head) {
-            "JSON, but not of a known shape: Prometheus query_range, VictoriaMetrics export, cAdvisor stats, docker stats; see docs/recording.md".to_owned()
-        } else {
-            "not a known recording; see docs/recording.md for how to make one".to_owned()
-        })
+        BadInput::File("not a known recording; see docs/recording.md for how to make one".to_owned())
     })
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{Options, Reading, Report, analyse};
 
 /// What each fixture is recognised as.
-const FIXTURES: [(&str, &str, &[u8]); 22] = [
+const FIXTURES: [(&str, &str, &[u8]); 24] = [
     ("columns", "plain", include_bytes!("fixtures/plain.csv")),
     ("columns", "tabs", include_bytes!("fixtures/tabs.tsv")),
     ("columns", "blanks", include_bytes!("fixtures/blanks.txt")),
@@ -28,6 +28,8 @@ const FIXTURES: [(&str, &str, &[u8]); 22] = [
     ("cAdvisor stats", "v1.3", include_bytes!("fixtures/cadvisor_v1.json")),
     ("cAdvisor stats", "v2.0", include_bytes!("fixtures/cadvisor_v2.json")),
     ("cAdvisor stats", "Docker's API", include_bytes!("fixtures/docker_api.jsonl")),
+    ("JSON records", "a list", include_bytes!("fixtures/records.json")),
+    ("JSON records", "one a line", include_bytes!("fixtures/records.jsonl")),
 ];
 
 fn report(bytes: &[u8], reading: Reading) -> Result<Report, String> {
@@ -140,6 +142,10 @@ fn what_cannot_be_is_refused_in_one_short_line() {
         ),
         ("{\"a\":1}", "JSON, but not of a known shape"),
         ("[1,2]", "JSON, but not of a known shape"),
+        ("[{\"ts\":0,\"rss\":5},{\"ts\":1,\"rss\":\"lots\"}]", "record 2: usage_bytes"),
+        ("{\"ts\":0,\"rss\":5}\n{\"ts\":1,\"rss\":-5}\n", "record 2: usage_bytes"),
+        ("[{\"ts\":0,\"rss\":5},{\"ts\":1", "not JSON records: EOF"),
+        ("[]", "at least one record"),
         ("NAME   CPU(cores)   MEMORY(bytes)\nweb-0  5m  12Mi\n", "no time of its own"),
         (
             "1716307200 web-0 5m 12Mi\n1716307205 web-0 5m lots\n",

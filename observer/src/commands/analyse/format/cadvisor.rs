@@ -19,7 +19,7 @@ pub const FORMAT: Format = Format {
     expects: "no container in it has memory stats",
     recognises: |head| {
         json::is_json(head)
-            && ((head.contains("\"timestamp\"") && head.contains("\"memory\""))
+            && ((head.contains("\"timestamp\"") && json::has_object(head, "memory"))
                 || head.contains("\"memory_stats\""))
     },
     read,

@@ -122,10 +122,7 @@ fn take(table: &mut Option<Table>, fields: &[&str], line: u64, rows: &mut Rows) 
         Some(table) => table,
         None => {
             let (found, is_header) = Table::of(fields).map_err(BadInput::File)?;
-            rows.clock.unit = found.time_unit;
-            if let Some(note) = &found.note {
-                rows.note(note.clone());
-            }
+            found.begin(rows);
             let table = table.insert(found);
             if is_header {
                 return Ok(());
@@ -158,7 +155,7 @@ struct Column {
 }
 
 /// Where each column is.
-struct Table {
+pub struct Table {
     fields: usize,
     time: usize,
     time_unit: Option<f64>,
@@ -280,6 +277,24 @@ const USAGE: [&str; 19] = [
 ];
 
 impl Table {
+    /// By its names; the fields of a record are a header too.
+    pub fn named(names: &[&str], rows: &mut Rows) -> Result<Self, String> {
+        match Self::of(names)? {
+            (table, true) => {
+                table.begin(rows);
+                Ok(table)
+            }
+            (_, false) => Err(format!("{} are no names; {EXPECTED}", quoted(&names.join(",")))),
+        }
+    }
+
+    fn begin(&self, rows: &mut Rows) {
+        rows.clock.unit = self.time_unit;
+        if let Some(note) = &self.note {
+            rows.note(note.clone());
+        }
+    }
+
     /// From a header; without one (the first field is a time), in the documented order.
     fn of(first: &[&str]) -> Result<(Self, bool), String> {
         let refuse =
@@ -356,7 +371,7 @@ impl Table {
         Ok((Self { fields: first.len(), time, time_unit, usage, anon, inactive_file, labels, note }, true))
     }
 
-    fn row(&self, fields: &[&str], rows: &mut Rows) -> Result<(), String> {
+    pub fn row(&self, fields: &[&str], rows: &mut Rows) -> Result<(), String> {
         if fields.len() != self.fields {
             return Err(format!("{} fields, expected {}", fields.len(), self.fields));
         }

@@ -8,6 +8,15 @@ pub fn is_json(head: &str) -> bool {
     head.trim_start().starts_with(['{', '['])
 }
 
+/// Whether a field of this name holds an object, not a number.
+pub fn has_object(head: &str, name: &str) -> bool {
+    let name = format!("\"{name}\"");
+    head.match_indices(&name).any(|(at, _)| {
+        let value = head[at + name.len()..].trim_start().strip_prefix(':');
+        value.is_some_and(|value| value.trim_start().starts_with('{'))
+    })
+}
+
 pub fn refused(what: &str, error: &serde_json::Error) -> BadInput {
     BadInput::File(format!("not {what}: {}", bounded(&error.to_string())))
 }
