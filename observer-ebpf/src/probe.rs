@@ -89,7 +89,7 @@ pub enum ArgType {
     Integer,
 }
 
-/// What stands in when no hook can be used.
+/// What is read when no hook can be used.
 #[derive(Debug)]
 pub struct Fallback {
     /// What feeds the same metrics then, if anything does.

@@ -16,7 +16,7 @@ pub const PROBE: Probe = Probe {
     hooks: &[Hook {
         attachments: &[fentry("fault_begin", "handle_mm_fault"), fexit("fault_end", "handle_mm_fault")],
     }],
-    fallback: Fallback { by: None, lost: "no page-fault latencies" },
+    fallback: Fallback { by: None, lost: "page-fault latencies" },
     needs: &[Field::TaskCgroups, Field::CssSetMemory, Field::CssCgroup, Field::CgroupKn, Field::KnId],
     feeds: &["observer_container_page_fault_seconds"],
 };

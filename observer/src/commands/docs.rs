@@ -11,7 +11,7 @@ use observer_ebpf::{
 
 use observer_core::model::{advice::Check, cause::Cause};
 
-use crate::{ledger, sinks::metrics, sources::kernel::attach};
+use crate::{ledger, sinks::metrics};
 
 pub fn metrics_md() -> String {
     let mut families = metrics::declarations();
@@ -91,7 +91,8 @@ pub fn probes_md() -> String {
                     writeln!(md, "| {} | {kind} `{target}` | `{program}` | {condition} |", preference + 1);
             }
         }
-        let _ = write!(md, "\nOtherwise: {}.\n\nFollows ", attach::lost(&probe.fallback));
+        let by = probe.fallback.by.unwrap_or("none");
+        let _ = write!(md, "\nFallback: {by}. Lost: {}.\n\nKernel fields read: ", probe.fallback.lost);
         let fields: Vec<String> = probe
             .needs
             .iter()
@@ -106,7 +107,7 @@ pub fn probes_md() -> String {
             })
             .collect();
         let feeds: Vec<String> = probe.feeds.iter().map(|name| format!("`{name}`")).collect();
-        let _ = writeln!(md, "{}.\n\nFeeds {}.", fields.join(", "), feeds.join(", "));
+        let _ = writeln!(md, "{}.\n\nMetrics: {}.", fields.join(", "), feeds.join(", "));
     }
     md
 }

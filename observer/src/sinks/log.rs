@@ -49,13 +49,15 @@ fn probe(status: &ProbeStatus) {
     match &status.outcome {
         AttachOutcome::Attached { hook } => tracing::info!("probe {name}: attached to {hook}"),
         AttachOutcome::Fallback { by, why, lost } => {
-            tracing::info!("probe {name}: {by} instead ({why}); {lost}")
+            tracing::info!("probe {name}: {by} instead ({why}); lost: {lost}")
         }
         AttachOutcome::Unsupported { missing, lost } => {
-            tracing::info!("probe {name}: unsupported, no {missing}; {lost}")
+            tracing::info!("probe {name}: unsupported, no {missing}; lost: {lost}")
         }
-        AttachOutcome::Broken { error, lost } => tracing::warn!("probe {name}: broken, {error}; {lost}"),
-        AttachOutcome::Disabled { lost } => tracing::info!("probe {name}: disabled; {lost}"),
+        AttachOutcome::Broken { error, lost } => {
+            tracing::warn!("probe {name}: broken, {error}; lost: {lost}")
+        }
+        AttachOutcome::Disabled { lost } => tracing::info!("probe {name}: disabled; lost: {lost}"),
     }
 }
 

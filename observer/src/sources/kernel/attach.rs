@@ -177,9 +177,7 @@ fn not_attached(probe: &Probe, plan: &Plan) -> AttachOutcome {
 /// The loss without a probe, and its fallback.
 pub fn lost(fallback: &Fallback) -> String {
     match fallback.by {
-        Some(by) => {
-            format!("{by} stand{} in; {}", if by.contains(" and ") { "" } else { "s" }, fallback.lost)
-        }
+        Some(by) => format!("{} (read instead: {by})", fallback.lost),
         None => fallback.lost.to_owned(),
     }
 }
