@@ -3,6 +3,7 @@
 pub mod advise;
 pub mod analyse;
 pub mod check;
+pub mod client;
 pub mod docs;
 pub mod notice;
 pub mod why;

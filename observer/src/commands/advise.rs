@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::client::{Access, http::Http};
 use observer_core::{
     advice::Settings,
     model::{
@@ -16,7 +17,6 @@ use observer_core::{
 };
 
 mod explain;
-pub(super) mod http;
 mod patch;
 mod plot;
 mod prometheus;
@@ -29,18 +29,11 @@ pub struct Options {
     /// Only this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// The observer of one node
-    #[arg(long, default_value = "http://127.0.0.1:9843", value_name = "URL")]
-    node: String,
-    /// PEM file with the certificate authority of an https:// address [default: the public ones, as Mozilla lists them]
-    #[arg(long, value_name = "FILE")]
-    ca: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    access: Access,
     /// The whole fleet, from the series in a Prometheus, Thanos, Mimir or VictoriaMetrics
     #[arg(long, value_name = "URL", conflicts_with = "node", env = "OBSERVER_PROMETHEUS")]
     prometheus: Option<String>,
-    /// Sent as a bearer token, read from this file
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<std::path::PathBuf>,
     /// How far back Prometheus is asked
     #[arg(long, default_value = "7d", value_name = "SPAN", requires = "prometheus", value_parser = window)]
     window: Window,
@@ -115,16 +108,11 @@ pub struct WorkloadAdvice {
 pub fn run(options: &Options) -> Result<String, String> {
     let settings = Settings { headroom: options.headroom / 100.0, min_startups: options.min_startups };
     let timeout = Duration::from_secs(options.timeout.max(1));
-    let read = |what: &str, path: &std::path::PathBuf| {
-        std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read the {what} in {}: {error}", path.display()))
-    };
-    let token = options.token_file.as_ref().map(|path| read("token", path)).transpose()?;
-    let ca = options.ca.as_ref().map(|path| read("certificate authority", path)).transpose()?;
-    let http = |url: &str| http::Http::new(url, timeout, token, ca.as_deref());
     let mut advised = match &options.prometheus {
-        Some(url) => prometheus::advised(&http(url)?, options.window, &settings)?,
-        None => node(&http(&options.node)?, &settings)?,
+        Some(url) => {
+            prometheus::advised(&options.access.connect_to(url, timeout)?, options.window, &settings)?
+        }
+        None => node(&options.access.connect(timeout)?, &settings)?,
     };
     let all = advised.len();
     advised.retain(|one| options.wants(&one.facts));
@@ -175,7 +163,7 @@ pub(super) fn long_name(kind: &str) -> String {
     }
 }
 
-fn node(http: &http::Http, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
+fn node(http: &Http, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
     let advised: Vec<Advised> = serde_json::from_value(http.get("/api/v1/advice", &[])?)
         .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))?;
     let judge = |Advised { facts, .. }: Advised| {

@@ -11,7 +11,7 @@ use std::{
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-use super::advise::http::Http;
+use super::client::{Access, state::State};
 use crate::{
     recording::replay,
     sinks::{api_state::NodeState, metrics::Metrics},
@@ -22,7 +22,7 @@ mod answer;
 mod find;
 mod story;
 
-use answer::{Answer, State};
+use answer::Answer;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -33,18 +33,11 @@ pub struct Options {
     /// Only this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// The observer of the node it ran on
-    #[arg(long, default_value = "http://127.0.0.1:9843", value_name = "URL")]
-    node: String,
+    #[command(flatten)]
+    access: Access,
     /// A recording instead, written by `observer run --record`; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "node")]
     replay: Option<PathBuf>,
-    /// PEM file with the certificate authority of an https:// address [default: the public ones, as Mozilla lists them]
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Sent as a bearer token, read from this file
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
     /// Seconds to wait for the answer
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     timeout: u64,
@@ -92,14 +85,8 @@ fn about(state: &State, name: &str, namespace: Option<&str>) -> Result<Answer, S
 }
 
 fn asked(options: &Options) -> Result<State, String> {
-    let read = |what: &str, path: &PathBuf| {
-        std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read the {what} in {}: {error}", path.display()))
-    };
-    let token = options.token_file.as_ref().map(|path| read("token", path)).transpose()?;
-    let ca = options.ca.as_ref().map(|path| read("certificate authority", path)).transpose()?;
     let timeout = Duration::from_secs(options.timeout.max(1));
-    let http = Http::new(&options.node, timeout, token, ca.as_deref())?;
+    let http = options.access.connect(timeout)?;
     serde_json::from_value(http.get("/api/v1/state", &[])?)
         .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))
 }

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     commands::{
-        advise::{Window, WorkloadAdvice, http::Http},
+        advise::{Window, WorkloadAdvice},
+        client::http::Http,
         notice::notice,
     },
     sinks::metrics::grade_number,
@@ -287,4 +288,58 @@ fn ask(http: &Http, promql: &str, window: Window) -> Result<Vec<Series>, String>
         Some((labels, value))
     };
     Ok(rows.iter().filter_map(series).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+        time::Duration,
+    };
+
+    use super::*;
+
+    const WEEK: Window = Window { seconds: 604_800 };
+
+    /// A stand-in for a Prometheus that answers what a real one will not say on demand.
+    fn answering(answer: String, times: usize) -> Http {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for _ in 0..times {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            thread::sleep(Duration::from_secs(1)); // what is not answered is kept waiting, not refused
+        });
+        Http::new(&url, Duration::from_millis(300), None, None).unwrap()
+    }
+
+    fn response(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[test]
+    fn a_prometheus_that_does_not_answer_well_is_an_error_and_nothing_is_guessed() {
+        let foreign = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"job":"node"},"value":[1,"1"]}]}}"#;
+        for (answer, said) in [
+            (response("401 Unauthorized", "no token"), "answered 401 Unauthorized: no token"),
+            (response("422 Unprocessable Entity", "too many samples"), "too many samples"),
+            (response("503 Service Unavailable", ""), "answered 503"),
+            (response("200 OK", "<html>login</html>"), "not JSON"),
+            (response("200 OK", r#"{"status":"error","error":"x"}"#), "is that the address of a Prometheus?"),
+            (response("200 OK", r#"{"status":"success","data":{}}"#), "without data.result"),
+            (response("200 OK", foreign), "no series observer_workload_history_startups"),
+            (String::new(), "is it running"),
+        ] {
+            let http = answering(answer, 1);
+            let error = advised(&http, WEEK, &Settings::default()).err().unwrap();
+            assert!(error.contains(said) && error.contains(http.url()), "{error}");
+        }
+        let slow = advised(&answering(String::new(), 0), WEEK, &Settings::default()).err().unwrap();
+        assert!(slow.contains("no answer in time") && slow.contains("--timeout"), "{slow}");
+    }
 }

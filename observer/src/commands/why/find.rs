@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::answer::{Names, State, Subject};
-use crate::commands::advise::long_name;
+use super::answer::Subject;
+use crate::commands::{
+    advise::long_name,
+    client::state::{Names, State},
+};
 use observer_core::model::printable::printable;
 
 /// Names listed where one did not fit; and how like it a name must be to be one of them.

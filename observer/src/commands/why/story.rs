@@ -1,7 +1,10 @@
 //! The answer as one screen of text.
 
-use super::answer::{Advice, Answer, Container, Kill, ScaleEvent};
-use crate::commands::advise::table::quantity;
+use super::answer::Answer;
+use crate::commands::{
+    advise::table::quantity,
+    client::state::{Advice, Container, Kill, ScaleEvent},
+};
 use observer_core::model::{
     printable::printable,
     units::{Bytes, Seconds},
