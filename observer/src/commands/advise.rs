@@ -164,8 +164,7 @@ pub(super) fn long_name(kind: &str) -> String {
 }
 
 fn node(http: &Http, settings: &Settings) -> Result<Vec<WorkloadAdvice>, String> {
-    let advised: Vec<Advised> = serde_json::from_value(http.get("/api/v1/advice", &[])?)
-        .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))?;
+    let advised: Vec<Advised> = http.api("/api/v1/advice", &[])?;
     let judge = |Advised { facts, .. }: Advised| {
         let advice = Advice::of(&facts, settings);
         WorkloadAdvice { facts, advice }

@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 
+pub mod delta;
 pub mod http;
 pub mod state;
 

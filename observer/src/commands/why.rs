@@ -22,7 +22,7 @@ mod answer;
 mod find;
 mod story;
 
-use answer::Answer;
+use answer::{Answer, Subject};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -84,11 +84,15 @@ fn about(state: &State, name: &str, namespace: Option<&str>) -> Result<Answer, S
     find::find(state, name, namespace).map(|subject| Answer::of(state, subject))
 }
 
+/// The same story of one container.
+pub fn of_container(state: &State, id: &str, name: &str) -> String {
+    let subject = Subject::Container { id: id.to_owned(), name: name.to_owned() };
+    story::text(&Answer::of(state, subject))
+}
+
 fn asked(options: &Options) -> Result<State, String> {
     let timeout = Duration::from_secs(options.timeout.max(1));
-    let http = options.access.connect(timeout)?;
-    serde_json::from_value(http.get("/api/v1/state", &[])?)
-        .map_err(|error| format!("{}: that is not an observer's answer: {error}", http.url()))
+    options.access.connect(timeout)?.api("/api/v1/state", &[])
 }
 
 fn replayed(path: &Path) -> Result<State, NoAnswer> {

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize)]
 pub struct State {
+    pub moment: u64,
     pub status: Status,
+    pub host: Option<Host>,
+    pub node: Node,
     pub containers: Vec<Container>,
     pub workloads: Vec<Workload>,
     pub scale_events: Vec<ScaleEvent>,
@@ -18,6 +21,7 @@ pub struct State {
 pub struct Status {
     pub now: f64,
     pub live: bool,
+    pub recording: Option<String>,
     pub ready: bool,
     pub missing: Vec<String>,
     pub kubernetes: Option<Kubernetes>,
@@ -27,6 +31,7 @@ pub struct Status {
 #[derive(Debug, Deserialize)]
 pub struct Kubernetes {
     pub state: String,
+    pub node: String,
     pub why: String,
 }
 
@@ -35,6 +40,26 @@ pub struct Dropped {
     pub containers: u64,
     pub kills: u64,
     pub scale_events: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Host {
+    pub kernel: String,
+    pub memory_total_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Node {
+    pub available_bytes: Option<u64>,
+    pub pods_available_bytes: Option<u64>,
+    pub starting: u64,
+    pub starting_bytes: u64,
+    pub forecast_bytes: u64,
+    pub forecast_in_seconds: f64,
+    pub forecast_unknown: u64,
+    pub stampede: bool,
+    pub waiting_ratio: Option<f64>,
+    pub stalled_ratio: Option<f64>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -101,8 +126,17 @@ pub struct Workload {
     pub workload: String,
     pub workload_type: String,
     pub container: String,
+    pub risk: Risk,
+    pub starting: u64,
     pub startups: u64,
     pub advice: Option<Advice>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Risk {
+    pub level: String,
+    pub score: u64,
+    pub why: String,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -174,4 +208,39 @@ pub struct AlsoStarting {
     #[serde(flatten)]
     pub names: Names,
     pub usage_bytes: u64,
+}
+
+/// Highest usage in each span, from the exec on.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Curve {
+    pub width_seconds: f64,
+    pub kib: Vec<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Startup {
+    #[serde(flatten)]
+    pub names: Names,
+    pub started: f64,
+    pub seconds: Option<f64>,
+    pub outcome: String,
+    pub peak_bytes: u64,
+    pub time_to_stable_seconds: Option<f64>,
+    pub curve: Curve,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct UsageHistory {
+    pub width_seconds: u64,
+    pub at: Vec<u64>,
+    pub kib: Vec<u64>,
+}
+
+/// One container, with its curves.
+#[derive(Debug, Deserialize)]
+pub struct ContainerDetail {
+    pub container: Container,
+    pub curve: Curve,
+    pub history: UsageHistory,
+    pub earlier: Vec<Startup>,
 }

@@ -99,9 +99,10 @@ impl Screen {
             self.say(
                 4,
                 &format!(
-                    "cause {} (confidence {:.2}): {}",
+                    "cause {} (confidence {:.2}){}{}",
                     cause.cause,
                     cause.confidence,
+                    if cause.evidence.is_empty() { "" } else { ": " },
                     cause.evidence.join("; ")
                 ),
             );
