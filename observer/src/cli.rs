@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{advise, why},
+    commands::{advise, top, why},
     config::{Flags, RootFlags},
     ledger,
 };
@@ -47,7 +47,7 @@ pub enum Command {
         #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["findings", "story"])]
         serve: Option<std::net::SocketAddr>,
         /// How fast it is played while it is served, times as it was [default: all at once]
-        #[arg(long, value_name = "TIMES", requires = "serve", value_parser = crate::recording::serve::parse_speed)]
+        #[arg(long, value_name = "TIMES", requires = "serve", value_parser = crate::recording::pace::parse_speed)]
         speed: Option<f64>,
     },
     /// Analyse a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
@@ -93,6 +93,14 @@ pub enum Command {
     /// of it, no recording; 3 found, and something is wrong: an OOM kill, a failed exit, memory that does not settle,
     /// or advice that a check fails.
     Why(why::Options),
+    /// Watch start-ups on a terminal: what starts now with its curve against its limit, OOM kills, and the rest by risk
+    ///
+    /// Shows a running observer, by default that of this host; a node's of a cluster is brought here by `kubectl
+    /// port-forward`. --replay plays a recording in this process instead, at any --speed. Enter opens a container:
+    /// its curve, its cause with evidence, its kills, and what to set; / filters, s sorts, ? explains keys and words,
+    /// q quits. NO_COLOR is obeyed, and nothing is said by colour alone. For scripts there are `observer why` and
+    /// /api/v1. Needs no privileges.
+    Top(top::Options),
     /// Watch what scales which workload in the whole cluster, and answer the agents: the optional companion of `run`
     ///
     /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets

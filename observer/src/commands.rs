@@ -6,4 +6,5 @@ pub mod check;
 pub mod client;
 pub mod docs;
 pub mod notice;
+pub mod top;
 pub mod why;

@@ -9,7 +9,7 @@
 //! http         serves the sinks: TLS, authorisation, routes
 //! recording    events <-> a file; histories kept over restarts
 //! ledger       `observer ledger`: the changes of every workload of the cluster
-//! commands     check, docs, analyse, advise
+//! commands     check, docs, analyse, advise, why, top
 //! app          config -> build -> run -> drain: the only place that knows sources and sinks
 //! ```
 

@@ -13,7 +13,7 @@ use clap::Parser;
 use observer::{
     app,
     cli::{Cli, Command, Document},
-    commands::{analyse, notice::notice, why},
+    commands::{analyse, notice::notice, top, why},
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     recording::{self, replay},
     sinks::log,
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             .map_err(|error| (FAILED, error))
             .and_then(|text| print(&text)),
         Command::Why(options) => why(&options),
+        Command::Top(options) => top(&options),
         Command::Ledger(options) => ledger(options),
         Command::LedgerSecret { namespace, secret, mut names } => {
             if names.is_empty() {
@@ -123,6 +124,14 @@ fn why(options: &why::Options) -> Done {
     })?;
     print(&answer.text)?;
     if answer.wrong { Err((WRONG, String::new())) } else { Ok(()) }
+}
+
+fn top(options: &top::Options) -> Done {
+    let recording = options.replay.as_deref().map(open).transpose()?;
+    top::run(options, recording).map_err(|error| match error {
+        top::Failed::Failed(message) => (FAILED, message),
+        top::Failed::BadInput(message) => (BAD_INPUT, message),
+    })
 }
 
 fn replay(path: &Path, findings: bool, story: bool) -> Done {

@@ -3,6 +3,7 @@
 pub mod folder;
 pub mod history_file;
 pub mod kill_journal;
+pub mod pace;
 pub mod replay;
 pub mod serve;
 pub mod writer;

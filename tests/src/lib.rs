@@ -9,3 +9,4 @@ pub mod prometheus;
 pub mod shell;
 #[cfg(feature = "bench")]
 pub mod synthetic;
+pub mod tmux;

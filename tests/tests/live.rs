@@ -9,6 +9,7 @@ mod live {
     pub mod kills;
     pub mod pass;
     pub mod prometheus;
+    pub mod top;
 }
 
 use std::{
@@ -47,6 +48,9 @@ pub enum Needs {
     Disposable,
     /// And Prometheus with promtool.
     Prometheus,
+    /// tmux, and nothing else.
+    Terminal,
+    TerminalAndProbes,
 }
 
 /// What the tests share.
@@ -110,6 +114,7 @@ fn run() -> Conclusion {
         live::kills::CASES,
         live::fallback::CASES,
         live::prometheus::CASES,
+        live::top::CASES,
     ]
     .concat_cases()
     .into_iter()
@@ -158,6 +163,8 @@ fn trial(
             let why = "it exhausts the machine's memory, and TEST_MAY_EXHAUST is not set";
             no_probes.map(str::to_owned).or((!allowed).then(|| why.to_owned()))
         }
+        Needs::Terminal => live::top::missing(),
+        Needs::TerminalAndProbes => no_probes.map(str::to_owned).or_else(live::top::missing),
         Needs::Prometheus => no_probes.map(str::to_owned).or(prometheus),
     };
     let stage = Arc::clone(stage);

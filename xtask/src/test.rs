@@ -65,8 +65,10 @@ pub fn test(options: &Options) -> Result<()> {
     if statics::clippy().is_none() {
         tally.skipped.push("lints: there is no clippy".to_owned());
     }
-    if live && let Err(error) = shell::apt(&["prometheus"]) {
-        eprintln!("no Prometheus: {error:#}"); // its tests name themselves as skipped
+    for package in ["prometheus", "tmux"].into_iter().filter(|_| live) {
+        if let Err(error) = shell::apt(&[package]) {
+            eprintln!("no {package}: {error:#}"); // its tests name themselves as skipped
+        }
     }
     // The live tests run the daemon itself: built with the rest.
     tally.lints_and_build(cargo()?.args(["build", "--workspace", "--all-targets"]));

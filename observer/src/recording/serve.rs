@@ -6,12 +6,14 @@ use std::{
     path::Path,
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
 };
 
 use tokio::{net::TcpListener, sync::oneshot};
 
-use super::replay::{BadRecording, Replayed, replay_into};
+use super::{
+    pace::{Pace, Tempo},
+    replay::{BadRecording, Replayed, replay_into},
+};
 use crate::{
     http::{
         accept::Limits,
@@ -20,7 +22,6 @@ use crate::{
     },
     sinks::{api_state::NodeState, metrics::Metrics},
 };
-use observer_core::model::time::Time;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CannotServe {
@@ -28,14 +29,6 @@ pub enum CannotServe {
     Recording { path: String, source: BadRecording },
     #[error(transparent)]
     Listen(#[from] server::CannotListen),
-}
-
-/// Of the command line: how fast a recording is played.
-pub fn parse_speed(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(speed) if (0.01..=10_000.0).contains(&speed) => Ok(speed),
-        _ => Err("a number from 0.01 to 10000: 1 is as it was, 10 is ten times as fast".into()),
-    }
 }
 
 /// Until Ctrl-C. Without a speed the whole recording is read before anything is answered.
@@ -58,7 +51,7 @@ pub async fn serve(
     let player = shared.clone();
     // A thread of its own: reading and waiting must not hold up what is served.
     thread::spawn(move || {
-        let mut pace = Pace { speed, first: None };
+        let mut pace = Pace::new(speed.map(|speed| Arc::new(Tempo::new(speed))));
         let replayed =
             replay_into(&metrics, recording, |at| pace.wait(at), |finding| player.state().apply(finding));
         player.state().moment(); // what came after the last second of the node
@@ -107,20 +100,5 @@ async fn serving(listener: TcpListener, shared: Shared) {
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await; // it cannot be waited for: serve until killed
-    }
-}
-
-/// Holds each event back until it is due.
-struct Pace {
-    speed: Option<f64>,
-    first: Option<(Instant, Time)>,
-}
-
-impl Pace {
-    fn wait(&mut self, at: Time) {
-        let Some(speed) = self.speed else { return };
-        let (began, first) = *self.first.get_or_insert((Instant::now(), at));
-        let due = Duration::from_secs_f64(at.seconds_since(first).clamp(0.0, 1e9) / speed);
-        thread::sleep(due.saturating_sub(began.elapsed()));
     }
 }

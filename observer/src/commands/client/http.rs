@@ -112,9 +112,11 @@ pub struct Event {
     pub data: String,
 }
 
-impl Events {
+impl Iterator for Events {
+    type Item = Event;
+
     /// `None`: the stream ended, or nothing came for too long.
-    pub fn next(&mut self) -> Option<Event> {
+    fn next(&mut self) -> Option<Event> {
         let mut event = Event { name: String::new(), data: String::new() };
         let mut line = String::new();
         loop {

@@ -1,0 +1,87 @@
+//! `observer top`: what starts now, what was killed, and what is at risk, in a terminal.
+//!
+//! Reads /api/v1 of a running observer, or the same answers from a recording that plays in this process.
+
+use std::{
+    io::{self, BufRead, IsTerminal},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::client::Access;
+use crate::recording::pace::parse_speed;
+
+mod draw;
+mod feed;
+mod plain;
+mod rows;
+mod screen;
+mod text;
+mod view;
+
+use feed::{Feed, Link};
+use plain::Able;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    access: Access,
+    /// A recording instead, written by `observer run --record`, played in this process
+    #[arg(long, value_name = "FILE", conflicts_with = "node")]
+    pub replay: Option<PathBuf>,
+    /// How fast it plays, times as it was; + and - change it
+    #[arg(long, default_value_t = 1.0, value_name = "TIMES", requires = "replay", value_parser = parse_speed)]
+    speed: f64,
+    /// Seconds to wait for an answer
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+#[derive(Debug)]
+pub enum Failed {
+    /// There is no terminal, or no observer.
+    Failed(String),
+    /// No recording.
+    BadInput(String),
+}
+
+/// `recording`: the opened file of `--replay`.
+pub fn run(options: &Options, recording: Option<Box<dyn BufRead + Send>>) -> Result<(), Failed> {
+    if !io::stdout().is_terminal() {
+        return Err(Failed::Failed(
+            "top draws on a terminal, and standard output is none; `observer why NAME` prints text, \
+             /api/v1/state of the observer is JSON"
+                .into(),
+        ));
+    }
+    let feed = match (&options.replay, recording) {
+        (Some(path), Some(recording)) => {
+            Feed::recording(recording, path, options.speed).map_err(Failed::BadInput)?
+        }
+        _ => {
+            let timeout = Duration::from_secs(options.timeout.max(1));
+            let http = options.access.connect(timeout).map_err(Failed::Failed)?;
+            Feed::observer(http).map_err(|error| Failed::Failed(without(&error)))?
+        }
+    };
+    let able = Able::find(|name| std::env::var(name).ok());
+    let drawn = screen::run(&feed, able);
+    drawn.map_err(|error| Failed::Failed(format!("cannot draw on the terminal: {error}")))?;
+    match &feed.seen().link {
+        Link::Ended { note: Some(note) } => Err(Failed::BadInput(note.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// What to do where no observer answers.
+fn without(error: &str) -> String {
+    format!(
+        "{error}\n  It shows what a running observer measures: start one with `sudo observer run`, name another with \
+         --node URL (kubectl port-forward brings one here), or play a recording with --replay FILE."
+    )
+}
+
+#[cfg(test)]
+mod test;

@@ -1,0 +1,126 @@
+//! The terminal: taken, drawn on, and given back whatever ends the program.
+
+use std::{
+    io::{self, Stdout, stdout},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use ratatui::{
+    Terminal,
+    backend::CrosstermBackend,
+    crossterm::{
+        cursor, event,
+        event::{Event, KeyEventKind},
+        execute, terminal,
+    },
+};
+
+use super::{
+    draw::draw,
+    feed::Feed,
+    plain::Able,
+    view::{Done, Open, View},
+};
+
+/// Drawn at least this often: what was heard meanwhile, and for how long nothing was.
+const FRAME: Duration = Duration::from_millis(250);
+
+/// Gives the terminal back when it goes.
+struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl Screen {
+    fn take() -> io::Result<Self> {
+        static HOOK: Once = Once::new();
+        // A panic may abort: nothing is dropped then, and its message would be lost on the other screen.
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                give_back();
+                before(panic);
+            }));
+        });
+        terminal::enable_raw_mode()?;
+        let taken = execute!(stdout(), terminal::EnterAlternateScreen, cursor::Hide)
+            .and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
+        match taken {
+            Ok(terminal) => Ok(Self { terminal }),
+            Err(error) => {
+                give_back();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Each on its own: one that fails leaves the others to be done.
+fn give_back() {
+    let _ = execute!(stdout(), cursor::Show);
+    let _ = execute!(stdout(), terminal::LeaveAlternateScreen);
+    let _ = terminal::disable_raw_mode();
+}
+
+/// Until a key or a signal ends it.
+pub fn run(feed: &Feed, able: Able) -> io::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    ctrlc::set_handler(move || stopped.store(true, Relaxed)).map_err(io::Error::other)?;
+    let mut view = View::new(feed.tempo.clone());
+    let mut screen = Screen::take()?;
+    let mut asked: Option<Open> = None;
+    while !stop.load(Relaxed) {
+        {
+            let seen = feed.seen();
+            let silent = seen.heard.elapsed();
+            screen.terminal.draw(|frame| {
+                draw(&seen, &mut view, silent, frame.area(), frame.buffer_mut());
+                able.apply(frame.buffer_mut());
+            })?;
+        }
+        if asked != view.open && feed.open(view.open.as_ref().map(|open| open.id.clone())) {
+            asked.clone_from(&view.open);
+        }
+        // All that was typed before it is drawn again: a paste, or a key held down over a slow line.
+        let mut wait = FRAME;
+        while poll(wait)? && !stop.load(Relaxed) {
+            wait = Duration::ZERO;
+            let Event::Key(key) = event::read()? else { continue };
+            if key.kind == KeyEventKind::Release {
+                continue;
+            }
+            let done = view.key(key, &feed.seen());
+            match done {
+                Done::Nothing => {}
+                Done::Quit => return Ok(()),
+                Done::Redraw => screen.terminal.clear()?,
+                Done::Suspend => {
+                    drop(screen);
+                    let own = rustix::process::getpid();
+                    let _ = rustix::process::kill_process(own, rustix::process::Signal::STOP);
+                    screen = Screen::take()?;
+                    screen.terminal.clear()?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A signal is no error: the loop looks at what it asked for.
+fn poll(wait: Duration) -> io::Result<bool> {
+    match event::poll(wait) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        polled => polled,
+    }
+}
