@@ -29,6 +29,9 @@ use super::{
 /// Drawn at least this often: what was heard meanwhile, and for how long nothing was.
 const FRAME: Duration = Duration::from_millis(250);
 
+/// After a signal the loop has this long to end by itself.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Gives the terminal back when it goes.
 struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
@@ -75,7 +78,14 @@ fn give_back() {
 pub fn run(feed: &Feed, able: Able) -> io::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    ctrlc::set_handler(move || stopped.store(true, Relaxed)).map_err(io::Error::other)?;
+    ctrlc::set_handler(move || {
+        stopped.store(true, Relaxed);
+        // Of a terminal that is gone (SIGHUP), crossterm reads keys without an end (0.29, unix/mio.rs).
+        std::thread::sleep(GRACE);
+        give_back();
+        std::process::exit(0);
+    })
+    .map_err(io::Error::other)?;
     let mut view = View::new(feed.tempo.clone());
     let mut screen = Screen::take()?;
     let mut asked: Option<Open> = None;
