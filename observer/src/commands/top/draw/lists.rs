@@ -29,6 +29,8 @@ const STARTING: &[Column] = &[
 ];
 /// From so many lines on there is one for the selected row.
 const ROOMY: u16 = 14;
+/// Start-ups that are over, shown without scrolling.
+const OVER_ROWS: usize = 5;
 const CURVE_COLUMN: usize = 6;
 
 const KILLS: &[Column] = &[
@@ -62,8 +64,9 @@ pub fn draw(seen: &Seen, view: &View, rows: &Rows, mut area: Rect, buffer: &mut 
     let selected = view.selected(&rows.keys());
     let within =
         |from: usize, count: usize| selected.and_then(|at| at.checked_sub(from)).filter(|at| *at < count);
-    let heights = heights(area.height, starting, kills, rest);
-    let [first, second, third] = heights;
+    let over = rows.starting.iter().filter(|one| !one.under_way()).count();
+    // Those that are over take no room from the rest, beyond a few.
+    let [first, second, third] = heights(area.height, starting - over + over.min(OVER_ROWS), kills, rest);
     let now = seen.state.status.now;
 
     let title = |name: &str, shown: usize, all: usize| -> Vec<Cell> {
@@ -71,7 +74,6 @@ pub fn draw(seen: &Seen, view: &View, rows: &Rows, mut area: Rect, buffer: &mut 
         vec![(name.to_owned(), BOLD), (count, BOLD)]
     };
     let mut head = title("STARTING", starting, rows.all[0]);
-    let over = rows.starting.iter().filter(|one| !one.under_way()).count();
     if over > 0 {
         head = title("STARTING", starting - over, rows.all[0].saturating_sub(over));
         head.push((format!(" +{over} over"), FAINT));
