@@ -147,6 +147,22 @@ fn an_observer_that_is_gone() {
 }
 
 #[test]
+fn an_observer_that_hangs_or_misses_something_says_so() {
+    let mut seen = seen("kubernetes_scale_up_by_a_bot", 1e9);
+    (seen.link, seen.state.status.live, seen.state.status.ready) = (Link::Live, true, false);
+    seen.state.status.missing = vec!["required probe oom is broken".into()];
+    let kubernetes = seen.state.status.kubernetes.as_mut().unwrap();
+    (kubernetes.state, kubernetes.why) = ("forbidden".into(), "pods: no names".into());
+    let screen = text(&screen(&seen, &mut View::default(), (80, 24)));
+    for part in ["! NO NEWS for 7.0s", "! NOT READY: required probe oom", "! Kubernetes API forbidden: pods"]
+    {
+        assert!(screen.contains(part), "{part}:\n{screen}");
+    }
+    let fresh = text(&silent_screen(&seen, &mut View::default(), (80, 24), Duration::from_secs(1)));
+    assert!(!fresh.contains("NO NEWS"), "{fresh}");
+}
+
+#[test]
 fn help_with_every_key() {
     let seen = seen("kubernetes_scale_up_by_a_bot", 12.0);
     let mut view = playing();
