@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 
-use crate::{run, shell};
+use crate::{run, shell, test_web};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -38,6 +38,8 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// The page in a real Chromium: first frame with data, frames while scrolling, what 50 open pages cost
+    Page,
     /// What a page fault pays, how true a spike is seen, what the daemon holds: one JSON line
     Faults {
         /// Options of the benchmark, after --
@@ -62,6 +64,7 @@ pub fn bench(options: &Options) -> Result<()> {
             let bench = build_bench("bench-scale")?;
             shell::run(Command::new(bench).args(args))
         }
+        What::Page => test_web::measure(&run::build()?),
         What::Faults { args } => {
             run::build()?;
             // Beside it, for comparison; where it cannot be had the benchmark says so.

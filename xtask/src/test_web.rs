@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -25,18 +25,29 @@ pub enum Outcome {
 
 /// `observer`: the program that serves the recordings.
 pub fn test(observer: &Path) -> Result<Outcome> {
-    let chromium =
-        match shell::apt(&["chromium"]).and_then(|()| shell::find("chromium").context("no chromium")) {
-            Ok(chromium) => chromium,
-            Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
-        };
     let web = shell::root().join("web");
-    if let Err(error) = packages(&web) {
-        return Ok(Outcome::Skipped(format!("{error:#}")));
-    }
+    let chromium = match chromium().and_then(|chromium| packages(&web).map(|()| chromium)) {
+        Ok(chromium) => chromium,
+        Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
+    };
     fresh(&web)?;
     shell::run(Command::new("npx").args(["--no-install", "tsc", "--noEmit"]).current_dir(&web))?;
     drive(observer, &web, &chromium)
+}
+
+/// Figures of the page (web/test/measure.mjs).
+pub fn measure(observer: &Path) -> Result<()> {
+    let web = shell::root().join("web");
+    let chromium = chromium()?;
+    packages(&web)?;
+    let mut node = Command::new("node");
+    node.arg("test/measure.mjs").arg(observer).arg(run::target().join("web")).arg(chromium);
+    shell::run(node.current_dir(web))
+}
+
+fn chromium() -> Result<PathBuf> {
+    shell::apt(&["chromium"])?;
+    shell::find("chromium").context("no chromium")
 }
 
 /// What the page is built and driven with, in the versions of package-lock.json.
