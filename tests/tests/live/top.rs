@@ -25,6 +25,7 @@ use crate::{
 pub const CASES: &[Case] = &[
     Case { name: "top_obeys_keys_and_leaves_the_terminal_as_it_was", needs: OnTerminal, run: keys },
     Case { name: "top_gives_the_terminal_back_when_a_signal_ends_it", needs: OnTerminal, run: signals },
+    Case { name: "top_ends_with_its_terminal", needs: OnTerminal, run: hangs_up },
     Case { name: "top_shows_that_its_observer_is_gone_and_finds_it_again", needs: OnTerminal, run: gone },
     Case { name: "top_says_the_same_without_colour", needs: OnTerminal, run: colour },
     Case { name: "top_without_a_terminal_says_what_else_there_is", needs: OnTerminal, run: no_terminal },
@@ -111,10 +112,31 @@ fn signals(stage: &Stage) -> Result<()> {
         let terminal = terminal(stage, &[])?;
         begin(&terminal, stage, &format!("--replay {}", case("leak")))?;
         terminal.shows("STARTING")?;
-        let pid = fs::read_to_string(stage.directory.join("top-pid"))?;
-        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).context("no pid")?;
-        kill_process(pid, signal)?;
+        kill_process(pid(stage)?, signal)?;
         returned(&terminal, 0)?;
+    }
+    Ok(())
+}
+
+fn pid(stage: &Stage) -> Result<Pid> {
+    let pid = fs::read_to_string(stage.directory.join("top-pid"))?;
+    pid.trim().parse().ok().and_then(Pid::from_raw).context("no pid")
+}
+
+/// As where a connection breaks: nothing is left that draws for no reader.
+fn hangs_up(stage: &Stage) -> Result<()> {
+    let terminal = terminal(stage, &[])?;
+    begin(&terminal, stage, &format!("--replay {}", case("leak")))?;
+    terminal.shows("STARTING")?;
+    let stat = format!("/proc/{}/stat", pid(stage)?.as_raw_nonzero());
+    // A process that has ended and was not waited for is gone too.
+    let runs = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+    ensure!(runs(), "it does not run");
+    drop(terminal);
+    let began = Instant::now();
+    while runs() {
+        ensure!(began.elapsed() < Duration::from_secs(10) * patience(), "it runs on without a terminal");
+        sleep(Duration::from_millis(50));
     }
     Ok(())
 }
