@@ -86,3 +86,13 @@ export async function ask<T>(path: string): Promise<T> {
 export function keyOf(of: Names): string {
   return of.namespace ? `${of.namespace}/${of.workload_type}/${of.workload}:${of.container}` : of.workload;
 }
+
+export type Load = [State, History, Startup[]];
+
+/** All that is drawn at first, in one go. */
+export function everything(from: number): Promise<Load> {
+  return Promise.all([ask<State>("state"), ask<History>(`history?from=${from}`), ask<Startup[]>(`startups?from=${from}`)]);
+}
+
+/** Asked for before anything of the page is built: the answers are on their way meanwhile. */
+export const early = everything(0);

@@ -1,5 +1,6 @@
 // The page: what the link says is what is shown. State comes from the store; every view reads it and draws itself.
 
+import "./api"; // first: it asks for the state while the rest is made
 import { Panel } from "./detail";
 import { h, show } from "./dom";
 import { bytes, clock, date, name, percent, plural, seconds } from "./format";

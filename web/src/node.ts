@@ -2,7 +2,8 @@
 // events and kills.
 
 import uPlot from "uplot";
-import { Band, stack } from "./bands";
+import { History } from "./api";
+import { Band, lower, stack } from "./bands";
 import { h, show } from "./dom";
 import { bytes, clock, name, percent, plural } from "./format";
 import { colours } from "./palette";
@@ -28,6 +29,8 @@ export class NodeChart {
   private bands: Band[] = [];
   private base: number[] = [];
   private room: (number | null)[] = [];
+  /** What is in sight of it. */
+  private history: History | null = null;
   private drawn = -1;
 
   constructor(private readonly store: Store, private readonly turn: (change: Record<string, string>) => void) {
@@ -52,14 +55,15 @@ export class NodeChart {
   draw(): void {
     for (const button of this.element.querySelectorAll<HTMLElement>("[data-range]")) button.setAttribute("aria-pressed", String(Number(button.dataset.range) === this.range));
     for (const button of this.element.querySelectorAll<HTMLElement>("[data-scale]")) button.setAttribute("aria-pressed", String((button.dataset.scale === "node") === this.whole));
-    const history = this.store.history;
+    const known = this.store.history;
     const width = this.canvas.clientWidth;
-    if (!history || !history.at.length || width < 50 || this.drawn === this.store.version) return;
+    if (!known || !known.at.length || width < 50 || this.drawn === this.store.version) return;
     this.drawn = this.store.version;
-    const now = Math.max(this.store.now, history.at[history.at.length - 1]!);
+    const now = Math.max(this.store.now, known.at[known.at.length - 1]!);
     const total = this.store.state?.node.memory_total_bytes ?? 0;
     // What is known of a shorter time fills the width.
-    const from = Math.max(now - this.range, Math.min(history.at[0]!, now - 20));
+    const from = Math.max(now - this.range, Math.min(known.at[0]!, now - 20));
+    const history = this.history = since(known, from);
     const cells = history.at;
     this.bands = stack(this.store.startups.values(), cells, history.width_seconds, now);
     const sum = cells.map((_, i) => this.bands.reduce((all, band) => all + band.bytes[i]!, 0));
@@ -116,7 +120,7 @@ export class NodeChart {
 
   /** Stack, forecast, room and pressure, on uPlot's canvas. */
   private paint(plot: uPlot): void {
-    const history = this.store.history;
+    const history = this.history;
     if (!history) return;
     const { ctx, bbox } = plot;
     const css = colours();
@@ -210,7 +214,7 @@ export class NodeChart {
     const item = (colour: string, label: string, kind = ""): HTMLElement => h("span", { class: `key ${kind}` }, h("i", { style: { "--colour": colour } }), label);
     const any = (list: number[] | undefined): boolean => !!list?.some(value => value > 0.001);
     const bands = this.bands.map((band, i) => item(css[`band${band.key ? i : "rest"}`]!, `${name(band.label, 40)}${band.startups > 1 ? ` ×${band.startups}` : ""}`));
-    const history = this.store.history!;
+    const history = this.history!;
     show(this.legend, bands.length ? bands : h("span", { class: "dim" }, `nothing started until ${clock(now)}`),
       this.whole ? item(css.base!, "all that runs") : null,
       any(history.forecast_bytes) ? item(css.forecast!, "forecast: will still take", "hatch") : null,
@@ -249,7 +253,7 @@ export class NodeChart {
 
   /** What the cursor is on, in words. */
   private point(i: number | null): void {
-    const history = this.store.history;
+    const history = this.history;
     if (i == null || !history || history.at[i] == null) return show(this.hover);
     const parts = [h("b", null, clock(history.at[i]!)), `  ${plural(history.starting[i]!, "container")} starting, holding ${bytes(history.starting_bytes[i])}`];
     const bands = this.bands.filter(band => band.bytes[i]! > 0).slice(0, 3).map(band => `${name(band.label, 30)} ${bytes(band.bytes[i])}`);
@@ -295,4 +299,12 @@ function hatch(ctx: CanvasRenderingContext2D, colour: string, ratio: number): Ca
     patterns.set(key, pattern);
   }
   return pattern;
+}
+
+/** From the last cell before this time on: a day is not stacked to draw a quarter of an hour. */
+function since(history: History, from: number): History {
+  const first = Math.max(0, lower(history.at, from) - 1);
+  if (!first) return history;
+  const columns = Object.entries(history).map(([name, column]) => [name, Array.isArray(column) ? column.slice(first) : column]);
+  return Object.fromEntries(columns) as History;
 }

@@ -1,6 +1,6 @@
 // What the page knows: the state, kept up to date by deltas, and the node's history. Nothing here draws.
 
-import { ask, Container, Delta, History, keyOf, Refused, Startup, State, Workload } from "./api";
+import { ask, Container, Delta, early, everything, History, keyOf, Load, Refused, Startup, State, Workload } from "./api";
 
 export type Connection = "loading" | "connected" | "lost" | "forbidden";
 
@@ -23,6 +23,7 @@ export class Store {
   private tries = 0;
   private heard = 0;
   private from = 0;
+  private first: Promise<Load> | null = early;
 
   constructor(private readonly changed: () => void) {
     setInterval(() => this.check(), 1000);
@@ -33,15 +34,17 @@ export class Store {
 
   async load(): Promise<void> {
     try {
-      const state = await ask<State>("state");
+      const asked = this.first ?? everything(this.from);
+      this.first = null;
+      const [state, history, startups] = await asked;
       this.state = state;
+      this.fill(history, startups);
       this.containers = new Map(state.containers.map(one => [one.id, one]));
       this.workloads = new Map(state.workloads.map(one => [one.key, one]));
       this.connection = "connected";
       this.error = "";
       this.tell();
       this.listen(state.moment);
-      await this.backfill(this.from);
     } catch (error) {
       this.failed(error);
     }
@@ -51,9 +54,13 @@ export class Store {
   async backfill(from: number): Promise<void> {
     this.from = from;
     const [history, startups] = await Promise.all([ask<History>(`history?from=${from}`), ask<Startup[]>(`startups?from=${from}`)]);
+    this.fill(history, startups);
+    this.tell();
+  }
+
+  private fill(history: History, startups: Startup[]): void {
     this.history = history;
     this.startups = new Map(startups.map(one => [one.startup, one]));
-    this.tell();
   }
 
   private listen(after: number): void {
