@@ -95,6 +95,12 @@ await test("every workload is a row, the riskiest first, with its numbers", asyn
   }
 });
 
+await test("what is drawn first is asked for once, before the script runs", async open => {
+  const page = await open(scaled.url);
+  const asked = await page.evaluate(() => performance.getEntriesByType("resource").filter(one => one.name.includes("/api/v1/")).map(one => [one.name.split("/api/v1/")[1], one.initiatorType]));
+  for (const path of ["state", "history?from=0", "startups?from=0"]) equal(asked.filter(([name]) => name === path), [[path, "link"]], path);
+});
+
 await test("every kill and every scale event is a mark, and opens what it did", async open => {
   const page = await open(scaled.url);
   const [kills, events] = [await scaled.api("kills"), await scaled.api("scale-events")];
