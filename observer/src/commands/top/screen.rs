@@ -49,6 +49,7 @@ impl Screen {
             }));
         });
         terminal::enable_raw_mode()?;
+        TAKEN.store(true, Relaxed);
         let taken = execute!(stdout(), terminal::EnterAlternateScreen, cursor::Hide)
             .and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
         match taken {
@@ -67,8 +68,14 @@ impl Drop for Screen {
     }
 }
 
+/// Once, whoever comes first: leaving the other screen again would put the cursor back onto what was printed since.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
 /// Each on its own: one that fails leaves the others to be done.
 fn give_back() {
+    if !TAKEN.swap(false, Relaxed) {
+        return;
+    }
     let _ = execute!(stdout(), cursor::Show);
     let _ = execute!(stdout(), terminal::LeaveAlternateScreen);
     let _ = terminal::disable_raw_mode();
