@@ -1,4 +1,4 @@
-// Sources here -> page.html, page.js, page.css in observer/src/http/web/. The digest of the sources is written into the page;
+// Sources here -> page.html, page.js, page.css, report.html in observer/src/http/web/. The digest of the sources is written into the page;
 // `cargo test` compares it with what the sources are, so that a stale build is found without node.
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
@@ -15,7 +15,23 @@ const options = { bundle: true, minify: true, write: false, target: "es2022", le
 const text = async entry => (await build({ ...options, format: "iife", entryPoints: [`${here}src/${entry}`] })).outputFiles[0].text;
 const [script, style] = [await text("main.ts"), await text("style.css")];
 const page = readFileSync(`${here}src/page.html`, "utf8").replace("SOURCES", digest);
-const files = { "page.js": script, "page.css": style, "page.html": page };
+// The same page as one file: `observer report` puts style, text, data and script in their places. Nothing else runs in it.
+const digestOf = content => `'sha256-${createHash("sha256").update(content).digest("base64")}'`;
+const policy = `default-src 'none'; script-src ${digestOf(script)}; style-src ${digestOf(style)}; base-uri 'none'; form-action 'none'`;
+const swap = (text, from, to) => { if (!text.includes(from)) throw new Error(`page.html has no ${from}`); return text.replace(from, () => to); };
+let report = page;
+for (const [from, to] of [
+  ["<!doctype html>", "<!doctype html>\n<!-- observer report -->"],
+  ['<meta name="viewport"', `<meta http-equiv="Content-Security-Policy" content="${policy}">\n<meta name="viewport"`],
+  ['<link rel="stylesheet" href="page.css">', "<style>{{STYLE}}</style>"],
+  [/<noscript>.*<\/noscript>/s.exec(page)[0], "<noscript><pre>{{TEXT}}</pre></noscript>"],
+  ['<script src="page.js" defer></script>', '<script type="application/json" id="report">{{DATA}}</script>\n<script>{{SCRIPT}}</script>'],
+]) report = swap(report, from, to);
+// What the page asks for ahead is in the file already.
+report = report.replace(/<!-- What src\/api\.ts asks[^\n]*\n(<link rel="preload"[^\n]*\n)*/, "");
+if (/<link|src=/.test(report)) throw new Error("the report would ask for something");
+if (/<\/(script|style)|<!--/i.test(script + style)) throw new Error("script or style would end its own element");
+const files = { "report.html": report, "page.js": script, "page.css": style, "page.html": page };
 let bytes = 0;
 for (const [name, content] of Object.entries(files)) {
   writeFileSync(out + name, content);

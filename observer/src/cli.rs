@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{advise, top, why},
+    commands::{advise, report, top, why},
     config::{Flags, RootFlags},
     ledger,
 };
@@ -50,6 +50,12 @@ pub enum Command {
         #[arg(long, value_name = "TIMES", requires = "serve", value_parser = crate::recording::pace::parse_speed)]
         speed: Option<f64>,
     },
+    /// Write a recording as one HTML file that can be mailed: the page, with everything of the recording in it
+    ///
+    /// It needs no server and no network. It begins with what happened in words: OOM kills, whose limit, who else was
+    /// starting, what to set. At most 16 MiB: of a long recording it has lows and highs of ever longer spans, and what does
+    /// not fit is counted in it. A recording that ends early or is damaged is used up to there, and the report says so.
+    Report(report::Options),
     /// Analyse a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
     ///
     /// Reads CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes], Grafana's CSV, JSON of

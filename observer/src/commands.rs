@@ -6,5 +6,6 @@ pub mod check;
 pub mod client;
 pub mod docs;
 pub mod notice;
+pub mod report;
 pub mod top;
 pub mod why;

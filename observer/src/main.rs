@@ -13,7 +13,7 @@ use clap::Parser;
 use observer::{
     app,
     cli::{Cli, Command, Document},
-    commands::{analyse, notice::notice, top, why},
+    commands::{analyse, notice::notice, report, top, why},
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     recording::{self, replay},
     sinks::log,
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Check { roots } => check(roots),
         Command::Replay { recording, serve: Some(address), speed, .. } => serve(&recording, address, speed),
         Command::Replay { recording, findings, story, .. } => replay(&recording, findings, story),
+        Command::Report(options) => report(&options),
         Command::Analyse { file, json, plot, limit, ended, series, interval } => {
             let reading = analyse::Reading { series, interval };
             analyse(&file, json, plot.as_deref(), &analyse::Options { limit, ended, reading })
@@ -132,6 +133,15 @@ fn top(options: &top::Options) -> Done {
         top::Failed::Failed(message) => (FAILED, message),
         top::Failed::BadInput(message) => (BAD_INPUT, message),
     })
+}
+
+fn report(options: &report::Options) -> Done {
+    match report::run(options) {
+        Ok(None) => Ok(()),
+        Ok(Some(html)) => print(&html),
+        Err(report::NoReport::Failed(message)) => Err((FAILED, message)),
+        Err(report::NoReport::BadInput(message)) => Err((BAD_INPUT, message)),
+    }
 }
 
 fn replay(path: &Path, findings: bool, story: bool) -> Done {

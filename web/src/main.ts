@@ -1,16 +1,19 @@
 // The page: what the link says is what is shown. State comes from the store; every view reads it and draws itself.
 
-import "./api"; // first: it asks for the state while the rest is made
+import { report } from "./api"; // first: it asks for the state while the rest is made
 import { Panel } from "./detail";
 import { h, show } from "./dom";
 import { bytes, clock, date, name, percent, plural, seconds } from "./format";
 import { NodeChart, RANGES } from "./node";
 import { repaint } from "./palette";
+import { headline } from "./report";
 import { Store } from "./store";
 import { Table } from "./table";
 
 const STATES = ["starting", "stable", "drifting", "oscillating", "running", "ended", "killed"];
-const DEFAULTS: Record<string, string> = { open: "", q: "", ns: "", state: "", quiet: "", range: "900", scale: "" };
+/** A report shows all of its recording at first. */
+const RANGE = report ? (RANGES.find(([, span]) => span >= report!.span_seconds) ?? RANGES.at(-1)!)[1] : 900;
+const DEFAULTS: Record<string, string> = { open: "", q: "", ns: "", state: "", quiet: "", range: String(RANGE), scale: "" };
 
 /** `#open?key=value`: everything one can look at has a link. */
 function read(): Record<string, string> {
@@ -25,7 +28,9 @@ function write(link: Record<string, string>): void {
   const query = new URLSearchParams(Object.entries(link).filter(([key, value]) => key !== "open" && value !== DEFAULTS[key]));
   const hash = `#/${encodeURI(link.open!).replaceAll("?", "%3F").replaceAll("#", "%23")}${query.size ? `?${query}` : ""}`;
   const typing = link.q !== read().q;
-  if (typing) history.replaceState(null, "", hash); else history.pushState(null, "", hash);
+  try {
+    if (typing) history.replaceState(null, "", hash); else history.pushState(null, "", hash);
+  } catch { location.hash = hash; /* a file shown inside of something else */ }
 }
 
 let due = false;
@@ -60,7 +65,7 @@ const banners = h("div", { class: "banners" });
 const tiles = h("div", { class: "tiles" });
 const happened = h("div", { class: "list" });
 const rail = h("section", { class: "card rail", "aria-label": "What happened" }, h("header", null, h("h2", null, "What happened")), happened);
-const content = h("main", null, tiles, chart.element, h("div", { class: "columns" }, table.element, rail));
+const content = h("main", null, report ? headline(report, turn) : null, tiles, chart.element, h("div", { class: "columns" }, table.element, rail));
 const whole = h("div", { class: "whole" });
 const help = h("dialog", { class: "help", "aria-label": "Keys" }, h("h2", null, "Keys"), h("dl", null,
   [["/", "search"], ["↑ ↓", "from row to row"], ["→ ←", "open a workload's containers, close them"], ["Enter", "open what is chosen"], ["Esc", "close"], ["1 – 4", "span of time"], ["s", "scale: start-ups or whole node"], ["drag", "zoom; double-click: back"]]
@@ -73,7 +78,7 @@ document.getElementById("app")!.replaceChildren(
 /** What the link says, into the views. */
 function follow(): void {
   const link = read();
-  const range = Number(link.range) || 900;
+  const range = Number(link.range) || RANGE;
   if (range !== chart.range) {
     chart.range = range;
     if (store.state) void store.backfill(store.now - range).catch(() => { /* the stream tells when it does not answer */ });
@@ -172,6 +177,9 @@ function drawBanners(): void {
   if (cluster?.state === "forbidden") all.push(["warn", "Kubernetes forbids what is needed.", cluster.why]);
   const dropped = Object.entries(status.dropped).filter(([, count]) => count > 0);
   if (dropped.length) all.push(["note", "Not everything fits.", `${dropped.map(([what, count]) => `${count} ${what.replace("_", " ")}`).join(", ")} are no longer kept; the newest are.`]);
+  for (const note of report?.notes ?? []) all.push(["warn", "Note.", note]);
+  const left = Object.entries(report?.left_out ?? {});
+  if (left.length) all.push(["note", "Not everything fits.", `The size of a report is bounded: ${left.map(([what, count]) => `${count} ${what}`).join(", ")} are not in it, the least important ones. observer replay --serve shows all.`]);
   const made = JSON.stringify(all);
   if (made === shownBanners) return;
   shownBanners = made;

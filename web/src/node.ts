@@ -2,14 +2,16 @@
 // events and kills.
 
 import uPlot from "uplot";
-import { History } from "./api";
+import { History, report } from "./api";
 import { Band, lower, stack } from "./bands";
 import { h, show } from "./dom";
 import { bytes, clock, name, percent, plural } from "./format";
 import { colours } from "./palette";
 import { Store } from "./store";
 
-export const RANGES: [string, number][] = [["15 min", 900], ["1 h", 3600], ["6 h", 21600], ["24 h", 86400]];
+const DAY = 86400;
+export const RANGES: [string, number][] = [["15 min", 900], ["1 h", 3600], ["6 h", 21600], ["24 h", DAY]];
+if (report && report.span_seconds > DAY) RANGES.push(["all", Math.ceil(report.span_seconds)]);
 const HEIGHT = 260;
 /** Marks nearer than this share a button. */
 const NEAR_PX = 16;

@@ -1,6 +1,6 @@
 // What the page knows: the state, kept up to date by deltas, and the node's history. Nothing here draws.
 
-import { ask, Container, Delta, early, everything, History, keyOf, Load, Refused, Startup, State, Workload } from "./api";
+import { ask, Container, Delta, early, everything, History, keyOf, Load, Refused, report, Startup, State, Workload } from "./api";
 
 export type Connection = "loading" | "connected" | "lost" | "forbidden";
 
@@ -44,7 +44,7 @@ export class Store {
       this.connection = "connected";
       this.error = "";
       this.tell();
-      this.listen(state.moment);
+      if (!report) this.listen(state.moment);
     } catch (error) {
       this.failed(error);
     }

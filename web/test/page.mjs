@@ -3,9 +3,11 @@
 //   node test/page.mjs OBSERVER CASES OUT CHROMIUM
 //
 // Prints a line for each test, "ok NAME" or "FAILED NAME: why", and keeps screenshots in OUT.
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { createServer } from "node:net";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
 const [observer, cases, out, executablePath] = process.argv.slice(2);
@@ -356,6 +358,75 @@ await test("dark, narrow, whole node and every range are drawn", async open => {
   await shot(quiet, "stampede");
   const times = await quiet.evaluate(() => ({ paint: performance.getEntriesByName("first-contentful-paint")[0]?.startTime, loaded: performance.now() }));
   console.log(`note: first paint after ${times.paint?.toFixed(0)} ms`);
+});
+
+/** A report of a case, opened as a file. */
+function reported(name, ...options) {
+  const file = `${out}/report-${name}.html`;
+  const made = spawnSync(observer, ["report", `${cases}/${name}/events.jsonl`, "-o", file, ...options], { encoding: "utf8" });
+  equal(made.status, 0, `exit code of observer report: ${made.stderr}`);
+  return { url: pathToFileURL(resolve(file)).href, said: made.stderr };
+}
+
+await test("a report opened from a file draws what the API of its recording answers, and asks for nothing", async open => {
+  const { url } = reported("kubernetes_scale_up_while_the_api_is_silent");
+  const asked = [];
+  const page = await open(url, { before: page => { page.on("request", request => asked.push(request.url())); } });
+  equal(asked, [url], "what was asked for");
+  const [kills, events, workloads, containers] = await Promise.all(["kills", "scale-events", "workloads", "containers"].map(scaled.api));
+  const counted = async kind => (await page.$$eval(`.mark.${kind}`, all => all.map(mark => Number(mark.querySelector("b")?.textContent ?? 1)))).reduce((a, b) => a + b, 0);
+  equal([await counted("kill"), await counted("scale")], [kills.length, events.length], "marks of kills and scale events");
+  await page.evaluate(() => document.querySelector(".table").scrollIntoView());
+  await page.waitForSelector(".rows .row.workload");
+  const rows = await page.$$eval(".rows .row.workload", all => all.map(row => row.textContent));
+  const shown = workloads.filter(one => one.startups || one.namespace || one.oom_kills).sort((a, b) => b.risk.score - a.risk.score);
+  equal(rows.length, shown.length, "rows");
+  shown.forEach((one, i) => { for (const text of [one.workload, one.risk.why, bytes(one.peak_bytes)]) truth(rows[i].includes(text), `${text} is not in ${rows[i]}`); });
+  // The words at its top.
+  const words = await page.textContent(".report");
+  const sum = kills.reduce((all, kill) => all + kill.kills, 0);
+  for (const text of [`${sum} OOM kills`, kills.at(-1).container.workload, kills.at(-1).victim_command, String(kills.at(-1).victim_pid), "whose limit", "What to set"]) truth(words.includes(text), `${text} is not in ${words}`);
+  await page.evaluate(() => scrollTo(0, 0));
+  await shot(page, "report");
+  // The same pixels, where the same is shown.
+  const served = await open(scaled.url, { hash: `#/?range=${await page.evaluate(() => document.querySelector("[data-range][aria-pressed=true]").dataset.range)}` });
+  const drawn = page => page.evaluate(() => { const { top, from, until } = document.querySelector(".node .plot").dataset; return [top, from, until]; });
+  equal(await drawn(page), await drawn(served), "scales of the plot");
+  const startups = await scaled.api("startups");
+  for (const startup of startups.slice(-3)) {
+    const at = Math.floor(startup.started) + 1.5;
+    const [a, b] = [await painted(page, at), await painted(served, at)];
+    truth(Math.abs(a - b) <= Number((await drawn(page))[0]) * 0.01, `${a} painted in the report, ${b} served`);
+  }
+  // What opens.
+  const one = containers.filter(one => one.time_to_stable_seconds != null).at(-1);
+  const detail = await scaled.api(`containers/${one.id}`);
+  await page.evaluate(id => { location.hash = `#/container/${id}`; }, one.id);
+  await page.waitForSelector(".panel .curve canvas");
+  const panel = await page.textContent(".panel");
+  for (const text of [one.pod, bytes(one.startup_peak_bytes), bytes(one.steady_bytes), ...one.cause.evidence, `${detail.earlier.length} earlier start-up`]) truth(panel.includes(text), `${text} is not in the panel: ${panel}`);
+  await shot(page, "report-container");
+  await page.keyboard.press("Escape");
+  await page.click(".mark.kill");
+  truth((await page.textContent(".panel")).includes("OOM kill"), "a kill opens");
+  equal(asked.length, 1, "requests after everything was opened");
+});
+
+await test("a report without kills, of a recording that was cut, narrow and dark", async open => {
+  const { url, said } = reported("stampede_on_a_small_node");
+  truth(/KiB/.test(said), said);
+  const page = await open(url, { width: 390, height: 844, dark: true });
+  equal(await page.evaluate(() => document.documentElement.scrollWidth), 390, "width of a narrow page");
+  await shot(page, "report-narrow");
+  const whole = readFileSync(`${cases}/scale_up_of_four/events.jsonl`, "utf8");
+  const cut = `${out}/cut.jsonl`;
+  writeFileSync(cut, whole.slice(0, whole.length - 9).replaceAll("/observer-case", "/</script><img src=x onerror=window.pwned=1>"));
+  const made = spawnSync(observer, ["report", cut, "-o", `${out}/report-cut.html`], { encoding: "utf8" });
+  equal(made.status, 0, made.stderr);
+  const hostile = await open(pathToFileURL(resolve(`${out}/report-cut.html`)).href);
+  truth((await hostile.textContent(".banners")).includes("is cut"), "that it was cut");
+  equal(await hostile.evaluate(() => [window.pwned, document.images.length, document.scripts.length]), [undefined, 0, 2], "what the names made");
+  await shot(hostile, "report-cut");
 });
 
 await browser.close();

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{run, shell};
 
-const BUILT: [&str; 3] = ["page.html", "page.js", "page.css"];
+const BUILT: [&str; 4] = ["page.html", "page.js", "page.css", "report.html"];
 
 pub enum Outcome {
     /// How many passed, and which failed.

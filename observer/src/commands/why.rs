@@ -20,6 +20,7 @@ use observer_core::model::printable::printable;
 
 mod answer;
 mod find;
+pub mod incident;
 mod story;
 
 use answer::{Answer, Subject};

@@ -1,6 +1,6 @@
 //! A recording -> the same findings and metrics the live run had. The second of the two wirings.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 
 use crate::sinks::metrics::Metrics;
 use observer_core::{
@@ -12,10 +12,19 @@ use observer_core::{
     pipeline::Pipeline,
 };
 
+/// Bytes. A longer line is no event, and is not read to its end: memory is bounded whatever the file is.
+const LONGEST_LINE: u64 = 64 << 20;
+
 #[derive(Debug, thiserror::Error)]
 pub enum BadRecording {
     #[error("line {line}: cannot read: {source}")]
     Unreadable { line: u64, source: io::Error },
+    #[error("line {line}: longer than {} MiB, so not an event; nothing after it was replayed", LONGEST_LINE >> 20)]
+    TooLong { line: u64 },
+    #[error(
+        "line {line}: not an event of this version: {source}; observer {theirs} recorded it and this is {ours}: replay it with that version; nothing after it was replayed"
+    )]
+    AnotherVersion { line: u64, source: serde_json::Error, theirs: String, ours: &'static str },
     #[error(
         "line {line}: not an event: {source}; nothing after it was replayed; recordings are made by `observer run --record`"
     )]
@@ -49,23 +58,29 @@ pub fn replay_into(
 ) -> Result<Replayed, BadRecording> {
     let mut pipeline = Pipeline::default();
     let mut replayed = Replayed { events: 0, findings: 0, metrics: String::new(), cut: false };
-    let mut text = String::new();
+    let mut text = Vec::new();
+    let mut recorder = None;
     loop {
         text.clear();
         let line = replayed.events + 1;
-        if recording.read_line(&mut text).map_err(|source| BadRecording::Unreadable { line, source })? == 0 {
-            break;
+        let mut bounded = recording.by_ref().take(LONGEST_LINE);
+        let read = bounded.read_until(b'\n', &mut text);
+        match read.map_err(|source| BadRecording::Unreadable { line, source })? as u64 {
+            0 => break,
+            LONGEST_LINE => return Err(BadRecording::TooLong { line }),
+            _ => {}
         }
-        let event: Event = match serde_json::from_str(&text) {
+        let event: Event = match serde_json::from_slice(&text) {
             Ok(event) => event,
-            Err(_) if !text.ends_with('\n') && line > 1 => {
+            Err(_) if !text.ends_with(b"\n") && line > 1 => {
                 replayed.cut = true;
                 break;
             }
-            Err(source) => return Err(BadRecording::NotAnEvent { line, source }),
+            Err(source) => return Err(not_an_event(line, source, recorder.or_else(|| version_in(&text)))),
         };
-        if line == 1 && !matches!(event.what, EventKind::Host(_)) {
-            return Err(BadRecording::NoHost);
+        if line == 1 {
+            let EventKind::Host(host) = &event.what else { return Err(BadRecording::NoHost) };
+            recorder = Some(host.observer_version.clone());
         }
         replayed.events += 1;
         before(event.at);
@@ -80,6 +95,20 @@ pub fn replay_into(
     }
     replayed.metrics = metrics.everything();
     Ok(replayed)
+}
+
+fn not_an_event(line: u64, source: serde_json::Error, recorder: Option<String>) -> BadRecording {
+    let ours = env!("CARGO_PKG_VERSION");
+    match recorder {
+        Some(theirs) if theirs != ours => BadRecording::AnotherVersion { line, source, theirs, ours },
+        _ => BadRecording::NotAnEvent { line, source },
+    }
+}
+
+/// Of a first event that this version cannot read.
+fn version_in(first: &[u8]) -> Option<String> {
+    let first: serde_json::Value = serde_json::from_slice(first).ok()?;
+    first.pointer("/what/host/observer_version")?.as_str().map(|version| version.chars().take(40).collect())
 }
 
 #[cfg(test)]
@@ -99,6 +128,29 @@ mod tests {
         assert!(error("{\"at\":1,\"what\":\"tick\"}\n").contains("host"));
         assert!(error(&format!("{HOST}\n{{\"at\":-1}}\n")).starts_with("line 2"));
         assert!(error(&format!("{HOST}\n{{\"at\":2,\"what\":{{\"warp\":1}}}}\n")).starts_with("line 2"));
+    }
+
+    #[test]
+    fn a_recording_of_another_version_names_both() {
+        let newer = r#"{"at":1,"what":{"host":{"observer_version":"9.1.0","form":"unknown"}}}"#;
+        assert!(error(&format!("{newer}\n")).contains("observer 9.1.0 recorded it and this is"));
+        let later = HOST.replace(r#""observer_version":"0""#, r#""observer_version":"9.1.0""#);
+        let said = error(&format!("{later}\n{{\"at\":2,\"what\":{{\"warp\":1}}}}\n"));
+        assert!(said.starts_with("line 2") && said.contains("9.1.0"), "{said}");
+    }
+
+    #[test]
+    fn what_has_no_lines_is_not_read_to_its_end() {
+        let endless = io::BufReader::new(io::repeat(b'x'));
+        let said = replay(endless, |_| {}).unwrap_err().to_string();
+        assert!(said.contains("longer than 64 MiB"), "{said}");
+    }
+
+    #[test]
+    fn a_line_that_is_cut_inside_a_letter_is_cut() {
+        let mut recording = format!("{HOST}\n{{\"at\":2,\"what\":{{\"x\":\"\u{e9}").into_bytes();
+        recording.pop();
+        assert!(replay(&recording[..], |_| {}).unwrap().cut);
     }
 
     #[test]

@@ -39,11 +39,8 @@ pub async fn serve(
     speed: Option<f64>,
 ) -> Result<(), CannotServe> {
     let listener = server::bind(address).await?;
-    // The folder distinguishes one `events.jsonl` from another.
-    let parts: Vec<_> = path.iter().rev().take(2).collect();
-    let name = parts.iter().rev().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
     let metrics = Metrics::default();
-    let state = Arc::new(Mutex::new(NodeState::of_recording(name)));
+    let state = Arc::new(Mutex::new(NodeState::of_recording(super::name_of(path))));
     let shared = Shared { metrics: metrics.clone(), state, stalled: Arc::default() };
     let address = listener.local_addr().unwrap_or(address);
 

@@ -106,7 +106,7 @@ struct Card {
 impl NodeState {
     /// Of a recording.
     pub fn of_recording(name: String) -> Self {
-        Self { recording: Some(name), seeded: true, ..Self::default() }
+        Self { recording: Some(name), seeded: true, history: NodeHistory::of_recording(), ..Self::default() }
     }
 
     pub fn hub(&self) -> &Hub {
@@ -215,6 +215,8 @@ impl NodeState {
             FindingKind::AdviceDropped { workload } => {
                 self.advice.remove(workload);
             }
+            // What ended is part of a recording to its end, as long as there is room.
+            FindingKind::Forgotten { .. } if self.recording.is_some() => {}
             FindingKind::Forgotten { container } => {
                 self.containers.remove(&container.cgroup);
                 self.changes.gone.push(container.cgroup);
@@ -265,6 +267,9 @@ impl NodeState {
 
     fn open(&mut self, container: &Container, state: ContainerState, began: Option<Time>) {
         let known = self.containers.remove(&container.cgroup);
+        if self.recording.is_some() && self.containers.len() >= CONTAINERS {
+            self.make_room();
+        }
         if known.is_none() && self.containers.len() >= CONTAINERS {
             self.dropped.containers += 1;
             return;
@@ -314,6 +319,19 @@ impl NodeState {
         let history = (self.containers.len() < WITH_HISTORY).then(Default::default);
         let card = Card { view, began, startup, curve: Curve::default(), history, changed: true, sent: 0 };
         self.containers.insert(container.id, card);
+    }
+
+    /// In a recording: what ended first leaves, of those that were not killed if there are any.
+    fn make_room(&mut self) {
+        let ended = self.containers.iter().filter_map(|(id, card)| Some((*id, card.view.ended?, card)));
+        let first = ended.min_by(|(_, a, one), (_, b, other)| {
+            (one.view.oom_kills > 0).cmp(&(other.view.oom_kills > 0)).then(a.total_cmp(b))
+        });
+        if let Some((id, ..)) = first {
+            self.containers.remove(&id);
+            self.changes.gone.push(id);
+            self.dropped.containers += 1;
+        }
     }
 
     fn change(&mut self, container: &Container, change: impl FnOnce(&mut ContainerView)) {

@@ -27,6 +27,11 @@ impl std::fmt::Display for Subject {
 }
 
 impl Subject {
+    pub fn workload(namespace: &str, workload_type: &str, name: &str) -> Self {
+        let [namespace, workload_type, name] = [namespace, workload_type, name].map(str::to_owned);
+        Self::Workload { namespace, workload_type, name }
+    }
+
     pub fn has(&self, names: &Names) -> bool {
         match self {
             Subject::Pod { namespace, name } => names.pod == *name && names.namespace == *namespace,
@@ -145,7 +150,7 @@ fn wrong(containers: &[Container], kills: &[Kill], workloads: &[Workload]) -> Ve
     wrong
 }
 
-fn notes(state: &State) -> Vec<String> {
+pub fn notes(state: &State) -> Vec<String> {
     let mut notes = Vec::new();
     let status = &state.status;
     if !status.ready {

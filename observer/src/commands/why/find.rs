@@ -76,11 +76,7 @@ fn workload(known: &mut Known, namespace: &str, workload_type: &str, name: &str)
     if name.is_empty() {
         return;
     }
-    let subject = Subject::Workload {
-        namespace: namespace.into(),
-        workload_type: workload_type.into(),
-        name: name.into(),
-    };
+    let subject = Subject::workload(namespace, workload_type, name);
     let names = known.entry(subject).or_default();
     names.insert(name.into());
     if !namespace.is_empty() {

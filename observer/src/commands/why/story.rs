@@ -51,6 +51,40 @@ pub fn text(answer: &Answer) -> String {
     screen.text
 }
 
+/// One line, whatever others wrote, and no longer than can be read.
+pub fn line(text: &str) -> String {
+    let text = printable(text);
+    match text.char_indices().nth(LINE_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
+}
+
+/// The same in a few lines: how it began, which scale-up, what to set.
+pub fn lead(answer: &Answer) -> String {
+    let mut screen = Screen { text: String::new(), now: answer.now, live: answer.live };
+    if let Some(first) = answer.kills.last() {
+        screen.kill(first);
+    }
+    if let Some(event) = answer.scale_events.last() {
+        screen.scale_event(event);
+    }
+    for (workload, advice) in answer.workloads.iter().filter_map(|one| Some((one, one.advice.as_ref()?))) {
+        screen.set("set ", &workload.key, workload.startups, advice);
+    }
+    screen.text
+}
+
+/// OOM kills alone, of no subject.
+pub fn kills(kills: &[&Kill], now: f64, live: bool) -> String {
+    let mut screen = Screen { text: String::new(), now, live };
+    for kill in kills.iter().take(KILLS) {
+        screen.kill(kill);
+    }
+    screen.more(kills.len(), KILLS, "OOM kill(s)");
+    screen.text
+}
+
 struct Screen {
     text: String,
     now: f64,
@@ -60,9 +94,7 @@ struct Screen {
 impl Screen {
     /// The one place where text leaves: one line, whatever others wrote.
     fn say(&mut self, indent: usize, line: &str) {
-        let line = printable(line);
-        let end = line.char_indices().nth(LINE_CHARS).map_or(line.len(), |(end, _)| end);
-        self.text += &format!("{:indent$}{}{}\n", "", &line[..end], if end < line.len() { "…" } else { "" });
+        self.text += &format!("{:indent$}{}\n", "", self::line(line));
     }
 
     fn head(&mut self, title: &str, empty: bool) {
@@ -223,6 +255,17 @@ impl Screen {
     }
 
     fn advice(&mut self, key: &str, startups: u64, advice: &Advice) {
+        self.set("", key, startups, advice);
+        let mut checks: Vec<_> =
+            advice.checks.iter().filter(|check| ["fail", "warn"].contains(&check.grade.as_str())).collect();
+        checks.sort_by_key(|check| check.grade != "fail");
+        for check in checks.iter().take(CHECKS) {
+            self.say(4, &format!("{} {}: {}", check.grade, check.check, check.evidence));
+        }
+        self.more(checks.len(), CHECKS, "check(s)");
+    }
+
+    fn set(&mut self, verb: &str, key: &str, startups: u64, advice: &Advice) {
         let current = |bytes: Option<u64>| bytes.map_or("none, or not known".to_owned(), quantity);
         let mut set = Vec::new();
         if let Some(request) = advice.request_bytes {
@@ -245,13 +288,6 @@ impl Screen {
         }
         let worst =
             advice.worst_bytes.map_or(String::new(), |worst| format!(", worst need {}", Bytes(worst)));
-        self.say(2, &format!("{key}: {}; of {startups} start-up(s){worst}", set.join(", ")));
-        let mut checks: Vec<_> =
-            advice.checks.iter().filter(|check| ["fail", "warn"].contains(&check.grade.as_str())).collect();
-        checks.sort_by_key(|check| check.grade != "fail");
-        for check in checks.iter().take(CHECKS) {
-            self.say(4, &format!("{} {}: {}", check.grade, check.check, check.evidence));
-        }
-        self.more(checks.len(), CHECKS, "check(s)");
+        self.say(2, &format!("{verb}{key}: {}; of {startups} start-up(s){worst}", set.join(", ")));
     }
 }

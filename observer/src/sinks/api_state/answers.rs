@@ -169,7 +169,24 @@ impl NodeState {
             .collect()
     }
 
+    /// [`Self::node_history`] at each fineness, with the time from which each is known.
+    pub fn node_histories(&self) -> Vec<(f64, NodeHistoryView)> {
+        self.history.views(self.now)
+    }
+
+    /// From the first second of the node to the last.
+    pub fn span_seconds(&self) -> f64 {
+        self.history.first().map_or(0.0, |first| (self.now - first).max(0.0))
+    }
+
     pub fn container(&self, id: CgroupId) -> Option<ContainerDetail<'_>> {
+        let detail = self.curves(id)?;
+        let workload = Workload::of(&detail.container.container.labels);
+        Some(ContainerDetail { workload: workloads::all(self).remove(&workload), ..detail })
+    }
+
+    /// The same without its workload.
+    pub fn curves(&self, id: CgroupId) -> Option<ContainerDetail<'_>> {
         let card = self.containers.get(&id)?;
         let view = &card.view;
         let workload = Workload::of(&view.container.labels);
@@ -188,7 +205,7 @@ impl NodeState {
                 .map(|history| history.view(self.now - 86_400.0))
                 .unwrap_or_default(),
             earlier: earlier.collect(),
-            workload: workloads::all(self).remove(&workload),
+            workload: None,
         })
     }
 

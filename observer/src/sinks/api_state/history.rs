@@ -7,6 +7,8 @@ use serde::Serialize;
 
 /// Width of a sample and how many are kept: a quarter of an hour, three hours, a day.
 const NODE_TIERS: [(u32, usize); 3] = [(1, 900), (10, 1080), (60, 1440)];
+/// Of a recording besides: ten days, sixty.
+const RECORDING_TIERS: [(u32, usize); 2] = [(600, 1440), (3600, 1440)];
 /// Of a container after its start-up: an hour, a day. 2.1 KiB each.
 const CONTAINER_TIERS: [(u32, usize); 2] = [(15, 240), (300, 288)];
 
@@ -82,25 +84,24 @@ impl<T: Copy> Tier<T> {
     }
 }
 
-/// The finest tier that goes back to `from`, or all the way to where anything is known.
-fn tier<T: Copy>(tiers: &[Tier<T>], from: f64) -> Option<&Tier<T>> {
-    let earliest = tiers.iter().filter_map(Tier::begins).fold(f64::INFINITY, f64::min);
-    let slack = |tier: &Tier<T>| f64::from(tier.width_seconds);
-    let widest = tiers.last().map_or(0.0, slack);
+/// The finest tier that goes back to `from`, or to `first`, where anything is known.
+fn tier<T: Copy>(tiers: &[Tier<T>], from: f64, first: f64) -> Option<&Tier<T>> {
     tiers
         .iter()
-        .find(|tier| tier.begins().is_some_and(|begins| begins <= from || begins <= earliest + widest))
+        .find(|tier| tier.begins().is_some_and(|begins| begins <= from || begins <= first))
         .or(tiers.last())
 }
 
 #[derive(Debug)]
 pub struct NodeHistory {
-    tiers: [Tier<Sample>; 3],
+    /// Unix time of the first sample of all.
+    first: Option<f64>,
+    tiers: Vec<Tier<Sample>>,
 }
 
 impl Default for NodeHistory {
     fn default() -> Self {
-        Self { tiers: NODE_TIERS.map(Tier::new) }
+        Self { first: None, tiers: NODE_TIERS.into_iter().map(Tier::new).collect() }
     }
 }
 
@@ -122,7 +123,31 @@ pub struct NodeHistoryView {
 }
 
 impl NodeHistory {
+    pub fn of_recording() -> Self {
+        Self { first: None, tiers: NODE_TIERS.into_iter().chain(RECORDING_TIERS).map(Tier::new).collect() }
+    }
+
+    /// Views that go back ever further, each as fine as it is known so far back: of the last quarter of an hour, of three
+    /// hours and so on, to everything.
+    pub fn views(&self, now: f64) -> Vec<(f64, NodeHistoryView)> {
+        let mut views: Vec<(f64, NodeHistoryView)> = Vec::new();
+        for tier in &self.tiers {
+            let from = now - f64::from(tier.width_seconds) * tier.keep as f64;
+            let view = self.view(from, f64::INFINITY);
+            if views.last().is_some_and(|(_, finer)| finer.width_seconds == view.width_seconds) {
+                views.pop(); // it begins no later, and is as fine
+            }
+            views.push((from, view));
+        }
+        views
+    }
+
+    pub fn first(&self) -> Option<f64> {
+        self.first
+    }
+
     pub fn push(&mut self, unix_seconds: f64, sample: Sample) {
+        self.first.get_or_insert(unix_seconds);
         for tier in &mut self.tiers {
             tier.push(unix_seconds, sample, |held| held.merge(&sample));
         }
@@ -130,7 +155,8 @@ impl NodeHistory {
 
     /// From `from` to `until`, as fine as it is known that far back.
     pub fn view(&self, from: f64, until: f64) -> NodeHistoryView {
-        let Some(tier) = tier(&self.tiers, from) else { return NodeHistoryView::default() };
+        let first = self.first.unwrap_or(f64::NEG_INFINITY);
+        let Some(tier) = tier(&self.tiers, from, first) else { return NodeHistoryView::default() };
         let width = tier.width_seconds;
         let mut view = NodeHistoryView { width_seconds: width, ..Default::default() };
         for (span, sample) in &tier.samples {
@@ -186,7 +212,11 @@ impl UsageHistory {
     }
 
     pub fn view(&self, from: f64) -> UsageHistoryView {
-        let Some(tier) = tier(&self.tiers, from) else { return UsageHistoryView::default() };
+        let earliest = self.tiers.iter().filter_map(Tier::begins).fold(f64::INFINITY, f64::min);
+        let widest = self.tiers.last().map_or(0.0, |tier| f64::from(tier.width_seconds));
+        let Some(tier) = tier(&self.tiers, from, earliest + widest) else {
+            return UsageHistoryView::default();
+        };
         let width = tier.width_seconds;
         let at = |span: &u32| u64::from(*span) * u64::from(width);
         let samples = tier.samples.iter().filter(|(span, _)| (at(span) + u64::from(width)) as f64 > from);
@@ -231,6 +261,22 @@ mod tests {
         assert_eq!(day.oom_kills.iter().sum::<u32>(), 1);
         let minutes = history.view(now - 600.0, now);
         assert_eq!((minutes.width_seconds, minutes.at.len()), (1, 600));
+    }
+
+    #[test]
+    fn a_recording_of_two_days_is_kept_whole_with_the_peak_of_a_second() {
+        let mut history = NodeHistory::of_recording();
+        let began = 1_700_000_100;
+        for second in 0..2 * DAY {
+            let starting_bytes = if second == 77 { 900 } else { 5 };
+            history.push((began + second) as f64, Sample { starting_bytes, ..Default::default() });
+        }
+        let views = history.views((began + 2 * DAY) as f64);
+        let widths: Vec<u32> = views.iter().map(|(_, view)| view.width_seconds).collect();
+        assert_eq!(widths, [1, 10, 60, 600]);
+        let (from, whole) = views.last().unwrap();
+        assert!(*from <= began as f64 && whole.at[0] <= began && whole.starting_bytes[0] == 900, "{from}");
+        assert!(views.iter().map(|(_, view)| view.at.len()).sum::<usize>() < 900 + 1080 + 1440 + 300);
     }
 
     #[test]
