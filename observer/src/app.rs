@@ -37,6 +37,7 @@ use crate::{
     recording::{
         folder,
         history_file::Saver,
+        incidents::Incidents,
         kill_journal::KillJournal,
         writer::{CannotRecord, Recorder},
     },
@@ -46,7 +47,7 @@ use crate::{
 use observer_core::{
     model::{
         event::{Event, EventKind, Loss},
-        finding::FindingKind::{HistoryDropped, Learned},
+        finding::FindingKind::{self, HistoryDropped, Learned},
         time::Time,
     },
     pipeline::Pipeline,
@@ -123,11 +124,13 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let kill_journal = config.state.as_deref().map(journal).and_then(|made| {
         made.inspect_err(|error| tracing::warn!("OOM kills are not kept over a restart: {error}")).ok()
     });
+    let incidents = config.incidents.clone().and_then(Incidents::open);
     let core = Core {
         pipeline: Pipeline::default(),
         metrics,
         shared,
         recorder,
+        incidents,
         state,
         kill_journal,
         began,
@@ -238,6 +241,7 @@ struct Core {
     metrics: Metrics,
     shared: Shared,
     recorder: Option<Recorder>,
+    incidents: Option<Incidents>,
     state: Option<Saver>,
     kill_journal: Option<KillJournal>,
     began: Time,
@@ -293,6 +297,9 @@ impl Core {
         if let Some(journal) = self.kill_journal.take() {
             journal.finish().await;
         }
+        if let Some(incidents) = self.incidents.take() {
+            incidents.finish(clock::now(), self.pipeline.histories()).await;
+        }
         if let Some(Err(error)) = self.recorder.as_mut().map(Recorder::flush) {
             tracing::error!("{error}");
         }
@@ -326,8 +333,20 @@ impl Core {
         }
     }
 
+    /// Its seconds, and what the disk did not take.
+    fn keep_incidents(&mut self, now: Time) {
+        let Some(incidents) = &mut self.incidents else { return };
+        incidents.tick(now, self.pipeline.histories());
+        if let Some(count) = incidents.newly_lost() {
+            self.take(&Event { at: now, what: EventKind::Lost { at: Loss::IncidentRing, count } });
+        }
+    }
+
     fn take(&mut self, event: &Event) {
         self.record(event);
+        if let Some(incidents) = &mut self.incidents {
+            incidents.take(event);
+        }
         let findings = self.pipeline.step(event);
         if let Some(journal) = &mut self.kill_journal {
             journal.append(self.pipeline.kills_to_keep(event));
@@ -337,6 +356,9 @@ impl Core {
             self.metrics.apply(finding);
             shown.apply(finding);
             log::log(finding);
+            if let (Some(incidents), FindingKind::OomKilled(killed)) = (&mut self.incidents, &finding.what) {
+                incidents.killed(finding.at, killed);
+            }
             if let HistoryDropped { short: true, .. } = finding.what {
                 memory::trim_heap();
             }
@@ -354,6 +376,10 @@ impl Core {
                 Ok(()) => tracing::info!("ready after {} ms", took.as_millis()),
                 Err(missing) => tracing::warn!("not ready: {missing}; `observer check` says how to fix it"),
             }
+        }
+        drop(shown);
+        if matches!(event.what, EventKind::Tick) {
+            self.keep_incidents(event.at);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{advise, report, top, why},
+    commands::{advise, incident, report, top, why},
     config::{Flags, RootFlags},
     ledger,
 };
@@ -53,9 +53,16 @@ pub enum Command {
     /// Write a recording as one HTML file that can be mailed: the page, with everything of the recording in it
     ///
     /// It needs no server and no network. It begins with what happened in words: OOM kills, whose limit, who else was
-    /// starting, what to set. At most 16 MiB: of a long recording it has lows and highs of ever longer spans, and what does
-    /// not fit is counted in it. A recording that ends early or is damaged is used up to there, and the report says so.
+    /// starting, what to set. At most 16 MiB: of a long recording it has lows and highs of ever longer spans, and what
+    /// does not fit is counted in it. A recording that ends early or is damaged is used up to there, and the report says
+    /// so.
     Report(report::Options),
+    /// List the recordings that `observer run --incidents` kept of the minutes before OOM kills, or copy one
+    ///
+    /// Each replays as any recording: `observer replay`, `why --replay`, `report`.
+    ///
+    /// Exit codes: 0 done; 1 it could not be written; 2 no such recording or folder, or a file in the way.
+    Incident(incident::Options),
     /// Analyse a recorded memory curve: peak, steady level, overshoot, time to stable, verdict
     ///
     /// Reads CSV with the columns seconds,usage_bytes[,anon_bytes,inactive_file_bytes], Grafana's CSV, JSON of

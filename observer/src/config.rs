@@ -13,7 +13,8 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::http::tls::Pair;
+use crate::{http::tls::Pair, recording::incidents};
+use observer_core::model::units::parse_limit;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -28,6 +29,8 @@ pub struct Config {
     pub metrics_at_exit: Option<PathBuf>,
     /// Where the workloads' histories are kept over restarts; nowhere if absent.
     pub state: Option<PathBuf>,
+    /// `None`: no recordings of OOM kills are kept.
+    pub incidents: Option<incidents::Settings>,
     /// Absent outside Kubernetes.
     pub kubernetes: Option<Kubernetes>,
     /// `None`: plain HTTP.
@@ -159,6 +162,22 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<PathBuf>,
+    /// Keep the last minutes before each OOM kill as a recording in this folder, for `observer incident`
+    #[arg(long, value_name = "DIR", help_heading = "Incidents")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incidents: Option<PathBuf>,
+    /// How long before a kill: 10s to 1h [default: 5m]
+    #[arg(long, value_name = "SPAN", help_heading = "Incidents")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incident_window: Option<String>,
+    /// Of one recording, 1Mi to 1Gi; a busy node fills it in less than the window [default: 32Mi]
+    #[arg(long, value_name = "SIZE", help_heading = "Incidents")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incident_size: Option<String>,
+    /// How many are kept, the newest: 1 to 1000 [default: 8]
+    #[arg(long, value_name = "COUNT", help_heading = "Incidents")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incident_files: Option<String>,
     /// Name of this host's Node object: containers are reported by pod, with their cause [env: OBSERVER_NODE_NAME]
     #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -318,6 +337,7 @@ impl Config {
             record: read.value("record", None),
             metrics_at_exit: read.value("metrics_at_exit", None),
             state: read.value("state", None),
+            incidents: read.incidents(),
             kubernetes: read.kubernetes(),
             tls: read.tls(),
             authorize: read.value("authorize", false),
@@ -413,6 +433,27 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn incidents(&mut self) -> Option<incidents::Settings> {
+        let folder = self.value("incidents", None::<PathBuf>).filter(|folder| !folder.as_os_str().is_empty());
+        let window = self.span("incident_window", Duration::from_secs(300));
+        if !(Duration::from_secs(10)..=Duration::from_secs(3600)).contains(&window) {
+            self.problems.push(format!("incident_window: {window:?} is not between 10s and 1h"));
+        }
+        let text = self.text("incident_size").unwrap_or_else(|| "32Mi".to_owned());
+        let bytes = parse_limit(&text).unwrap_or_else(|error| {
+            self.problems.push(format!("incident_size: {error}"));
+            1 << 20
+        });
+        if !(1 << 20..=1 << 30).contains(&bytes) {
+            self.problems.push(format!("incident_size: {text} is not between 1Mi and 1Gi"));
+        }
+        let files: usize = self.parsed("incident_files", "8", "a number of recordings");
+        if !(1..=1000).contains(&files) {
+            self.problems.push(format!("incident_files: {files} is not between 1 and 1000"));
+        }
+        Some(incidents::Settings { folder: folder?, window, bytes, files })
     }
 
     fn kubernetes(&mut self) -> Option<Kubernetes> {
@@ -602,6 +643,25 @@ mod tests {
             ("off", true),
         ] {
             assert_eq!(is_log_filter(level), is_one, "{level}");
+        }
+    }
+
+    #[test]
+    fn incidents_are_off_by_default_and_bounded() {
+        assert_eq!(load("").unwrap().incidents, None);
+        let incidents =
+            load("incidents = '/i'\nincident_window = '60s'\nincident_files = 3").unwrap().incidents;
+        let expected = incidents::Settings {
+            folder: "/i".into(),
+            window: Duration::from_secs(60),
+            bytes: 32 << 20,
+            files: 3,
+        };
+        assert_eq!(incidents, Some(expected));
+        let error =
+            load("incidents = '/i'\nincident_window = '2h'\nincident_size = '2Gi'\nincident_files = 0");
+        for part in ["3 problems", "incident_window", "incident_size", "incident_files"] {
+            assert!(error.as_ref().is_err_and(|error| error.contains(part)), "{part} not in: {error:?}");
         }
     }
 

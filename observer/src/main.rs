@@ -13,7 +13,7 @@ use clap::Parser;
 use observer::{
     app,
     cli::{Cli, Command, Document},
-    commands::{analyse, notice::notice, report, top, why},
+    commands::{analyse, incident, notice::notice, output::Unwritten, report, top, why},
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     recording::{self, replay},
     sinks::log,
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         Command::Replay { recording, serve: Some(address), speed, .. } => serve(&recording, address, speed),
         Command::Replay { recording, findings, story, .. } => replay(&recording, findings, story),
         Command::Report(options) => report(&options),
+        Command::Incident(options) => {
+            incident::run(&options).map_err(unwritten).and_then(|text| print(&text))
+        }
         Command::Analyse { file, json, plot, limit, ended, series, interval } => {
             let reading = analyse::Reading { series, interval };
             analyse(&file, json, plot.as_deref(), &analyse::Options { limit, ended, reading })
@@ -139,8 +142,14 @@ fn report(options: &report::Options) -> Done {
     match report::run(options) {
         Ok(None) => Ok(()),
         Ok(Some(html)) => print(&html),
-        Err(report::NoReport::Failed(message)) => Err((FAILED, message)),
-        Err(report::NoReport::BadInput(message)) => Err((BAD_INPUT, message)),
+        Err(error) => Err(unwritten(error)),
+    }
+}
+
+fn unwritten(error: Unwritten) -> (u8, String) {
+    match error {
+        Unwritten::Failed(message) => (FAILED, message),
+        Unwritten::BadInput(message) => (BAD_INPUT, message),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 pub mod folder;
 pub mod history_file;
+pub mod incidents;
 pub mod kill_journal;
 pub mod pace;
 pub mod replay;

@@ -5,6 +5,7 @@ mod live {
     pub mod fallback;
     pub mod growth;
     pub mod host;
+    pub mod incidents;
     pub mod kernel;
     pub mod kills;
     pub mod pass;
@@ -111,6 +112,7 @@ fn run() -> Conclusion {
         live::kernel::CASES,
         live::pass::CASES,
         live::growth::CASES,
+        live::incidents::CASES,
         live::kills::CASES,
         live::fallback::CASES,
         live::prometheus::CASES,

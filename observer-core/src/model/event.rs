@@ -585,6 +585,8 @@ pub enum Loss {
     EntrySwept,
     /// Seconds for which the thread that reads the host did not answer.
     HostStalled,
+    /// The disk did not keep up, or was full: an event is in no recording of an incident.
+    IncidentRing,
 }
 
 impl Loss {
@@ -602,6 +604,7 @@ impl Loss {
         Loss::NodeUnreadable,
         Loss::EntrySwept,
         Loss::HostStalled,
+        Loss::IncidentRing,
     ];
 
     pub fn name(self) -> &'static str {
@@ -619,6 +622,7 @@ impl Loss {
             Loss::NodeUnreadable => "node_unreadable",
             Loss::EntrySwept => "entry_swept",
             Loss::HostStalled => "host_stalled",
+            Loss::IncidentRing => "incident_ring",
         }
     }
 }

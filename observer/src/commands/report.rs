@@ -1,10 +1,10 @@
-//! `observer report FILE -o incident.html`: a recording as one file that can be mailed: the page of the daemon, with the
-//! data of the whole recording in it.
+//! `observer report FILE -o incident.html`: a recording as one file that can be mailed: the page of the daemon, with
+//! the data of the whole recording in it.
 
 use std::{
     cell::Cell,
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use clap::Args;
 
 use super::{
     notice::notice,
+    output::{Target, Unwritten},
     why::incident::{self, Incident},
 };
 use crate::{
@@ -25,7 +26,6 @@ use crate::{
 };
 
 mod data;
-mod output;
 mod page;
 
 const EVERY_PROGRESS: Duration = Duration::from_secs(2);
@@ -42,26 +42,18 @@ pub struct Options {
     force: bool,
 }
 
-#[derive(Debug)]
-pub enum NoReport {
-    /// The report could not be written.
-    Failed(String),
-    /// No recording, or a file in the way.
-    BadInput(String),
-}
-
 /// What is put on standard output, if that was asked for.
-pub fn run(options: &Options) -> Result<Option<String>, NoReport> {
+pub fn run(options: &Options) -> Result<Option<String>, Unwritten> {
     let to_stdout = options.output.to_str() == Some("-");
     let target = match to_stdout {
         true => None,
-        false => Some(output::Target::at(&options.output, &options.recording, options.force)?),
+        false => Some(Target::at(&options.output, &options.recording, options.force, page::is_one)?),
     };
     let (state, cut) = read(&options.recording)?;
-    let incident = incident::of(&state, cut).map_err(|error| NoReport::Failed(error.to_string()))?;
-    let html = page::html(&state, &incident).map_err(NoReport::BadInput)?;
+    let incident = incident::of(&state, cut).map_err(|error| Unwritten::Failed(error.to_string()))?;
+    let html = page::html(&state, &incident).map_err(Unwritten::BadInput)?;
     let Some(target) = target else { return Ok(Some(html)) };
-    target.write(&html)?;
+    target.write(|file| file.write_all(html.as_bytes()))?;
     notice(format_args!(
         "observer: {}, {} KiB: {}",
         options.output.display(),
@@ -75,8 +67,8 @@ pub fn run(options: &Options) -> Result<Option<String>, NoReport> {
 }
 
 /// The state at its end, and what is missing of it. Of a damaged one, everything before the damage.
-fn read(path: &Path) -> Result<(NodeState, Option<String>), NoReport> {
-    let bad = |error: &dyn std::fmt::Display| NoReport::BadInput(format!("{}: {error}", path.display()));
+fn read(path: &Path) -> Result<(NodeState, Option<String>), Unwritten> {
+    let bad = |error: &dyn std::fmt::Display| Unwritten::BadInput(format!("{}: {error}", path.display()));
     let (recording, bytes): (Box<dyn Read>, u64) = match path.to_str() {
         Some("-") => (Box::new(io::stdin()), 0),
         _ => {

@@ -1,6 +1,8 @@
 //! The page with everything in it: style, script and data in one file that asks for nothing. Its policy allows only the
 //! script and the style that it was built with.
 
+use std::{fs::File, io::Read, path::Path};
+
 use super::{Incident, data};
 use crate::sinks::api_state::NodeState;
 
@@ -31,6 +33,13 @@ pub fn html(state: &NodeState, incident: &Incident) -> Result<String, String> {
     }
     html.push_str(rest);
     Ok(html)
+}
+
+/// Whether a file is an earlier report.
+pub fn is_one(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
+    read.is_ok() && start.windows(MARK.len()).any(|part| part == MARK.as_bytes())
 }
 
 fn escaped(text: &str) -> String {

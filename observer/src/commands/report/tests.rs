@@ -47,7 +47,7 @@ fn html(recording: PathBuf) -> Result<String, String> {
     let options = Options { recording, output: "-".into(), force: false };
     match run(&options) {
         Ok(html) => Ok(html.unwrap()),
-        Err(NoReport::BadInput(why) | NoReport::Failed(why)) => Err(why),
+        Err(Unwritten::BadInput(why) | Unwritten::Failed(why)) => Err(why),
     }
 }
 
@@ -158,7 +158,7 @@ fn it_replaces_earlier_reports_and_nothing_else() {
     let write =
         |output: PathBuf, force: bool| match run(&Options { recording: recording.clone(), output, force }) {
             Ok(_) => Ok(()),
-            Err(NoReport::BadInput(why) | NoReport::Failed(why)) => Err(why),
+            Err(Unwritten::BadInput(why) | Unwritten::Failed(why)) => Err(why),
         };
     let report = folder.0.join("incident.html");
     write(report.clone(), false).unwrap();

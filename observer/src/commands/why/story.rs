@@ -60,11 +60,12 @@ pub fn line(text: &str) -> String {
     }
 }
 
-/// The same in a few lines: how it began, which scale-up, what to set.
+/// The same in a few lines: the kill beside which most were starting, which scale-up, what to set.
 pub fn lead(answer: &Answer) -> String {
     let mut screen = Screen { text: String::new(), now: answer.now, live: answer.live };
-    if let Some(first) = answer.kills.last() {
-        screen.kill(first);
+    // Of equals the first; the newest is first in the list.
+    if let Some(kill) = answer.kills.iter().max_by_key(|kill| kill.also_starting_count) {
+        screen.kill(kill);
     }
     if let Some(event) = answer.scale_events.last() {
         screen.scale_event(event);

@@ -127,8 +127,8 @@ impl NodeHistory {
         Self { first: None, tiers: NODE_TIERS.into_iter().chain(RECORDING_TIERS).map(Tier::new).collect() }
     }
 
-    /// Views that go back ever further, each as fine as it is known so far back: of the last quarter of an hour, of three
-    /// hours and so on, to everything.
+    /// Views that go back ever further, each as fine as it is known so far back: of the last quarter of an hour, of
+    /// three hours and so on, to everything.
     pub fn views(&self, now: f64) -> Vec<(f64, NodeHistoryView)> {
         let mut views: Vec<(f64, NodeHistoryView)> = Vec::new();
         for tier in &self.tiers {
