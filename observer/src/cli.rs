@@ -54,8 +54,8 @@ pub enum Command {
     ///
     /// It needs no server and no network. It begins with what happened in words: OOM kills, whose limit, who else was
     /// starting, what to set. At most 16 MiB: of a long recording it has lows and highs of ever longer spans, and what
-    /// does not fit is counted in it. A recording that ends early or is damaged is used up to there, and the report says
-    /// so.
+    /// does not fit is counted in it. A recording that ends early or is damaged is used up to there, and the report
+    /// says so.
     Report(report::Options),
     /// List the recordings that `observer run --incidents` kept of the minutes before OOM kills, or copy one
     ///

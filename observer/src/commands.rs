@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod docs;
 pub mod incident;
+pub mod kubectl;
 pub mod notice;
 pub mod output;
 pub mod report;

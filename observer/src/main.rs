@@ -13,7 +13,7 @@ use clap::Parser;
 use observer::{
     app,
     cli::{Cli, Command, Document},
-    commands::{analyse, incident, notice::notice, output::Unwritten, report, top, why},
+    commands::{analyse, incident, kubectl, notice::notice, output::Unwritten, report, top, why},
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     recording::{self, replay},
     sinks::log,
@@ -27,6 +27,10 @@ const CANNOT_RUN: u8 = 3;
 const WRONG: u8 = 3;
 
 fn main() -> ExitCode {
+    let program = std::env::args_os().next().unwrap_or_default();
+    if kubectl::is_called_so(&program.to_string_lossy()) {
+        return ended(why_by_kubectl());
+    }
     let done = match Cli::parse().command {
         Command::Run(flags) => run(&flags),
         Command::Check { roots } => check(roots),
@@ -59,6 +63,10 @@ fn main() -> ExitCode {
         Command::Docs { name: Document::Advice } => document(observer::commands::docs::advice_md),
         Command::Docs { name: Document::Causes } => document(observer::commands::docs::causes_md),
     };
+    ended(done)
+}
+
+fn ended(done: Done) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
@@ -121,8 +129,17 @@ fn check(roots: RootFlags) -> Done {
     if report.can_run { Ok(()) } else { Err((CANNOT_RUN, String::new())) }
 }
 
+fn why_by_kubectl() -> Done {
+    let kubectl::Command::Why(options) = kubectl::Cli::parse().command;
+    explained(runtime()?.block_on(kubectl::why(&options)))
+}
+
 fn why(options: &why::Options) -> Done {
-    let answer = why::run(options).map_err(|error| match error {
+    explained(why::run(options))
+}
+
+fn explained(answer: Result<why::Printed, why::NoAnswer>) -> Done {
+    let answer = answer.map_err(|error| match error {
         why::NoAnswer::Failed(message) => (FAILED, message),
         why::NoAnswer::BadInput(message) => (BAD_INPUT, message),
     })?;

@@ -18,6 +18,7 @@ mod scenes;
 mod scrape;
 mod secured;
 mod upgrade;
+mod why;
 
 use std::{
     fs,
@@ -172,6 +173,7 @@ fn run() -> Result<Conclusion> {
         secured::cases(),
         deployed::cases(),
         upgrade::cases(),
+        why::cases(),
         e2e::cases(),
     ];
     let suite = Arc::new(Suite {

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
+
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
 use super::client::{Access, state::State};
@@ -73,8 +75,18 @@ pub fn run(options: &Options) -> Result<Printed, NoAnswer> {
         Some(path) => replayed(path)?,
         None => asked(options).map_err(NoAnswer::Failed)?,
     };
-    let answer = about(&state, &options.name, options.namespace.as_deref()).map_err(NoAnswer::BadInput)?;
-    let text = match options.output {
+    answer(&state, &options.name, options.namespace.as_deref(), options.output)
+}
+
+/// What an observer that answered so knows of a name.
+pub fn answer(
+    state: &State,
+    name: &str,
+    namespace: Option<&str>,
+    output: Output,
+) -> Result<Printed, NoAnswer> {
+    let answer = about(state, name, namespace).map_err(NoAnswer::BadInput)?;
+    let text = match output {
         Output::Text => story::text(&answer),
         Output::Json => json(&answer).map_err(|error| NoAnswer::Failed(error.to_string()))?,
     };
@@ -116,7 +128,7 @@ fn state_of(recording: impl BufRead, name: String) -> Result<State, Box<dyn std:
 }
 
 /// What a terminal would obey is escaped as JSON has it, so the text read back is as it was.
-fn json(answer: &Answer) -> Result<String, serde_json::Error> {
+pub fn json(answer: &impl Serialize) -> Result<String, serde_json::Error> {
     let plain = serde_json::to_string_pretty(answer)? + "\n";
     let mut safe = String::with_capacity(plain.len());
     for one in plain.chars() {
