@@ -155,6 +155,13 @@ impl Reader {
         if let Some(root) = &config.roots.cgroup {
             writable::warn(&config.roots.proc, root);
         }
+        if hierarchy.is_part() {
+            tracing::warn!(
+                "only a part of the cgroup tree is at {}: containers outside of it are not measured; use the host's \
+                 cgroup namespace, or mount the host's tree and give it with --cgroup-root",
+                hierarchy.root.display()
+            );
+        }
         if hierarchy.version == CgroupVersion::V1 {
             tracing::info!("cgroup v1: no memory.events and no pressure per container on this host");
         }

@@ -9,6 +9,7 @@ mod live {
     pub mod kernel;
     pub mod kills;
     pub mod pass;
+    pub mod place;
     pub mod prometheus;
     pub mod top;
 }
@@ -111,6 +112,7 @@ fn run() -> Conclusion {
         live::host::CASES,
         live::kernel::CASES,
         live::pass::CASES,
+        live::place::CASES,
         live::growth::CASES,
         live::incidents::CASES,
         live::kills::CASES,

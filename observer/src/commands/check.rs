@@ -113,7 +113,17 @@ fn facts(support: &Support) -> Vec<Fact> {
                     format!("v1 (hierarchy {}): no memory.events, no pressure per container", hierarchy.id)
                 }
             };
-            ("cgroup", format!("{version}, memory controller at {}", hierarchy.root.display()), None)
+            let place = format!("{version}, memory controller at {}", hierarchy.root.display());
+            let remedy =
+                "use the host's cgroup namespace, or mount its tree and give that with --cgroup-root";
+            match hierarchy.is_part() {
+                false => ("cgroup", place, None),
+                true => (
+                    "cgroup",
+                    format!("{place}, only a part of the tree: containers outside of it are not measured"),
+                    Some(remedy.into()),
+                ),
+            }
         }
         Err(error) => ("cgroup", error.to_string(), None),
     });

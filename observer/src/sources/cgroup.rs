@@ -2,11 +2,15 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use procfs::{FromBufRead, process::MountInfos};
-use rustix::io::Errno;
+use procfs::{
+    FromBufRead,
+    process::{MountInfo, MountInfos},
+};
+use rustix::{fs::FsWord, io::Errno};
 
 use observer_core::model::event::CgroupVersion;
 
@@ -14,6 +18,10 @@ pub mod memory;
 pub mod name;
 pub mod tree;
 pub mod writable;
+
+/// Kernel: include/uapi/linux/magic.h.
+const CGROUP: FsWord = 0x0027_e0eb;
+const CGROUP2: FsWord = 0x6367_7270;
 
 /// Where the memory controller's tree is mounted.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,17 +61,26 @@ impl Hierarchy {
         let text =
             fs::read(&path).map_err(|source| NoHierarchy::Unreadable { path: path.clone(), source })?;
         let mounts = MountInfos::from_buf_read(text.as_slice()).map(|mounts| mounts.0).unwrap_or_default();
-        let v1 = mounts
-            .iter()
-            .find(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("memory"));
-        if let Some(mount) = v1 {
-            return Self::at(proc, &mount.mount_point);
-        }
-        mounts
-            .iter()
-            .filter(|mount| mount.fs_type == "cgroup2")
-            .find_map(|mount| Self::at(proc, &mount.mount_point).ok())
-            .ok_or(NoHierarchy::NotMounted { mounts: path.display().to_string() })
+        let of = |kind: fn(&MountInfo) -> bool| {
+            let mut roots: Vec<&Path> =
+                mounts.iter().filter(|mount| kind(mount)).map(|mount| mount.mount_point.as_path()).collect();
+            // Of the whole hierarchy before those of parts of it (bind mounts, other cgroup namespaces): what mountinfo
+            // calls their roots depends on who reads it.
+            roots.sort_by_key(|root| !is_whole(root));
+            roots
+        };
+        let v1 = of(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("memory"));
+        let v2 = of(|mount| mount.fs_type == "cgroup2");
+        // One may be covered by another mount, or be without the controller.
+        let found = v1.into_iter().chain(v2).find_map(|root| Self::at(proc, root).ok());
+        found.ok_or(NoHierarchy::NotMounted { mounts: path.display().to_string() })
+    }
+
+    /// Of a cgroup namespace, or where a part of the tree is mounted, only that part is seen.
+    pub fn is_part(&self) -> bool {
+        let of_kernel =
+            rustix::fs::statfs(&self.root).is_ok_and(|root| [CGROUP, CGROUP2].contains(&root.f_type));
+        of_kernel && !is_whole(&self.root)
     }
 
     fn at(proc: &Path, root: &Path) -> Result<Self, NoHierarchy> {
@@ -84,6 +101,10 @@ impl Hierarchy {
     pub fn directory(&self, path: &str) -> PathBuf {
         self.root.join(name::unescape(path.trim_start_matches('/')))
     }
+}
+
+fn is_whole(root: &Path) -> bool {
+    fs::metadata(root).is_ok_and(|root| root.ino() == tree::ROOT)
 }
 
 /// A cgroup that was removed: its directory is not there, or its files no longer answer. Any other error says nothing

@@ -6,6 +6,7 @@
 //! (`by_pass.rs`), files are read only when something ended, and now and then for what they alone count.
 
 mod by_pass;
+mod part;
 pub mod table;
 
 use std::{
@@ -60,6 +61,8 @@ pub struct Walked {
 
 pub struct Sampler {
     hierarchy: Hierarchy,
+    /// Where only a part of the tree is seen.
+    part: Option<part::Part>,
     groups: HashMap<CgroupId, Group>,
     walked: Option<Time>,
     walk_wanted: bool,
@@ -95,6 +98,7 @@ struct Group {
 impl Sampler {
     pub fn new(hierarchy: Hierarchy, only_walks: bool) -> Self {
         Self {
+            part: hierarchy.is_part().then(part::Part::default),
             hierarchy,
             groups: HashMap::new(),
             walked: None,
@@ -111,7 +115,7 @@ impl Sampler {
 
     /// Finds the path of an event whose record had no room for it ([`crate::sources::kernel::ring`]): it is in the
     /// tree, under its id. `false`: it is not there any more, or could not be looked for; what is known of it comes
-    /// with the next walk.
+    /// with the next walk. Or it is outside of the part of the tree that is seen.
     pub fn complete(&mut self, event: &mut Event) -> bool {
         let (EventKind::CgroupMade { cgroup, path }
         | EventKind::CgroupPopulated { cgroup, path }
@@ -119,6 +123,11 @@ impl Sampler {
         else {
             return true;
         };
+        if let Some(part) = &mut self.part
+            && !part.translate(&self.hierarchy, *cgroup, path)
+        {
+            return false;
+        }
         let cut = path.is_empty() || path.len() > 1 && path.ends_with('/');
         if !cut {
             return true;

@@ -4,7 +4,9 @@
 
 use std::{
     io::Write,
+    os::unix::process::CommandExt,
     path::Path,
+    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -120,6 +122,13 @@ enum Behaviour {
         threads: u32,
         #[arg(long, value_enum, default_value_t = Birth::Exec)]
         birth: Birth,
+    },
+    /// Run a program in a mount namespace of its own, and in a cgroup namespace where it is asked for
+    Apart {
+        #[arg(long)]
+        cgroup: bool,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
     },
     /// Fork a child that takes memory until it is killed; live on
     Child {
@@ -278,6 +287,14 @@ fn main() {
         Behaviour::Eat { group, threads } => eat(&group, threads),
         Behaviour::Storm { group, kills, at_a_time, threads, birth } => {
             storm(&group, kills, at_a_time, threads, birth);
+        }
+        Behaviour::Apart { cgroup, command } => {
+            let flags = libc::CLONE_NEWNS | if cgroup { libc::CLONE_NEWCGROUP } else { 0 };
+            // SAFETY: takes no pointers.
+            let failed = unsafe { libc::unshare(flags) } != 0;
+            assert!(!failed, "cannot unshare: {}", std::io::Error::last_os_error());
+            let error = Command::new(&command[0]).args(&command[1..]).exec();
+            panic!("cannot start {command:?}: {error}");
         }
         Behaviour::Child { size, after } => {
             sleep(Duration::from_secs_f64(after));
