@@ -48,8 +48,10 @@ const EVERY_REPAIR: Duration = Duration::from_secs(5);
 /// Growth is followed this long after a container's group was made, unless it is over before: until its first process
 /// came and, of a pod, until the API said whose it is.
 const AFTER_BIRTH: Duration = Duration::from_secs(30);
-/// The tree is walked this often anyway.
+/// The tree is walked this often anyway: it takes some 50 us a group.
 const EVERY_CHECK: Duration = Duration::from_secs(60);
+/// The same while each pass finds every group there is, and so asks for a walk itself where it disagrees.
+const EVERY_CHECK_OF_PASS: Duration = Duration::from_secs(3600);
 
 /// What a walk of the tree brought beside events.
 pub struct Walked {
@@ -292,7 +294,8 @@ impl Sampler {
     /// Something runs in this group: so its container lives.
     fn lives(&mut self, cgroup: CgroupId) {
         let Some(group) = self.groups.get_mut(&cgroup) else {
-            self.walk_wanted = true;
+            // What is outside of the part that is seen no walk finds.
+            self.walk_wanted |= self.part.is_none();
             return;
         };
         if group.is_container {
@@ -311,6 +314,7 @@ impl Sampler {
             match (self.walk_wanted || (self.only_walks && !self.by_pass.works()), self.missed_records) {
                 (true, _) => EVERY_WALK,
                 (false, true) => EVERY_REPAIR,
+                (false, false) if self.by_pass.finds_all() => EVERY_CHECK_OF_PASS,
                 (false, false) => EVERY_CHECK,
             };
         self.walked.is_none_or(|walked| now.since(walked) >= every)
@@ -344,7 +348,8 @@ impl Sampler {
             let removed = EventKind::CgroupRemoved { cgroup };
             events.extend(totals.into_iter().chain([removed]).map(|what| Event { at: now, what }));
         }
-        self.walk_wanted = unconfirmed;
+        // Where the pass finds all, it says which of them stay away.
+        self.walk_wanted = unconfirmed && !self.by_pass.finds_all();
         // Of a cgroup namespace only a part is seen.
         let whole = walk.found.first().is_some_and(|root| root.cgroup == tree::ROOT);
         let mut walked = Walked { marks: Vec::new(), complete: whole && walk.unread.is_empty() };

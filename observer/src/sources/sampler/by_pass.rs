@@ -51,6 +51,8 @@ pub(super) struct State {
     run: u64,
     failures: u8,
     dropped: u64,
+    /// The last pass worked, and found room for every group.
+    complete: bool,
     /// Passes in a row that found a group no event reported.
     unknown: u8,
     whole: Vec<table::Whole>,
@@ -62,6 +64,10 @@ pub(super) struct State {
 impl State {
     pub(super) fn works(&self) -> bool {
         self.pass.is_some()
+    }
+
+    pub(super) fn finds_all(&self) -> bool {
+        self.complete
     }
 }
 
@@ -99,6 +105,7 @@ impl Sampler {
                 }
                 Err(error) => {
                     self.by_pass.failures += 1;
+                    self.by_pass.complete = false;
                     tracing::debug!(%error, "the pass over all cgroups failed");
                     if self.by_pass.failures >= FAILURES {
                         tracing::warn!("the pass over all cgroups fails ({error}); files are read instead");
@@ -216,17 +223,20 @@ impl Sampler {
             self.forget(now, cgroup, events);
         }
         self.lost(now, found.dropped, events);
-        if found.dropped == 0 {
+        self.by_pass.complete = found.dropped == 0;
+        if self.by_pass.complete {
             self.look_for_missing(run);
         }
     }
 
-    /// Groups that no event said were removed, and that are no longer there: the walk takes them out of all tables.
+    /// Groups that no event said were removed, and that are no longer there: a walk that does not find them either takes
+    /// them out of all tables.
     fn look_for_missing(&mut self, run: u64) {
         for group in self.groups.values_mut().filter(|group| group.pass.run != run) {
             group.pass.missing += 1;
             if group.pass.missing > DOUBTS {
                 group.pass.missing = 0;
+                group.absent = true;
                 self.walk_wanted = true;
             }
         }
@@ -354,7 +364,19 @@ mod tests {
         }
         fold(&mut sampler, 5, &[], 0);
         assert!(sampler.walk_is_due(at(5)));
+        assert!(sampler.groups[&ID].absent, "the walk that does not find it either is enough");
         assert!(sampler.knows(ID), "only the walk or the kernel says that it is gone");
+    }
+
+    #[test]
+    fn the_tree_is_not_walked_while_the_pass_finds_all() {
+        let mut sampler = sampler();
+        assert!(sampler.walk_is_due(at(62)), "there is no pass");
+        fold(&mut sampler, 2, &[record(ID, 1)], 0);
+        assert!(!sampler.walk_is_due(at(62)));
+        assert!(sampler.walk_is_due(at(3602)), "now and then anyway");
+        fold(&mut sampler, 3, &[record(ID, 1)], 1);
+        assert!(sampler.walk_is_due(at(62)), "one may have found no room");
     }
 
     #[test]
