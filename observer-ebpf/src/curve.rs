@@ -63,6 +63,10 @@ fn switch(ctx: &impl EbpfContext, slot: &mut Slot, css: walk::Ptr, serial: u64) 
 /// As [`switch`], from an address instead of a typed pointer.
 #[inline(never)]
 fn switch_to_memcg(ctx: &impl EbpfContext, slot: &mut Slot, memcg: Memcg, serial: u64) {
+    // Its entry was freed with it, and nothing would free another one.
+    if memcg.is_dying() {
+        return;
+    }
     hand_over(slot);
     let own = memcg.own_cgroup_id();
     // SAFETY: entries are written whole and only removed after the cgroup is gone.
@@ -111,7 +115,8 @@ fn take(ctx: &impl EbpfContext, slot: &mut Slot, serial: u64, container: Memcg, 
 /// Usage left the step around the last point this CPU knows of.
 #[inline(never)]
 fn moved(slot: &mut Slot, usage: u64) {
-    let Some(totals) = maps::totals(slot.cgroup) else { return };
+    // Made when the slot was turned to it; gone with the group, whose last pages may come after it.
+    let Some(totals) = CGROUPS.get_ptr_mut(slot.cgroup) else { return };
     // SAFETY: points into the table.
     let last = unsafe { (*totals).last_pages };
     slot.last_pages = last;

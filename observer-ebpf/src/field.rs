@@ -91,6 +91,7 @@ fields! {
     CssCgroup = member("cgroup_subsys_state", "cgroup"),
     CssParent = member("cgroup_subsys_state", "parent"),
     CssSerial = member("cgroup_subsys_state", "serial_nr"),
+    CssFlags = member("cgroup_subsys_state", "flags"),
     MemcgCss = member("mem_cgroup", "css"),
     MemcgUsage = member("mem_cgroup", "memory.usage"),
     MemcgWatermark = member("mem_cgroup", "memory.watermark"),

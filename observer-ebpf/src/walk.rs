@@ -227,6 +227,16 @@ impl Memcg {
         read_address(self.0 + at as u64)
     }
 
+    /// Its group was removed: its pages live on for a while, and some are still to be put on the lists.
+    #[inline(always)]
+    pub fn is_dying(self) -> bool {
+        // Kernel: include/linux/cgroup-defs.h, CSS_DYING; set before the removal is reported.
+        const CSS_DYING: u32 = 1 << 4;
+        let at = offset(Field::MemcgCss) + offset(Field::CssFlags);
+        // SAFETY: an integer.
+        has(Field::CssFlags) && unsafe { peek_at::<u32>(self.0 + at as u64) } & CSS_DYING != 0
+    }
+
     /// Cgroup id of an address the verifier has no type for.
     #[inline(always)]
     pub fn own_cgroup_id(self) -> u64 {
