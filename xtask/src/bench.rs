@@ -32,7 +32,8 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// What the daemon costs by the number of cgroups, with the pass and with files
+    /// What the daemon costs by the number of cgroups, with the pass, with files, cAdvisor beside it (needs Go; two
+    /// hours, -- --short 25 minutes, -- --help shows more)
     Scale {
         /// Options of the benchmark, after --
         #[arg(last = true)]
@@ -61,8 +62,15 @@ pub fn bench(options: &Options) -> Result<()> {
         }
         What::Scale { args } => {
             run::build()?;
-            let bench = build_bench("bench-scale")?;
-            shell::run(Command::new(bench).args(args))
+            let mut bench = Command::new(build_bench("bench-scale")?);
+            let measures = !args.iter().any(|arg| ["--help", "-h", "--report"].contains(&arg.as_str()));
+            if measures && !args.iter().any(|arg| arg.starts_with("--cadvisor")) {
+                match build_peer() {
+                    Ok(peer) => drop(bench.arg("--cadvisor").arg(peer)),
+                    Err(error) => eprintln!("without cAdvisor: {error:#}"),
+                }
+            }
+            shell::run(bench.args(args))
         }
         What::Page => test_web::measure(&run::build()?),
         What::Faults { args } => {
@@ -85,6 +93,16 @@ fn build_bench(name: &str) -> Result<PathBuf> {
     let mut build = shell::cargo();
     build.args(["build", "--release", "--package", "observer-tests", "--features", "bench", "--bins"]);
     shell::executable(&mut build, name)
+}
+
+/// cAdvisor, of the versions in tests/peer/go.mod.
+fn build_peer() -> Result<PathBuf> {
+    let peer = run::target().join("cadvisor-peer");
+    eprintln!("building cAdvisor");
+    let mut build = Command::new("go");
+    build.args(["build", "-C"]).arg(shell::root().join("tests/peer")).arg("-o").arg(&peer).arg(".");
+    shell::run(&mut build)?;
+    Ok(peer)
 }
 
 /// One that needs no kernel.

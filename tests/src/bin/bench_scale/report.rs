@@ -1,11 +1,11 @@
-//! Rows -> performance.md and its curves.
+//! Rows -> docs/performance.md and its curves.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;
 
-use super::{Load, Reader, Row};
+use super::{Churn, Load, Reader, Row};
 
 const INK: RGBColor = RGBColor(60, 60, 60);
 const SIZE: (u32, u32) = (760, 380);
@@ -30,6 +30,10 @@ const CURVES: [Curve; 3] = [
     Curve { file: "scrape.svg", title: "One scrape, idle", unit: "ms of CPU", of: |row| row.scrape_cpu_ms },
 ];
 
+pub const HEAD: &str = "\
+| cgroups | load | read by | CPU, % of a core | resident, MiB | scrape: CPU ms | KB gzipped | series | records lost |
+|---|---|---|---|---|---|---|---|---|";
+
 pub fn line(row: &Row) -> String {
     let Row {
         cgroups,
@@ -40,27 +44,27 @@ pub fn line(row: &Row) -> String {
         scrape_cpu_ms,
         scrape_gzip_bytes,
         series,
-        lost,
+        own,
         ..
     } = row;
-    let lost = lost.map_or("-".to_owned(), |lost| format!("{lost}"));
+    let lost = own.as_ref().map_or("-".to_owned(), |own| own.lost_records.to_string());
     format!(
         "| {cgroups} | {} | {} | {cpu_percent:.3} | {resident_mib:.1} | {scrape_cpu_ms:.1} | {:.0} | {series} | {lost} |",
-        name_of(*load),
+        self::load(*load),
         reader(*by),
-        *scrape_gzip_bytes as f64 / 1024.0
+        *scrape_gzip_bytes as f64 / 1e3
     )
 }
 
-fn name_of(load: Load) -> &'static str {
+pub fn load(load: Load) -> &'static str {
     match load {
         Load::Idle => "idle",
         Load::Starts => "100 starts a minute",
-        Load::Churn => "groups made and removed, up to 100 a second",
+        Load::Churn => "short-lived cgroups",
     }
 }
 
-fn reader(by: Reader) -> &'static str {
+pub fn reader(by: Reader) -> &'static str {
     match by {
         Reader::Pass => "the pass",
         Reader::Files => "files",
@@ -99,63 +103,120 @@ const GOALS: [Goal; 5] = [
     },
 ];
 
+/// What is between these two lines of performance.md is written here, the rest by hand.
+const BEGIN: &str = "<!-- written by `cargo xtask bench scale -- --report`, from here -->\n";
+const END: &str = "<!-- to here -->\n";
+
+/// The last row of each setting counts.
 pub fn write(folder: &Path, rows: &[Row]) -> Result<()> {
-    let last = rows.last().context("no rows")?;
+    let mut kept: Vec<&Row> = Vec::new();
+    for row in rows {
+        kept.retain(|r| (r.cgroups, r.load, r.by) != (row.cgroups, row.load, row.by));
+        kept.push(row);
+    }
+    kept.sort_by_key(|row| (row.load as u8, row.cgroups, row.by as u8));
+    let rows = kept;
     let curves = folder.join("performance");
     fs::create_dir_all(&curves)?;
     for curve in &CURVES {
         let mut svg = String::new();
-        draw(&mut svg, curve, rows).map_err(|error| anyhow::anyhow!("{}: {error}", curve.file))?;
-        super::write(&curves.join(curve.file), &svg)?;
+        draw(&mut svg, curve, &rows).map_err(|error| anyhow::anyhow!("{}: {error}", curve.file))?;
+        save(&curves.join(curve.file), &svg)?;
     }
-    let mut md = format!(
-        "# Performance\n\nWritten by `cargo xtask bench scale`; the rows of one run, {}: {}.\n\n\
-         Each cgroup has a process that sleeps; four cgroups are a workload. CPU is the process's own between two scrapes, as the \
-         scheduler counts it; what the programs cost others is in [operating.md](operating.md). Scrapes are gzipped. \
-         cAdvisor is v0.52 with memory metrics only and 10 s dynamic housekeeping, as the kubelet embeds it.\n\n",
-        last.date, last.machine
-    );
+    let path = folder.join("performance.md");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let parts = text.split_once(BEGIN).and_then(|(above, rest)| Some((above, rest.split_once(END)?.1)));
+    let (above, below) =
+        parts.with_context(|| format!("{} has no place for the rows: {BEGIN}{END}", path.display()))?;
+    save(&path, &format!("{above}{BEGIN}{}{END}{below}", measured(&rows)?))
+}
+
+fn save(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn measured(rows: &[&Row]) -> Result<String> {
+    let last = rows.last().context("no rows")?;
+    let beside = last.beside.as_ref().map(|beside| format!(", beside {beside}")).unwrap_or_default();
+    let mut md = format!("\n{}: {}{beside}.\n\n", last.date, last.machine);
     for curve in &CURVES {
         let _ = writeln!(md, "![{}](performance/{})", curve.title, curve.file);
     }
-    md.push_str("\n## What it is to reach\n\n| at rest, by the pass | cgroups | at most | measured | |\n|---|---|---|---|---|\n");
-    let idle =
-        |at: usize, by| rows.iter().rev().find(|r| r.cgroups == at && r.load == Load::Idle && r.by == by);
+    md.push_str("\n| goal, with the pass | cgroups | at most | measured | |\n|---|---|---|---|---|\n");
+    let row = |at: usize, load, by| rows.iter().find(|r| r.cgroups == at && r.load == load && r.by == by);
+    let idle = |at: usize, by| row(at, Load::Idle, by);
+    let reached = |is: bool| if is { "reached" } else { "**missed**" };
     for goal in &GOALS {
         let Some(row) = idle(goal.at, Reader::Pass) else { continue };
         let value = (goal.of)(row);
-        let reached = if value <= goal.most { "reached" } else { "**missed**" };
         let _ = writeln!(
             md,
-            "| {} | {} | {} {} | {value:.3} | {reached} |",
-            goal.what, goal.at, goal.most, goal.unit
+            "| {} | {} | {} {} | {value:.2} | {} |",
+            goal.what,
+            goal.at,
+            goal.most,
+            goal.unit,
+            reached(value <= goal.most)
         );
     }
     if let (Some(few), Some(many)) = (idle(10, Reader::Pass), idle(1000, Reader::Pass)) {
         let kib = (many.resident_mib - few.resident_mib) * 1024.0 / (many.cgroups - few.cgroups) as f64;
-        let reached = if kib <= 12.0 { "reached" } else { "**missed**" };
         let _ = writeln!(
             md,
-            "| resident memory of one more container | 10 to 1000 | 12 KiB | {kib:.1} | {reached} |"
+            "| resident memory of one more container | 10 to 1000 | 12 KiB | {kib:.1} | {} |",
+            reached(kib <= 12.0)
         );
     }
     if let (Some(pass), Some(peer)) = (idle(1000, Reader::Pass), idle(1000, Reader::Cadvisor)) {
         let times = peer.cpu_percent / pass.cpu_percent;
-        let reached = if times >= 50.0 { "reached" } else { "**missed**" };
-        let _ =
-            writeln!(md, "| less CPU than cAdvisor, times | 1000 | at least 50 | {times:.0} | {reached} |");
+        let _ = writeln!(
+            md,
+            "| less CPU than cAdvisor, times | 1000 | at least 50 | {times:.0} | {} |",
+            reached(times >= 50.0)
+        );
     }
-    md.push_str(
-        "\n## All rows\n\n| cgroups | load | read by | CPU, % of a core | resident, MiB | scrape: CPU ms | KiB gzipped | series | records lost |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
-    );
+    let churns = || rows.iter().filter_map(|row| Some((row, row.churn.as_ref()?)));
+    if let Some((row, churn)) = churns().find(|(row, _)| row.by == Reader::Pass) {
+        let ratio = churn.after_mib / churn.before_mib;
+        let _ = writeln!(
+            md,
+            "| memory a minute after a churn, of that before | {} | 1.10 | {ratio:.2} | {} |",
+            row.cgroups,
+            reached(ratio <= 1.1)
+        );
+        if let Some(own) = &row.own {
+            let left = own.entries_left;
+            let _ = writeln!(
+                md,
+                "| entries a churn left in the kernel's table | {} | 0 | {left} | {} |",
+                row.cgroups,
+                reached(left <= 0)
+            );
+        }
+    }
+    let _ = writeln!(md, "\n{HEAD}");
     for row in rows {
         let _ = writeln!(md, "{}", line(row));
     }
-    super::write(&folder.join("performance.md"), &md)
+    if churns().next().is_some() {
+        md.push_str(
+            "\n| a churn of | read by | MiB before | at its end | a minute later | starts counted |\n|---|---|---|---|---|---|\n",
+        );
+    }
+    for (row, churn) in churns() {
+        let Churn { groups, seconds, before_mib, end_mib, after_mib, seen } = churn;
+        let seen = seen.map_or("-".to_owned(), |seen| seen.to_string());
+        let by = reader(row.by);
+        let _ = writeln!(
+            md,
+            "| {groups} in {seconds} s | {by} | {before_mib:.1} | {end_mib:.1} | {after_mib:.1} | {seen} |"
+        );
+    }
+    md.push('\n');
+    Ok(md)
 }
 
-fn draw(document: &mut String, curve: &Curve, rows: &[Row]) -> Draw<()> {
+fn draw(document: &mut String, curve: &Curve, rows: &[&Row]) -> Draw<()> {
     let area = SVGBackend::with_string(document, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let points = |by: Reader| -> Vec<(f64, f64)> {
