@@ -32,6 +32,10 @@ const LONG: &[(&str, &str)] = &[
     ("observer/src/config.rs", "one list of settings and its tests"),
     ("observer/src/sinks/api_state.rs", "one fold of all findings and its tests"),
     ("observer/src/sources/sampler.rs", "one source: what is read of each cgroup, and when"),
+    (
+        "observer/src/sources/sampler/by_pass.rs",
+        "the table of one pass into what is known of each group, and its tests",
+    ),
     ("tests/cluster/causes.rs", "two observers, what they report and how it is judged"),
     ("tests/cluster/scenes.rs", "one list of scenes"),
     ("tests/src/bin/bench_faults.rs", "one run of all figures"),

@@ -56,7 +56,7 @@ struct Cli {
     /// Every row measured for 20 s; a churn of 1,000 in one minute
     #[arg(long, conflicts_with_all = ["seconds", "churn", "churn_seconds"])]
     short: bool,
-    /// A program that serves cAdvisor's memory metrics at the address it is given (tests/peer); without one it is left out
+    /// Serves cAdvisor's memory metrics at the address it is given (tests/peer); without it cAdvisor is left out
     #[arg(long)]
     cadvisor: Option<PathBuf>,
     /// What else ran on the machine meanwhile, for the report

@@ -229,7 +229,7 @@ impl Sampler {
         }
     }
 
-    /// Groups that no event said were removed, and that are no longer there: a walk that does not find them either takes
+    /// Groups that no event said were removed, and that are no longer there: a walk that does not find them takes
     /// them out of all tables.
     fn look_for_missing(&mut self, run: u64) {
         for group in self.groups.values_mut().filter(|group| group.pass.run != run) {
