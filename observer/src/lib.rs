@@ -21,6 +21,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod descriptors;
+mod failure;
 pub mod host_thread;
 pub mod http;
 pub mod ledger;

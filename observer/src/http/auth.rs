@@ -17,8 +17,14 @@ use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
     authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
-use kube::{Api, Client, api::PostParams};
-use tokio::{sync::Semaphore, time::Instant};
+use kube::{Api, Client, Resource, api::PostParams, core::ClusterResourceScope};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use crate::failure::{connection_failed, one_line};
 
 /// An answer is not asked for again for this long: a permission taken away holds on for a minute at the most, and one
 /// just given is seen within ten seconds.
@@ -32,6 +38,9 @@ const BAD_ANSWERS: usize = 1_000;
 /// API server; beyond it the answer is 503, at once.
 const AT_ONCE: usize = 4;
 const WAITING: usize = 64;
+/// A review gets no answer where the connection to the API server died silently. Less than a client waits: the ledger's
+/// ten seconds, and Prometheus'.
+const REVIEW: Duration = Duration::from_secs(5);
 /// Further reviews at once for tokens that were valid before.
 const RENEWALS: usize = 2;
 
@@ -112,6 +121,7 @@ pub struct Access {
     reviews: Arc<Semaphore>,
     renewals: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    within: Duration,
 }
 
 impl Access {
@@ -124,6 +134,7 @@ impl Access {
             reviews: Arc::new(Semaphore::new(AT_ONCE)),
             renewals: Arc::new(Semaphore::new(RENEWALS)),
             waiting: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
+            within: REVIEW,
         }
     }
 
@@ -148,7 +159,9 @@ impl Access {
         if let Some(answer) = self.answers().remembered(key, Instant::now()) {
             return answer; // the one before asked the same
         }
-        let answer = self.review(token).await;
+        let answer = timeout(self.within, self.review(token)).await.unwrap_or_else(|_| {
+            Err(not_reviewed(&format!("the Kubernetes API does not answer within {:?}", self.within)))
+        });
         self.answers().remember(key, &answer, Instant::now());
         answer
     }
@@ -170,8 +183,7 @@ impl Access {
             },
             ..TokenReview::default()
         };
-        let api = Api::<TokenReview>::all(self.client.clone());
-        let reviewed = api.create(&PostParams::default(), &review).await;
+        let reviewed = self.create(&review).await;
         let status = reviewed.map_err(|error| cannot("tokenreviews", &error))?.status.unwrap_or_default();
         let user = status.user.unwrap_or_default();
         if status.authenticated != Some(true) {
@@ -196,6 +208,19 @@ impl Access {
         }
     }
 
+    /// Nothing is stored by it, so a connection that failed is no reason not to send it once more.
+    async fn create<K>(&self, review: &K) -> Result<K, kube::Error>
+    where
+        K: Resource<Scope = ClusterResourceScope> + Clone + std::fmt::Debug + DeserializeOwned + Serialize,
+        K::DynamicType: Default,
+    {
+        let api = Api::<K>::all(self.client.clone());
+        match api.create(&PostParams::default(), review).await {
+            Err(error) if connection_failed(&error) => api.create(&PostParams::default(), review).await,
+            reviewed => reviewed,
+        }
+    }
+
     async fn may_get(&self, user: UserInfo, path: &str) -> Result<bool, Refused> {
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -211,8 +236,7 @@ impl Access {
             },
             ..SubjectAccessReview::default()
         };
-        let api = Api::<SubjectAccessReview>::all(self.client.clone());
-        let reviewed = api.create(&PostParams::default(), &review).await;
+        let reviewed = self.create(&review).await;
         let reviewed = reviewed.map_err(|error| cannot("subjectaccessreviews", &error))?;
         Ok(reviewed.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
     }
@@ -232,9 +256,11 @@ fn refused(status: StatusCode, why: impl Into<String>) -> Refused {
 
 /// The error goes to the log only: the client is not authenticated yet.
 fn cannot(resource: &str, error: &kube::Error) -> Refused {
-    tracing::warn!(
-        "cannot review a token: {error}; new clients are rejected until reviews succeed; grant create on {resource}"
-    );
+    not_reviewed(&format!("{}; grant create on {resource} if that is forbidden", one_line(error)))
+}
+
+fn not_reviewed(why: &str) -> Refused {
+    tracing::warn!("cannot review a token: {why}; new clients are rejected until reviews succeed");
     refused(StatusCode::SERVICE_UNAVAILABLE, "the token cannot be reviewed now")
 }
 
@@ -319,6 +345,20 @@ mod tests {
     fn access(client: Client) -> Access {
         let allowed = vec!["observer:observer".to_owned()];
         Access::new(client, Admits::Accounts { audience: "observer-ledger", allowed })
+    }
+
+    #[tokio::test]
+    async fn an_api_that_does_not_answer_refuses_for_now_and_is_asked_again() {
+        let status = |_: &str| json!({"authenticated": true, "audiences": ["me"], "user": {"username": "system:serviceaccount:a:b"}});
+        let (client, asked) = server(status);
+        let admits = Admits::Accounts { audience: "me", allowed: vec!["a:b".to_owned()] };
+        let access = Access { within: Duration::from_millis(20), ..Access::new(client, admits) };
+        for times in [1, 2] {
+            let refused = access.check(&with("Bearer slow")).await.unwrap_err();
+            assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(asked.load(Ordering::Relaxed), times);
+        }
+        access.check(&with("Bearer quick")).await.unwrap();
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use crate::{
+    failure::one_line,
     ledger::Shared,
     memory,
     sources::kubernetes::{metadata, owner, reach},
@@ -147,10 +148,9 @@ impl Watch {
                     metrics.failed(self.kind);
                     metrics.up(self.kind, false);
                     if std::mem::take(&mut up) {
-                        let first = error.to_string();
-                        let first = first.lines().next().unwrap_or_default().to_owned();
+                        let why = one_line(&error);
                         tracing::warn!(
-                            "{}: cannot watch: {first}; causes are less sure until it works",
+                            "{}: cannot watch: {why}; causes are less sure until it works",
                             self.kind
                         );
                     }

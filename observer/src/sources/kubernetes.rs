@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::clock;
+use crate::{clock, failure::one_line};
 use observer_core::model::{
     event::{Event, EventKind},
     kubernetes::{ApiState, ObjectKind, Owner, Reference, Uid},
@@ -170,7 +170,6 @@ async fn pods(
 }
 
 fn refusal(error: &watcher::Error) -> ApiState {
-    let text = error.to_string();
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
@@ -183,7 +182,7 @@ fn refusal(error: &watcher::Error) -> ApiState {
                 blind: true,
             }
         }
-        _ => ApiState::Away { why: text.lines().next().unwrap_or_default().to_owned() },
+        _ => ApiState::Away { why: one_line(error) },
     }
 }
 
@@ -307,7 +306,7 @@ async fn look(client: &Client, namespace: &str, reference: &Reference) -> Result
             // The cache may be behind the pod that names it.
             Ok(Ok(_)) => params = kube::api::GetParams::default(),
             Ok(Err(error @ kube::Error::Api(_))) => return Err(error.to_string()),
-            Ok(Err(error)) if attempt == TRIES => return Err(error.to_string()),
+            Ok(Err(error)) if attempt == TRIES => return Err(one_line(&error)),
             Ok(Err(_)) => {}
             Err(_) => return Err(format!("no answer within {} s", ANSWER.as_secs())),
         }

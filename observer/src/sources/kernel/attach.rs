@@ -15,6 +15,7 @@ use observer_ebpf::{
 
 use crate::{
     config::ProbeChoice,
+    failure,
     sources::kernel::{
         kfunc,
         pass::Pass,
@@ -324,21 +325,12 @@ fn is_refusal(error: &ProgramError) -> bool {
 }
 
 /// An error with its causes on one line; of a verifier log only the end, which says what it refused.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    match lines.len() {
-        0..=6 => lines.join("; "),
-        n => format!("{}; …; {}", lines[0], lines[n - 5..].join("; ")),
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = failure::one_line(error);
+    let parts: Vec<&str> = text.split("; ").collect();
+    match parts.len() {
+        0..=6 => text,
+        n => format!("{}; …; {}", parts[0], parts[n - 5..].join("; ")),
     }
 }
 
