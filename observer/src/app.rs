@@ -327,10 +327,6 @@ impl Core {
         if let Some(state) = &mut self.state {
             state.tick(Instant::now().into_std(), self.pipeline.histories());
         }
-        // The first event that can be of a kill comes after what was kept: it is known by then.
-        if let Some(journal) = &mut self.kill_journal {
-            journal.tick(Instant::now().into_std(), || self.pipeline.kills_kept());
-        }
     }
 
     /// Its seconds, and what the disk did not take.
@@ -349,7 +345,9 @@ impl Core {
         }
         let findings = self.pipeline.step(event);
         if let Some(journal) = &mut self.kill_journal {
-            journal.append(self.pipeline.kills_to_keep(event));
+            // Before it is published. Nothing is to be kept before what an earlier run kept is known.
+            let new = self.pipeline.kills_to_keep(event);
+            journal.keep(new, Instant::now().into_std(), || self.pipeline.kills_kept());
         }
         let mut shown = self.shared.state();
         for finding in &findings {

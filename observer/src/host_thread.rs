@@ -5,7 +5,6 @@
 //! full this thread waits, and what does not fit in the kernel's ring meanwhile is counted there.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -22,7 +21,7 @@ use crate::{
     memory,
     recording::{history_file, kill_journal},
     sources::{
-        cgroup::{NoHierarchy, tree, writable},
+        cgroup::{NoHierarchy, writable},
         kernel::{Kernel, support::Support},
         node,
         own_limit::OwnLimit,
@@ -191,10 +190,7 @@ impl Reader {
                 tracing::warn!("{damage}");
             }
             // Kills that the probes have seen since a moment ago are in the ring, and come after this.
-            if let Some(mut kept) = kill_journal::restore(path, &config.roots.proc) {
-                let walk = tree::walk(&hierarchy);
-                let there: HashSet<_> = walk.found.iter().map(|found| found.cgroup).collect();
-                kept.reported.retain(|(cgroup, _)| there.contains(cgroup) || !walk.unread.is_empty());
+            if let Some(kept) = kill_journal::restore(path, &config.roots.proc) {
                 pending.push(Event { at: began, what: EventKind::KillsKept(kept) });
             }
         }

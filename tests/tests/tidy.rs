@@ -31,6 +31,7 @@ const LONG: &[(&str, &str)] = &[
     ("observer/src/commands/analyse/format/csv.rs", "one format and its tests"),
     ("observer/src/config.rs", "one list of settings and its tests"),
     ("observer/src/http/auth.rs", "half of it tests"),
+    ("observer/src/recording/kill_journal.rs", "half of it tests"),
     ("observer/src/sinks/api_state.rs", "one fold of all findings and its tests"),
     ("observer/src/sources/sampler.rs", "one source: what is read of each cgroup, and when"),
     (

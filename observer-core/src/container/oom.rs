@@ -21,7 +21,7 @@ use crate::{
     host::HostFacts,
     model::{
         container::CgroupId,
-        event::{Blame, Event, EventKind, ExceededLimit, KillsKept, OomKill, StalledBy},
+        event::{Blame, Event, EventKind, ExceededLimit, KillsKept, Loss, OomKill, StalledBy},
         finding::OomScope,
         time::Time,
     },
@@ -221,10 +221,12 @@ impl Kills {
             EventKind::Tick => {
                 let expired = self.unnamed.expire(at).into_iter().map(owned);
                 let settled = self.counts.settle(at).into_iter().filter_map(|(cgroup, n)| unseen(cgroup, n));
+                self.counts.forget_gone();
                 return itself().into_iter().chain(expired).chain(settled).collect();
             }
             EventKind::KillsKept(kept) => self.counts.continue_from(kept),
-            EventKind::CgroupSeeded { cgroup, .. } => self.counts.seen(*cgroup),
+            EventKind::CgroupSeeded { cgroup, .. } => self.counts.seeded(*cgroup),
+            EventKind::Lost { at: Loss::CgroupUnreadable, .. } => self.counts.keep_unseen(),
             EventKind::CgroupMade { cgroup, .. } => {
                 self.baselines.made(*cgroup);
                 self.counts.made(*cgroup);

@@ -35,6 +35,8 @@ pub struct KillCounts {
     /// The newest group that an earlier run saw. Ids of groups only grow (kernel: fs/kernfs/dir.c, kernfs_new_node):
     /// whatever is above it had no kill that was reported.
     earlier_newest: Option<CgroupId>,
+    /// Some of the tree could not be read: what was not seen may be there.
+    keeps_unseen: bool,
     newest: Option<CgroupId>,
     /// Groups of which there is something new to be kept.
     unkept: BTreeSet<CgroupId>,
@@ -115,6 +117,25 @@ impl KillCounts {
         if self.newest.is_none_or(|newest| newest < cgroup) {
             self.newest = Some(cgroup);
             self.unkept.insert(cgroup);
+        }
+    }
+
+    /// It was there before the observer, which goes on from what an earlier run reported of it.
+    pub fn seeded(&mut self, cgroup: CgroupId) {
+        self.seen(cgroup);
+        if self.earlier.contains_key(&cgroup) {
+            self.known_or(cgroup, 0);
+        }
+    }
+
+    pub fn keep_unseen(&mut self) {
+        self.keeps_unseen = true;
+    }
+
+    /// After the first walk of the tree: groups that an earlier run saw and this one does not.
+    pub fn forget_gone(&mut self) {
+        if !self.keeps_unseen {
+            self.earlier.clear();
         }
     }
 
@@ -336,6 +357,22 @@ mod tests {
         let mut counts = KillCounts::default();
         counts.continue_from(&kept);
         assert_eq!((counts.grew(10, 5), counts.grew(10, 5), counts.grew(15, 5)), (2, 0, 0));
+    }
+
+    #[test]
+    fn a_group_that_is_gone_is_not_kept_for_ever() {
+        let kept = KillsKept { newest: Some(15), reported: vec![(10, 3), (11, 3)] };
+        for (unreadable, left) in [(false, vec![(10, 3)]), (true, vec![(10, 3), (11, 3)])] {
+            let mut counts = KillCounts::default();
+            counts.continue_from(&kept);
+            counts.seeded(10);
+            if unreadable {
+                counts.keep_unseen();
+            }
+            counts.to_keep(false, |_| false);
+            counts.forget_gone();
+            assert_eq!(counts.kept().reported, left);
+        }
     }
 
     #[test]

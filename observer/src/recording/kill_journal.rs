@@ -2,19 +2,16 @@
 //! there, so that a kill is reported once, also one of the time when no observer ran.
 //!
 //! A line for each change, with a checksum, appended and not synced: it outlives the process, and the counts that it is
-//! about do not outlive the kernel. A file of another boot is of no use. A thread of its own writes, so that a disk
-//! that hangs holds up nothing else.
+//! about do not outlive the kernel. A file of another boot is of no use. A thread of its own writes, and what is
+//! counted is published when it has written: whatever was published is in the file. A disk that hangs is waited for
+//! once, and holds up nothing until it answers again.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -29,10 +26,12 @@ const VERSION: u32 = 1;
 const MOST: usize = 16384;
 /// Read of a file. Bytes.
 const LONGEST_FILE: u64 = 4 << 20;
-/// Changes on their way to the file.
-const CHANNEL: usize = 1024;
+/// Lines on their way to a disk that hangs; beyond that the file is written anew when it answers.
+const WAITING: usize = 16384;
 /// After it could not be written.
 const AGAIN: Duration = Duration::from_secs(10);
+/// Waited for a line to be written, which takes microseconds.
+const WRITTEN: Duration = Duration::from_millis(200);
 /// Waited for a disk at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -102,55 +101,148 @@ fn read(bytes: impl Read, boot: &str) -> io::Result<Option<KillsKept>> {
     Ok(Some(KillsKept { newest, reported: reported.into_iter().collect() }))
 }
 
-enum Message {
-    Whole(KillsKept),
-    More(Vec<Line>),
+/// What is to be written: the file as a whole, and then these lines.
+#[derive(Default)]
+struct Work {
+    whole: Option<KillsKept>,
+    lines: Vec<Line>,
+}
+
+#[derive(Default)]
+struct State {
+    work: Work,
+    /// Pieces of work so far, and those that are done.
+    given: u64,
+    done: u64,
+    /// The last one could not be written: there is no file.
+    failed: bool,
+    ended: bool,
+}
+
+#[derive(Default)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Desk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while this is so of the state, at most so long.
+    fn wait_while(&self, span: Duration, is_so: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let waited = self.changed.wait_timeout_while(self.state(), span, |state| is_so(state));
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 pub struct KillJournal {
-    to: SyncSender<Message>,
+    desk: Arc<Desk>,
     thread: JoinHandle<()>,
     /// In the file since it was written as a whole, and then.
     appended: usize,
     whole: usize,
-    /// It is to be written as a whole.
-    wanted: Arc<AtomicBool>,
-    next: Instant,
+    /// It is to be written as a whole, from then on.
+    wanted: Option<Instant>,
+    /// What an earlier run kept is known: it comes before the first change.
+    begun: bool,
+    /// The disk did not write in time; it is not waited for until it has.
+    hangs: bool,
     /// Groups that there was no room for.
     dropped: usize,
 }
 
 impl KillJournal {
-    /// Beside this state; what an earlier run left is replaced by the first [`Self::tick`].
+    /// Beside this state. What an earlier run left is replaced by the first [`Self::keep`] with a change.
     pub fn new(state: &Path, proc: &Path, now: Instant) -> io::Result<Self> {
         let (path, boot) = (path_of(state), boot_id(proc)?);
-        let (to, from) = sync_channel(CHANNEL);
-        let wanted = Arc::new(AtomicBool::new(true));
-        let failed = Arc::clone(&wanted);
-        let thread = thread::Builder::new()
-            .name("kills".into())
-            .spawn(move || write_all(&path, &boot, &from, &failed))?;
-        Ok(Self { to, thread, appended: 0, whole: 0, wanted, next: now, dropped: 0 })
+        let (mut file, mut failing) = (None, false);
+        Self::by(now, move |work| {
+            let written = write(&path, &boot, &mut file, &work);
+            if let Err(error) = &written
+                && !failing
+            {
+                let path = path.display();
+                tracing::warn!(
+                    "cannot write {path}: {error}; it is tried again; after a restart now OOM kills of the time between would not be counted"
+                );
+            }
+            failing = written.is_err();
+            !failing
+        })
     }
 
-    pub fn append(&mut self, lines: Vec<Line>) {
-        if lines.is_empty() {
+    fn by(now: Instant, write: impl FnMut(Work) -> bool + Send + 'static) -> io::Result<Self> {
+        let desk = Arc::new(Desk::default());
+        let theirs = Arc::clone(&desk);
+        let thread = thread::Builder::new().name("kills".into()).spawn(move || write_all(&theirs, write))?;
+        Ok(Self {
+            desk,
+            thread,
+            appended: 0,
+            whole: 0,
+            wanted: Some(now),
+            begun: false,
+            hangs: false,
+            dropped: 0,
+        })
+    }
+
+    /// Writes these changes, or all that is kept where that is due, and returns when kills among them are written.
+    /// Called for each event, with changes or without.
+    pub fn keep(&mut self, lines: Vec<Line>, now: Instant, kept: impl FnOnce() -> KillsKept) {
+        if lines.is_empty() && !self.begun {
             return;
         }
-        self.appended += lines.len();
-        if self.to.try_send(Message::More(lines)).is_err() {
-            self.wanted.store(true, Ordering::Relaxed);
+        self.begun = true;
+        {
+            let state = self.desk.state();
+            if state.failed && self.wanted.is_none() {
+                self.wanted = Some(now + AGAIN);
+            }
+            if self.appended > self.whole + MOST || state.work.lines.len() + lines.len() > WAITING {
+                self.wanted = self.wanted.or(Some(now));
+            }
+        }
+        match self.wanted {
+            Some(due) if now < due => {} // the next whole has them
+            Some(_) => {
+                let kept = self.bounded(kept());
+                (self.appended, self.whole, self.wanted) = (0, kept.reported.len(), None);
+                self.give(true, |work| *work = Work { whole: Some(kept), lines: Vec::new() });
+            }
+            None if lines.is_empty() => {}
+            None => {
+                self.appended += lines.len();
+                // That a group was seen has time: it is in the file before any kill in it is.
+                let kills = lines.iter().any(|(_, count)| count.is_some_and(|count| count > 0));
+                self.give(kills, |work| work.lines.extend(lines));
+            }
         }
     }
 
-    /// Rewrites the file when that is due.
-    pub fn tick(&mut self, now: Instant, kept: impl FnOnce() -> KillsKept) {
-        let due = self.wanted.load(Ordering::Relaxed) || self.appended > self.whole + MOST;
-        if !due || now < self.next {
+    fn give(&mut self, wait: bool, add: impl FnOnce(&mut Work)) {
+        let (number, busy) = {
+            let mut state = self.desk.state();
+            add(&mut state.work);
+            state.given += 1;
+            (state.given, state.done + 1 < state.given)
+        };
+        self.desk.changed.notify_all();
+        if !wait || self.hangs && busy {
             return;
         }
-        self.next = now + AGAIN;
-        let mut kept = kept();
+        let hung = self.desk.wait_while(WRITTEN, |state| state.done < number).done < number;
+        if hung && !self.hangs {
+            tracing::warn!(
+                "the disk with the OOM kills that were reported does not answer; if the observer is killed now, they are reported again"
+            );
+        }
+        self.hangs = hung;
+    }
+
+    fn bounded(&mut self, mut kept: KillsKept) -> KillsKept {
         let dropped = kept.reported.len().saturating_sub(MOST);
         if dropped > self.dropped {
             tracing::warn!(
@@ -159,17 +251,13 @@ impl KillJournal {
         }
         self.dropped = dropped;
         kept.reported.drain(..dropped);
-        let groups = kept.reported.len();
-        self.wanted.store(false, Ordering::Relaxed);
-        match self.to.try_send(Message::Whole(kept)) {
-            Ok(()) => (self.appended, self.whole) = (0, groups),
-            Err(_) => self.wanted.store(true, Ordering::Relaxed),
-        }
+        kept
     }
 
-    /// What was appended is written, unless the disk hangs.
+    /// What was given is written, unless the disk hangs.
     pub async fn finish(self) {
-        drop(self.to);
+        self.desk.state().ended = true;
+        self.desk.changed.notify_all();
         let until = Instant::now() + PATIENCE;
         while !self.thread.is_finished() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -177,29 +265,40 @@ impl KillJournal {
     }
 }
 
-/// Writes messages until the sender is dropped. A file that lacks a change would make the next run report its kills
-/// twice, so a file that cannot be written is removed.
-fn write_all(path: &Path, boot: &str, from: &Receiver<Message>, failed: &AtomicBool) {
-    let (mut file, mut failing) = (None, false);
-    for message in from {
-        let written = match (message, &mut file) {
-            (Message::Whole(kept), _) => write_whole(path, boot, &kept).map(|new| file = Some(new)),
-            (Message::More(lines), Some(file)) => append(file, &lines),
-            (Message::More(_), None) => continue, // the next whole has them
-        };
-        if let Err(error) = &written {
-            file = None;
-            let _ = fs::remove_file(path);
-            failed.store(true, Ordering::Relaxed);
-            if !failing {
-                let path = path.display();
-                tracing::warn!(
-                    "cannot write {path}: {error}; it is tried again; after a restart now OOM kills of the time between would not be counted"
-                );
+/// Until it is ended, and everything is written.
+fn write_all(desk: &Desk, mut write: impl FnMut(Work) -> bool) {
+    loop {
+        let (work, number) = {
+            let idle = |state: &mut State| state.done == state.given && !state.ended;
+            let waited = desk.changed.wait_while(desk.state(), idle);
+            let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.done == state.given {
+                return;
             }
-        }
-        failing = written.is_err();
+            (std::mem::take(&mut state.work), state.given)
+        };
+        let written = write(work);
+        let mut state = desk.state();
+        state.done = number;
+        state.failed = !written;
+        desk.changed.notify_all();
     }
+}
+
+/// A file that lacks a change would make the next run report its kills twice, so a file that cannot be written is
+/// removed, and nothing is written until the next whole.
+fn write(path: &Path, boot: &str, file: &mut Option<File>, work: &Work) -> io::Result<()> {
+    let mut all = || {
+        if let Some(kept) = &work.whole {
+            *file = Some(write_whole(path, boot, kept)?);
+        }
+        // Without a file the next whole has them.
+        file.as_mut().map_or(Ok(()), |file| append(file, &work.lines))
+    };
+    all().inspect_err(|_| {
+        *file = None;
+        let _ = fs::remove_file(path);
+    })
 }
 
 fn append(file: &mut File, lines: &[Line]) -> io::Result<()> {
@@ -246,10 +345,11 @@ mod tests {
     }
 
     async fn journal(folder: &Path, whole: KillsKept, more: Vec<Line>) {
-        let mut journal = KillJournal::new(&folder.join("state.json"), folder, Instant::now()).unwrap();
-        journal.tick(Instant::now(), || whole);
+        let now = Instant::now();
+        let mut journal = KillJournal::new(&folder.join("state.json"), folder, now).unwrap();
+        journal.keep(vec![(7, Some(0))], now, || whole);
         for line in more {
-            journal.append(vec![line]);
+            journal.keep(vec![line], now, || panic!("the file is there"));
         }
         journal.finish().await;
     }
@@ -265,6 +365,50 @@ mod tests {
         fs::write(folder.join("sys/kernel/random/boot_id"), "another\n").unwrap();
         assert_eq!(restore(&state, &folder), None);
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_change_is_in_the_file_when_it_is_kept() {
+        let folder = folder("now");
+        let (state, now) = (folder.join("state.json"), Instant::now());
+        let mut journal = KillJournal::new(&state, &folder, now).unwrap();
+        journal.keep(vec![(7, Some(0))], now, || kept(7, &[(7, 0)]));
+        for count in 1..3000 {
+            journal.keep(vec![(7, Some(count))], now, || panic!("nothing is missing"));
+            if count % 100 == 1 {
+                assert_eq!(restore(&state, &folder), Some(kept(7, &[(7, count)])));
+            }
+        }
+        journal.finish().await;
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_waited_for_once_and_has_everything_when_it_answers() {
+        let (answer, hangs) = std::sync::mpsc::channel::<()>();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let writes = written.clone();
+        let now = Instant::now();
+        let write = move |work: Work| {
+            let _ = hangs.recv(); // until the test drops its end
+            writes.lock().unwrap().push((work.whole, work.lines));
+            true
+        };
+        let mut journal = KillJournal::by(now, write).unwrap();
+        journal.keep(vec![(7, Some(1))], now, || kept(7, &[(7, 1)]));
+        assert!(journal.hangs);
+        // As many as would take an hour if each was waited for.
+        let many = WAITING as u64 - 1;
+        for count in 2..2 + many {
+            journal.keep(vec![(7, Some(count))], now, || panic!("there is room"));
+        }
+        journal.keep(vec![(7, Some(99_998))], now, || panic!("there is room"));
+        journal.keep(vec![(7, Some(99_999))], now, || kept(7, &[(7, 99_999)]));
+        drop(answer);
+        journal.finish().await;
+        let written = written.lock().unwrap();
+        assert_eq!(written[0], (Some(kept(7, &[(7, 1)])), Vec::new()));
+        assert_eq!(written.last(), Some(&(Some(kept(7, &[(7, 99_999)])), Vec::new())));
     }
 
     #[tokio::test]
