@@ -6,7 +6,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,6 +14,7 @@ use kube::Client;
 
 use crate::sources::kubernetes::{self, ApiClock};
 
+mod allowed;
 pub mod certificate;
 pub mod client;
 pub mod lease;
@@ -72,11 +73,11 @@ pub struct Options {
     /// Its private key (PEM)
     #[arg(long, value_name = "FILE", env = "OBSERVER_LEDGER_KEY")]
     pub key: PathBuf,
-    /// Service accounts that may ask, as namespace:name; may be given again
+    /// Service accounts that may ask, as namespace:name; may be given again [default: the account `observer` of its own
+    /// namespace, which outside of a pod its certificate names]
     #[arg(
         long = "allow",
         value_name = "NAMESPACE:NAME",
-        default_value = "observer:observer",
         env = "OBSERVER_LEDGER_ALLOW",
         value_delimiter = ','
     )]
@@ -93,10 +94,14 @@ pub struct Options {
 }
 
 /// Waits for its turn, watches and answers, until SIGTERM or SIGINT.
-pub async fn run(options: Options) -> Result<(), CannotRun> {
+pub async fn run(mut options: Options) -> Result<(), CannotRun> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).map_err(CannotRun::Signals)?;
     let mut int = signal(SignalKind::interrupt()).map_err(CannotRun::Signals)?;
+    if options.allowed.is_empty() {
+        options.allowed.push(allowed::beside(Path::new(allowed::OWN_NAMESPACE), &options.cert));
+    }
+    tracing::info!("these accounts may ask: {}", options.allowed.join(", "));
     let shared = Shared::default();
     let client = kubernetes::client(options.kubeconfig.as_deref(), shared.clock.clone()).await?;
     let mut lease = options
