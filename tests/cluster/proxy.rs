@@ -3,7 +3,6 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -14,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use observer_tests::mock_api::reset_on_close;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Network {
@@ -143,20 +143,4 @@ fn pump(from: &TcpStream, to: &TcpStream, state: &State, [dead, reset]: [&Atomic
     }
     let _ = from.shutdown(Shutdown::Both); // the other direction ends by it
     let _ = to.shutdown(Shutdown::Both);
-}
-
-/// Its close will be an RST.
-fn reset_on_close(stream: &TcpStream) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let size = size_of::<libc::linger>() as libc::socklen_t;
-    // SAFETY: the descriptor is open, the option is a `linger` of this size.
-    unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            std::ptr::from_ref(&linger).cast(),
-            size,
-        )
-    };
 }

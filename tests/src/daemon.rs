@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::group::Group;
+
 /// On a slow machine (an emulated one) every wait, and the time between two questions, is this many times as long:
 /// `TEST_PATIENCE`.
 pub fn patience() -> u32 {
@@ -43,18 +45,27 @@ pub fn free_port() -> Result<u16> {
 
 impl Daemon {
     pub fn start(observer: &Path, directory: &Path, args: &[&str]) -> Result<Self> {
+        Self::start_by(Command::new(observer), directory, args)
+    }
+
+    /// The same in a group of its own, whose limit is its limit.
+    pub fn start_in(group: &Group, observer: &Path, directory: &Path, args: &[&str]) -> Result<Self> {
+        Self::start_by(group.command(observer), directory, args)
+    }
+
+    fn start_by(mut command: Command, directory: &Path, args: &[&str]) -> Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let log = directory.join(format!("observer-{}.log", address.rsplit(':').next().unwrap_or_default()));
         let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let started = Instant::now();
-        let child = Command::new(observer)
+        let child = command
             .args(["run", "--listen", &address])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
-            .with_context(|| format!("cannot start {}", observer.display()))?;
+            .context("cannot start the observer")?;
         Ok(Self { child, address, log, started })
     }
 

@@ -155,17 +155,21 @@ impl Group {
 
     /// Starts a program in the group: the exec itself happens inside, as a container's entry point does.
     pub fn spawn(&self, program: &Path, args: &[&str]) -> Result<Child> {
-        Command::new("/bin/sh")
-            .arg("-c")
-            .arg(r#"echo $$ > "$0" && exec "$@""#)
-            .arg(self.directory.join("cgroup.procs"))
-            .arg(program)
+        self.command(program)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {} in {}", program.display(), self.path))
+    }
+
+    /// A program that will exec in the group.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(r#"echo $$ > "$0" && exec "$@""#);
+        shell.arg(self.directory.join("cgroup.procs")).arg(program);
+        shell
     }
 
     fn pids(&self) -> Vec<i32> {

@@ -4,7 +4,9 @@
 pub mod cluster;
 pub mod daemon;
 pub mod group;
+pub mod mock_api;
 pub mod oci;
+pub mod pod;
 pub mod prometheus;
 pub mod shell;
 #[cfg(feature = "bench")]

@@ -2,12 +2,14 @@
 //! reads them. A machine that cannot run a test reports it as ignored, with the reason in its name.
 
 mod live {
+    pub mod api;
     pub mod fallback;
     pub mod growth;
     pub mod host;
     pub mod incidents;
     pub mod kernel;
     pub mod kills;
+    pub mod limit;
     pub mod pass;
     pub mod place;
     pub mod prometheus;
@@ -116,6 +118,8 @@ fn run() -> Conclusion {
         live::growth::CASES,
         live::incidents::CASES,
         live::kills::CASES,
+        live::api::CASES,
+        live::limit::CASES,
         live::fallback::CASES,
         live::prometheus::CASES,
         live::top::CASES,

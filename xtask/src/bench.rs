@@ -41,6 +41,12 @@ enum What {
     },
     /// The page in a real Chromium: first frame with data, frames while scrolling, what 50 open pages cost
     Page,
+    /// Half an hour of churn, kills, scrapes and a failing API at once, within the memory limit: one JSON line
+    Soak {
+        /// Options of the benchmark, after --
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// What a page fault pays, how true a spike is seen, what the daemon holds: one JSON line
     Faults {
         /// Options of the benchmark, after --
@@ -73,6 +79,10 @@ pub fn bench(options: &Options) -> Result<()> {
             shell::run(bench.args(args))
         }
         What::Page => test_web::measure(&run::build()?),
+        What::Soak { args } => {
+            run::build()?;
+            shell::run(Command::new(build_bench("bench-soak")?).args(args))
+        }
         What::Faults { args } => {
             run::build()?;
             // Beside it, for comparison; where it cannot be had the benchmark says so.
