@@ -127,8 +127,7 @@ pub enum Command {
         /// Name of the Secret
         #[arg(long, default_value = "observer-ledger-tls")]
         secret: String,
-        /// Names or addresses by which it is reached, instead of observer-ledger.NAMESPACE.svc and the address in
-        /// deploy/, observer-ledger.observer.svc
+        /// Names or addresses by which it is reached, instead of observer-ledger.NAMESPACE.svc
         names: Vec<String>,
     },
     /// Print a generated document: metrics or probes

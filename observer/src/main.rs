@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Command::Ledger(options) => ledger(options),
         Command::LedgerSecret { namespace, secret, mut names } => {
             if names.is_empty() {
-                names = observer::ledger::certificate::names(&namespace);
+                names = vec![format!("observer-ledger.{namespace}.svc")];
             }
             observer::ledger::certificate::manifest(&namespace, &secret, &names)
                 .map_err(|error| (FAILED, format!("cannot make a certificate for {names:?}: {error}")))

@@ -2,15 +2,6 @@
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 
-/// By which agents ask a ledger in this namespace: its Service, and the address that deploy/ gives to agents, which an
-/// ExternalName Service leads to a ledger elsewhere.
-pub fn names(namespace: &str) -> Vec<String> {
-    let mut names =
-        vec![format!("observer-ledger.{namespace}.svc"), "observer-ledger.observer.svc".to_owned()];
-    names.dedup();
-    names
-}
-
 /// A Secret (YAML) with a certificate authority of its own, and a certificate for these names.
 pub fn manifest(namespace: &str, secret: &str, names: &[String]) -> Result<String, rcgen::Error> {
     let (ca, cert, key) = generate(names)?;
