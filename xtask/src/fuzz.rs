@@ -119,7 +119,7 @@ fn build(wanted: &[String], optimised: bool) -> Result<BTreeMap<String, PathBuf>
     build.args(["build", "--workspace", "--features", "observer-fuzz/libfuzzer"]);
     build.args(wanted.iter().flat_map(|target| ["--example", target]));
     if optimised {
-        build.args(["--profile", "demo"]);
+        build.args(["--profile", "fuzz"]);
     }
     let built = build.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit()).output();
     let built = built.context("cannot start cargo")?;

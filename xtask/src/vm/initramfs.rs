@@ -18,7 +18,7 @@ use crate::{shell, statics};
 
 /// Tests that measure time, or need what the image does not have; and those of what is the same on every kernel, since
 /// under emulation each takes many seconds.
-const SKIP: [&str; 15] = [
+const SKIP: [&str; 18] = [
     "ready_within",
     "promtool",
     "real_prometheus",
@@ -34,6 +34,9 @@ const SKIP: [&str; 15] = [
     "a_workloads_history",
     "a_workload_keeps_its_kills",
     "a_recording_replays",
+    "the_memory_limit",
+    "failure_of_the_api",
+    "the_minutes_before_an_oom_kill",
 ];
 
 /// The image's path; one for all kernels of an architecture.
