@@ -9,6 +9,7 @@
 //!   container    what happened there? start-up, time to stable, OOM kills, end
 //!   cause        why did it start?   evidence -> cause with a confidence
 //!   scale_event  which scale-up, and which effect on this node?
+//!   foreseen     what a container will still take, which limit it will meet
 //!   history      earlier start-ups of each workload
 //!   budget       how much memory the histories may take
 //!   node         start-ups under way, forecast, stampedes
@@ -26,6 +27,7 @@ pub mod budget;
 pub mod cause;
 pub mod conclusions;
 pub mod container;
+pub mod foreseen;
 pub mod history;
 pub mod host;
 pub mod ledger;

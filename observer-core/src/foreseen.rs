@@ -1,0 +1,3 @@
+//! What a container will still take, and which limit it will meet.
+
+pub mod remaining;
