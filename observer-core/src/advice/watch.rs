@@ -15,7 +15,7 @@ use crate::{
         cause::Cause,
         container::{Container, ContainerState, Workload},
         event::Limit,
-        finding::{Advised, Finding, FindingKind, OomScope, Stable},
+        finding::{Advised, Finding, FindingKind, Measured, OomScope, Stable},
         kubernetes::{Pod, PodContainer},
         past_startup::StartupOutcome,
         time::Time,
@@ -161,23 +161,23 @@ impl AdviceWatch {
                     of.stable = of.stable.or(Some(*seconds))
                 });
             }
-            FindingKind::Measured(measured) => {
+            FindingKind::Measured(Measured { container, levels }) => {
                 let now = at.unix_seconds(wall_ns);
-                let Some(running) = containers.running_mut(measured.container.cgroup) else { return };
+                let Some(running) = containers.running_mut(container.cgroup) else { return };
                 let seconds = running.looked.map_or(0.0, |looked| at.seconds_since(looked)).min(LONGEST_LOOK);
                 running.looked = Some(at);
                 let resized =
-                    measured.limit.is_some() && running.limit.is_some() && running.limit != measured.limit;
-                let first = running.limit.is_none() && measured.limit.is_some();
-                running.limit = measured.limit.or(running.limit);
+                    levels.limit.is_some() && running.limit.is_some() && running.limit != levels.limit;
+                let first = running.limit.is_none() && levels.limit.is_some();
+                running.limit = levels.limit.or(running.limit);
                 if !running.starting {
-                    histories.was_at(&running.workload, measured.unreclaimable, seconds, now);
+                    histories.was_at(&running.workload, levels.unreclaimable(), seconds, now);
                 }
                 if resized || first {
                     let workload = running.workload.clone();
                     let noted = self.noted(at, &workload, histories);
                     noted.changes.resizes += u64::from(resized);
-                    noted.current.limit = measured.limit.map(Limit::bytes);
+                    noted.current.limit = levels.limit.map(Limit::bytes);
                 }
             }
             FindingKind::OomKilled(killed) => {

@@ -82,7 +82,7 @@ impl Counters {
     pub fn files(&mut self, at: Time, life: &Lifecycle, reading: &MemoryReading, out: &mut Vec<Finding>) {
         let container = life.container();
         let events = reading.events;
-        let major_faults = reading.stat.and_then(|stat| stat.major_faults);
+        let major_faults = reading.levels.stat.and_then(|stat| stat.major_faults);
         let before = self.files;
         self.files.major_faults = major_faults.or(before.major_faults);
         self.files.events = events.or(before.events);
@@ -104,7 +104,7 @@ impl Counters {
                 out.push(Finding { at, what: FindingKind::MajorFaulted { container, faults } });
             }
         }
-        if let Some(count) = reading.stat.and_then(|stat| stat.faults) {
+        if let Some(count) = reading.levels.stat.and_then(|stat| stat.faults) {
             let faults = self.faults.by_kernel(count);
             if faults > 0 {
                 out.push(Finding { at, what: FindingKind::Faulted { container: container.clone(), faults } });

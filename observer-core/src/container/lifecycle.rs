@@ -18,7 +18,7 @@ use crate::{
     model::{
         cause::Cause,
         container::{Container, ContainerState, ExitStatus, Labels},
-        event::{Limit, MemoryReading, MemoryStat},
+        event::{Limit, MemoryLevels, MemoryReading},
         finding::{Ended, Finding, FindingKind, Measured, Stable, Started, StartupPeak},
         past_startup::{PastStartup, StartupOutcome},
         time::Time,
@@ -42,13 +42,8 @@ pub fn is_runtime_init(command: &str) -> bool {
 pub struct Lifecycle {
     container: Container,
     phase: Phase,
-    usage: u64,
-    /// The kinds of memory, as last read.
-    stat: Option<MemoryStat>,
-    limit: Option<Limit>,
-    high: Option<Limit>,
-    swap: Option<u64>,
-    watermark: u64,
+    /// As last read; usage and watermark of the last point.
+    levels: MemoryLevels,
     run: Option<Run>,
     ending: Ending,
     /// It counts as started because its runtime was killed; its entry point may yet be executed.
@@ -93,12 +88,7 @@ impl Lifecycle {
         Self {
             container,
             phase: Phase::Empty,
-            usage: 0,
-            stat: None,
-            limit: None,
-            high: None,
-            swap: None,
-            watermark: 0,
+            levels: MemoryLevels::default(),
             run: None,
             ending: Ending::default(),
             unexecuted: false,
@@ -146,11 +136,11 @@ impl Lifecycle {
     }
 
     pub fn usage(&self) -> u64 {
-        self.usage
+        self.levels.usage
     }
 
     pub fn limit(&self) -> Option<Limit> {
-        self.limit
+        self.levels.limit
     }
 
     pub fn age(&self, now: Time) -> Option<f64> {
@@ -237,8 +227,8 @@ impl Lifecycle {
     ) {
         self.phase = Phase::Live(ContainerState::Starting);
         // Of a group that was used before, the watermark may be an earlier start's.
-        let first = self.watermark == 0;
-        self.watermark = self.watermark.max(watermark);
+        let first = self.peak() == 0;
+        self.raise_peak(watermark);
         let mut startup = Startup::default();
         if first && watermark > 0 {
             startup.watermark(0.0, watermark);
@@ -290,9 +280,9 @@ impl Lifecycle {
         if matches!(self.phase, Phase::Empty | Phase::Ended(_)) {
             return;
         }
-        self.usage = usage;
-        self.watermark = self.watermark.max(watermark.unwrap_or(0)).max(usage);
-        let unreclaimable = self.unreclaimable();
+        self.levels.usage = usage;
+        self.raise_peak(watermark.unwrap_or(0).max(usage));
+        let unreclaimable = self.levels.unreclaimable();
         if let Some(run) = &mut self.run {
             run.sample(at, usage, unreclaimable, anon);
             run.watermark(at, watermark.unwrap_or(0));
@@ -303,43 +293,16 @@ impl Lifecycle {
 
     /// The cgroup's files were read.
     pub fn read(&mut self, at: Time, reading: &MemoryReading, out: &mut Vec<Finding>) {
-        if let Some(stat) = reading.stat {
-            // What only memory.stat holds is read more seldom than the rest.
-            let before = self.stat.unwrap_or_default();
-            let shmem = stat.shmem.or(before.shmem);
-            let slab_reclaimable = stat.slab_reclaimable.or(before.slab_reclaimable);
-            self.stat = Some(MemoryStat { shmem, slab_reclaimable, ..stat });
-        }
-        self.limit = reading.limit.or(self.limit);
-        self.high = reading.high.or(self.high);
-        self.swap = reading.swap.or(self.swap);
-        let anon = reading.stat.map(|stat| stat.anon);
-        self.used_with(at, reading.usage, reading.watermark, anon, out);
+        let MemoryLevels { usage, watermark, stat, .. } = reading.levels;
+        self.levels.update(&reading.levels);
+        self.used_with(at, usage, watermark, stat.map(|stat| stat.anon), out);
         if self.is_live() {
             self.measure(at, out);
         }
     }
 
-    /// What the kernel cannot take back before it kills. Bytes.
-    fn unreclaimable(&self) -> u64 {
-        self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.reclaimable()))
-    }
-
     fn measure(&self, at: Time, out: &mut Vec<Finding>) {
-        let measured = Measured {
-            container: self.container.clone(),
-            usage: self.usage,
-            working_set: self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.inactive_file)),
-            unreclaimable: self.unreclaimable(),
-            anon: self.stat.map(|stat| stat.anon),
-            file: self.stat.and_then(|stat| stat.file),
-            shmem: self.stat.and_then(|stat| stat.shmem),
-            slab_reclaimable: self.stat.and_then(|stat| stat.slab_reclaimable),
-            peak: self.watermark,
-            limit: self.limit,
-            high: self.high,
-            swap: self.swap,
-        };
+        let measured = Measured { container: self.container.clone(), levels: self.levels };
         self.say(at, out, FindingKind::Measured(measured));
     }
 
@@ -367,7 +330,7 @@ impl Lifecycle {
             }
         }
         self.ending.killed(at, victim, by_own_limit);
-        self.watermark = self.watermark.max(held.map_or(0, |(_, watermark)| watermark));
+        self.raise_peak(held.map_or(0, |(_, watermark)| watermark));
     }
 
     /// A victim of the OOM killer is about to give back its memory. `victim_anon`: see [`Startup::killed`].
@@ -378,7 +341,11 @@ impl Lifecycle {
     }
 
     pub fn peak(&self) -> u64 {
-        self.watermark
+        self.levels.watermark.unwrap_or(0)
+    }
+
+    fn raise_peak(&mut self, watermark: u64) {
+        self.levels.watermark = self.levels.watermark.max(Some(watermark));
     }
 
     pub fn tick(&mut self, now: Time, wall_ns: i64, out: &mut Vec<Finding>) {
@@ -387,12 +354,12 @@ impl Lifecycle {
         {
             self.start(since, None, 0, wall_ns, out);
         }
-        let unreclaimable = self.unreclaimable();
+        let unreclaimable = self.levels.unreclaimable();
         if let (Phase::Live(_), Some(run)) = (self.phase, &mut self.run)
             && run.startup.last().is_some()
             && now.since(run.last_sample) >= REPEAT
         {
-            run.sample(now, self.usage, unreclaimable, None);
+            run.sample(now, self.levels.usage, unreclaimable, None);
             self.judge(now, out);
         }
     }
@@ -408,7 +375,7 @@ impl Lifecycle {
             Phase::Empty | Phase::Ended(_) => return,
         };
         if let Some(watermark) = watermark {
-            self.watermark = self.watermark.max(watermark);
+            self.raise_peak(watermark);
             if let Some(run) = &mut self.run {
                 run.watermark(at, watermark);
             }
@@ -512,7 +479,7 @@ impl Lifecycle {
     /// With the first verdict, and again when a late step brought a higher one.
     fn report_peak(&mut self, at: Time, out: &mut Vec<Finding>) {
         let container = self.container.clone();
-        let limit = self.limit;
+        let limit = self.levels.limit;
         let Some(run) = &mut self.run else { return };
         let peak = run.startup.peak();
         let late = run.reported.peak > 0;

@@ -249,33 +249,58 @@ impl Limit {
     }
 }
 
-impl MemoryReading {
-    /// Usage without inactive file cache.
-    pub fn working_set(&self) -> u64 {
-        self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.inactive_file))
-    }
-}
-
-/// One look at a cgroup's files. Absent: this kernel or this look did not have it.
+/// One look at a cgroup. Absent: this kernel or this look did not have it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemoryReading {
+    #[serde(flatten)]
+    pub levels: MemoryLevels,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<MemoryEvents>,
+    /// memory.pressure (v2 with PSI).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+}
+
+/// How much memory there is of each kind and what bounds it, in bytes. A container keeps the last of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryLevels {
     pub usage: u64,
+    /// Highest usage since the cgroup was made, by the kernel's own watermark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stat: Option<MemoryStat>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub events: Option<MemoryEvents>,
     /// memory.high, above which the kernel slows the group down (v2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high: Option<Limit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap: Option<u64>,
-    /// memory.pressure (v2 with PSI).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pressure: Option<Pressure>,
+}
+
+impl MemoryLevels {
+    /// Usage without inactive file cache, as the kubelet and the HPA see it.
+    pub fn working_set(&self) -> u64 {
+        self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.inactive_file))
+    }
+
+    /// What the kernel cannot take back before it kills: usage without file cache and reclaimable slab.
+    pub fn unreclaimable(&self) -> u64 {
+        self.usage.saturating_sub(self.stat.map_or(0, |stat| stat.reclaimable()))
+    }
+
+    /// Takes over what `newer` has. Usage and watermark stay: points that are pushed bring them too.
+    pub fn update(&mut self, newer: &Self) {
+        let Self { usage: _, watermark: _, limit, stat, high, swap } = *newer;
+        *self = Self {
+            limit: limit.or(self.limit),
+            stat: stat.map(|stat| stat.over(self.stat.unwrap_or_default())).or(self.stat),
+            high: high.or(self.high),
+            swap: swap.or(self.swap),
+            ..*self
+        };
+    }
 }
 
 /// Kinds of memory of the group and those below it, from the kernel's page lists or from memory.stat.
@@ -301,6 +326,15 @@ pub struct MemoryStat {
 }
 
 impl MemoryStat {
+    /// With what only memory.stat holds, which is read more seldom than the rest, of `before`.
+    fn over(self, before: Self) -> Self {
+        Self {
+            shmem: self.shmem.or(before.shmem),
+            slab_reclaimable: self.slab_reclaimable.or(before.slab_reclaimable),
+            ..self
+        }
+    }
+
     /// What the kernel takes back before it kills. Of a recording without the whole cache, its inactive part.
     pub fn reclaimable(&self) -> u64 {
         self.file.unwrap_or(self.inactive_file).saturating_add(self.slab_reclaimable.unwrap_or(0))

@@ -12,8 +12,8 @@ use crate::model::{
     cause::{Cause, Decision},
     container::{CgroupId, Container, ContainerState, ExitStatus, Labels, Workload},
     event::{
-        Host, Limit, Loss, MemoryEvents, NodeReading, ObserverReading, ProbeStatus, ProgramCost, StalledBy,
-        VictimMemory,
+        Host, Limit, Loss, MemoryEvents, MemoryLevels, NodeReading, ObserverReading, ProbeStatus,
+        ProgramCost, StalledBy, VictimMemory,
     },
     kubernetes::{ApiState, By},
     past_startup::Summary,
@@ -306,23 +306,8 @@ impl OomRole {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
     pub container: Container,
-    pub usage: u64,
-    /// Usage without reclaimable cache: usage - inactive_file, as kubelet and the HPA see it.
-    pub working_set: u64,
-    /// What the kernel cannot take back before it kills: usage without file cache and reclaimable slab.
-    pub unreclaimable: u64,
-    pub anon: Option<u64>,
-    /// File cache.
-    pub file: Option<u64>,
-    /// tmpfs and shared memory: it goes only when its files are removed, or to swap.
-    pub shmem: Option<u64>,
-    pub slab_reclaimable: Option<u64>,
-    /// Highest usage since the cgroup was made, by the kernel's own watermark.
-    pub peak: u64,
-    pub limit: Option<Limit>,
-    /// memory.high; absent on v1.
-    pub high: Option<Limit>,
-    pub swap: Option<u64>,
+    #[serde(flatten)]
+    pub levels: MemoryLevels,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

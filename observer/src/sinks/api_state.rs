@@ -12,7 +12,7 @@ use observer_core::{
     model::{
         container::{CgroupId, Container, ContainerState, Workload},
         event::{AttachOutcome, Host, Limit, Pressure, ProbeStatus},
-        finding::{Advised, Finding, FindingKind, NodeMeasured, OomKilled, OomLinked, ScaleEvent},
+        finding::{Advised, Finding, FindingKind, Measured, NodeMeasured, OomKilled, OomLinked, ScaleEvent},
         kubernetes::ApiState,
         time::Time,
     },
@@ -155,14 +155,14 @@ impl NodeState {
                 }
             }
             FindingKind::Point { container, usage } => self.point(container.cgroup, finding.at, *usage),
-            FindingKind::Measured(measured) => {
-                let limit = measured.limit.and_then(Limit::bytes);
-                if let Some(card) = self.containers.get_mut(&measured.container.cgroup) {
-                    card.view.working_set_bytes = measured.working_set;
-                    card.view.anon_bytes = measured.anon;
-                    card.view.file_bytes = measured.file;
-                    card.view.shmem_bytes = measured.shmem;
-                    card.view.peak_bytes = measured.peak;
+            FindingKind::Measured(Measured { container, levels }) => {
+                let limit = levels.limit.and_then(Limit::bytes);
+                if let Some(card) = self.containers.get_mut(&container.cgroup) {
+                    card.view.working_set_bytes = levels.working_set();
+                    card.view.anon_bytes = levels.stat.map(|stat| stat.anon);
+                    card.view.file_bytes = levels.stat.and_then(|stat| stat.file);
+                    card.view.shmem_bytes = levels.stat.and_then(|stat| stat.shmem);
+                    card.view.peak_bytes = levels.watermark.unwrap_or(0);
                     card.changed |= card.view.limit_bytes != limit;
                     card.view.limit_bytes = limit;
                 }

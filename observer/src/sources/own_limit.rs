@@ -8,7 +8,7 @@ use std::{
 use procfs::{FromBufRead, process::MountInfos};
 
 use crate::sources::cgroup::memory;
-use observer_core::model::event::{CgroupVersion, Limit, MemoryStat, Room};
+use observer_core::model::event::{CgroupVersion, Limit, Room};
 
 /// Of groups that could limit it, the own one first. Empty where its group is not to be found, as without a mount of
 /// its tree.
@@ -57,9 +57,8 @@ impl OwnLimit {
     pub fn room(&self) -> Option<Room> {
         let rooms = self.groups.iter().filter_map(|(group, version)| {
             let reading = memory::reading(group, *version).ok()?; // one that has no limit may have no files
-            let Some(Limit::Bytes(limit)) = reading.limit else { return None };
-            let back = reading.stat.as_ref().map_or(0, MemoryStat::reclaimable);
-            Some(Room { limit, taken: reading.usage.saturating_sub(back) })
+            let Some(Limit::Bytes(limit)) = reading.levels.limit else { return None };
+            Some(Room { limit, taken: reading.levels.unreclaimable() })
         });
         rooms.min_by_key(|room| room.limit.saturating_sub(room.taken))
     }

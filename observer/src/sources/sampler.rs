@@ -23,7 +23,7 @@ use observer_core::{
     attribution::cgroup_path,
     model::{
         container::CgroupId,
-        event::{Event, EventKind, Limit, MemoryReading, Totals},
+        event::{Event, EventKind, Limit, MemoryLevels, MemoryReading, Totals},
         time::Time,
     },
 };
@@ -276,8 +276,8 @@ impl Sampler {
             let directory = self.hierarchy.directory(&group.path);
             match memory::reading(&directory, self.hierarchy.version) {
                 Ok(reading) => {
-                    let limit = reading.limit.and_then(Limit::bytes);
-                    let available = limit.map(|limit| limit.saturating_sub(reading.working_set()));
+                    let limit = reading.levels.limit.and_then(Limit::bytes);
+                    let available = limit.map(|limit| limit.saturating_sub(reading.levels.working_set()));
                     least = least.into_iter().chain(available).min();
                 }
                 Err(error) if is_gone(&error) => {}
@@ -391,7 +391,7 @@ impl Sampler {
             // 0 is below every peak that is known.
             let watermark =
                 match memory::reading(&self.hierarchy.directory(&group.path), self.hierarchy.version) {
-                    Ok(reading) => reading.watermark.unwrap_or(0),
+                    Ok(reading) => reading.levels.watermark.unwrap_or(0),
                     Err(error) => {
                         if !is_gone(&error) {
                             self.unread.count_at(&group.path, &error);
@@ -443,17 +443,19 @@ impl Sampler {
                 group.read = Some(now);
                 memory::reading(&directory, self.hierarchy.version)
             } else {
-                memory::usage(&directory, self.hierarchy.version)
-                    .map(|usage| MemoryReading { usage, ..MemoryReading::default() })
+                memory::usage(&directory, self.hierarchy.version).map(|usage| MemoryReading {
+                    levels: MemoryLevels { usage, ..MemoryLevels::default() },
+                    ..MemoryReading::default()
+                })
             };
             match reading {
                 // The fast look reports nothing new while usage stands still.
-                Ok(reading) if !due && reading.usage == group.usage => {}
+                Ok(reading) if !due && reading.levels.usage == group.usage => {}
                 Ok(reading) => {
-                    if reading.usage.abs_diff(group.usage) > step(group.usage) {
+                    if reading.levels.usage.abs_diff(group.usage) > step(group.usage) {
                         group.moved = Some(now);
                     }
-                    group.usage = reading.usage;
+                    group.usage = reading.levels.usage;
                     events.push(Event { at: now, what: EventKind::Memory { cgroup, reading } });
                 }
                 // Its removal is on the way.

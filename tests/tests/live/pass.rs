@@ -86,7 +86,9 @@ fn parity(stage: &Stage) -> Result<()> {
     let mut held = run(stage, &inner, "spike --peak 60 --steady 40 --ramp 0.2 --hold 0.1 --seconds 600")?;
     // The truth holds something to compare.
     let began = Instant::now();
-    while memory::reading(inner.directory(), hierarchy.version)?.stat.map_or(0, |stat| stat.anon) < 30 * MIB {
+    while memory::reading(inner.directory(), hierarchy.version)?.levels.stat.map_or(0, |stat| stat.anon)
+        < 30 * MIB
+    {
         ensure!(began.elapsed() < 4 * SOON, "the workload holds no anonymous memory");
         sleep(Duration::from_millis(100));
     }
@@ -138,13 +140,13 @@ fn same(
     let kinds = stock + 31 * page_of_each_cpu;
     type Value = fn(&MemoryReading) -> Option<u64>;
     let values: [(&str, Value, u64); 16] = [
-        ("usage", |of| Some(of.usage), stock),
-        ("peak", |of| of.watermark, stock),
-        ("limit", |of| of.limit?.bytes(), 0),
-        ("high", |of| of.high?.bytes(), 0),
-        ("anonymous", |of| Some(of.stat?.anon), kinds),
-        ("inactive file", |of| Some(of.stat?.inactive_file), kinds),
-        ("swap", |of| of.swap, stock),
+        ("usage", |of| Some(of.levels.usage), stock),
+        ("peak", |of| of.levels.watermark, stock),
+        ("limit", |of| of.levels.limit?.bytes(), 0),
+        ("high", |of| of.levels.high?.bytes(), 0),
+        ("anonymous", |of| Some(of.levels.stat?.anon), kinds),
+        ("inactive file", |of| Some(of.levels.stat?.inactive_file), kinds),
+        ("swap", |of| of.levels.swap, stock),
         ("max events", |of| Some(of.events?.max), 0),
         ("high events", |of| of.events?.high, 0),
         ("low events", |of| of.events?.low, 0),

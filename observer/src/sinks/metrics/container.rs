@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::family::{Distribution, Metric, counter, counters, gauge, gauges, histograms};
 use observer_core::model::{
     container::{CgroupId, ContainerState},
-    event::Limit,
+    event::MemoryLevels,
     finding::{FindingKind, Measured, OomScope},
 };
 
@@ -24,32 +24,32 @@ pub static METRICS: &[Metric<Container>] = &[
     gauge(
         "observer_container_memory_usage_bytes",
         "Memory charged to the container, page cache and kernel memory included.",
-        |container| container.now.usage,
+        |container| container.level(|levels| Some(levels.usage)),
     ),
     gauge(
         "observer_container_memory_anonymous_bytes",
         "Anonymous memory: heaps, stacks, shared memory not backed by files.",
-        |container| container.now.anonymous,
+        |container| container.level(|levels| Some(levels.stat?.anon)),
     ),
     gauge(
         "observer_container_memory_limit_bytes",
         "The container's own memory limit; absent without one.",
-        |container| container.now.limit,
+        |container| container.level(|levels| levels.limit?.bytes()),
     ),
     gauge(
         "observer_container_memory_high_bytes",
         "memory.high, above which the kernel slows the container down; absent without one and on cgroup v1.",
-        |container| container.now.high,
+        |container| container.level(|levels| levels.high?.bytes()),
     ),
     gauge(
         "observer_container_memory_swap_bytes",
         "Memory of the container swapped out: a start-up that swaps shows its peak here too. Absent while there is none.",
-        |container| container.now.swap.filter(|swap| *swap > 0.0),
+        |container| container.level(|levels| levels.swap.filter(|swap| *swap > 0)),
     ),
     gauge(
         "observer_container_drift_bytes_per_second",
         "Growth of the working set's floor while the container is drifting; absent otherwise.",
-        |container| container.now.drift,
+        |container| container.drift,
     ),
     gauge(
         "observer_container_memory_peak_bytes",
@@ -130,23 +130,14 @@ pub static METRICS: &[Metric<Container>] = &[
 pub struct Container {
     /// Cgroup of the present container: the end of the previous one must not remove it.
     pub holder: Option<CgroupId>,
-    now: Now,
+    /// Of the living container.
+    levels: Option<MemoryLevels>,
+    drift: Option<f64>,
     start: Start,
     page_faults: f64,
     waiting_seconds: f64,
     oom_kills: BTreeMap<OomScope, f64>,
     fault_latency: Option<Box<Distribution>>,
-}
-
-/// What the living container uses.
-#[derive(Debug, Default)]
-struct Now {
-    usage: Option<f64>,
-    anonymous: Option<f64>,
-    limit: Option<f64>,
-    high: Option<f64>,
-    swap: Option<f64>,
-    drift: Option<f64>,
 }
 
 /// What its start-up was like.
@@ -166,7 +157,7 @@ impl Container {
     /// A new holder: what was said of the previous one's start-up is not about it.
     pub fn take_over(&mut self, cgroup: CgroupId) {
         self.holder = Some(cgroup);
-        (self.now, self.start) = (Now::default(), Start::default());
+        (self.levels, self.drift, self.start) = (None, None, Start::default());
     }
 
     pub fn is_unseen(&self) -> bool {
@@ -187,9 +178,9 @@ impl Container {
             FindingKind::Started(started) => start.time = Some(started.unix_seconds),
             FindingKind::StartDated { unix_seconds, .. } => start.time = Some(*unix_seconds),
             FindingKind::Point { usage, .. } if start.state != Some(ContainerState::Ended) => {
-                self.now.usage = Some(*usage as f64);
+                self.levels.get_or_insert_default().usage = *usage;
             }
-            FindingKind::Measured(measured) => self.measured(measured),
+            FindingKind::Measured(Measured { levels, .. }) => self.measured(levels),
             FindingKind::StartupPeak(peak) => {
                 start.startup_peak = Some(peak.bytes as f64);
                 start.time_to_peak = Some(peak.seconds);
@@ -199,13 +190,13 @@ impl Container {
                 start.steady = Some(stable.level as f64);
                 start.overshoot = Some(stable.overshoot.max(1.0));
             }
-            FindingKind::Drifting { bytes_per_second, .. } => self.now.drift = Some(*bytes_per_second),
+            FindingKind::Drifting { bytes_per_second, .. } => self.drift = Some(*bytes_per_second),
             FindingKind::State { to, .. } => {
                 start.state = Some(*to);
                 match to {
-                    ContainerState::Ended => self.now = Now::default(),
+                    ContainerState::Ended => (self.levels, self.drift) = (None, None),
                     ContainerState::Drifting => {}
-                    _ => self.now.drift = None,
+                    _ => self.drift = None,
                 }
             }
             _ => {}
@@ -231,23 +222,21 @@ impl Container {
         }
     }
 
-    fn measured(&mut self, measured: &Measured) {
-        self.start.peak = Some(measured.peak as f64);
-        if self.start.state == Some(ContainerState::Ended) {
-            return;
+    fn measured(&mut self, levels: &MemoryLevels) {
+        self.start.peak = levels.watermark.map(|bytes| bytes as f64);
+        if self.start.state != Some(ContainerState::Ended) {
+            self.levels = Some(*levels);
         }
-        let bytes = |limit: Option<Limit>| limit.and_then(|limit| limit.bytes()).map(|bytes| bytes as f64);
-        self.now.usage = Some(measured.usage as f64);
-        self.now.limit = bytes(measured.limit);
-        self.now.high = bytes(measured.high);
-        let (now, anon, swap) = (&mut self.now, measured.anon, measured.swap);
-        now.anonymous = anon.map(|anon| anon as f64).or(now.anonymous);
-        now.swap = swap.map(|swap| swap as f64).or(now.swap);
+    }
+
+    fn level(&self, read: impl Fn(&MemoryLevels) -> Option<u64>) -> Option<f64> {
+        read(self.levels.as_ref()?).map(|bytes| bytes as f64)
     }
 
     /// What was reported under other labels is of this one.
     pub fn merge(&mut self, before: Self) {
-        (self.now, self.start, self.holder) = (before.now, before.start, before.holder);
+        (self.levels, self.drift) = (before.levels, before.drift);
+        (self.start, self.holder) = (before.start, before.holder);
         self.page_faults += before.page_faults;
         self.waiting_seconds += before.waiting_seconds;
         before

@@ -4,7 +4,9 @@
 use std::{fs, io, path::Path};
 
 use crate::sources::cgroup::is_absent;
-use observer_core::model::event::{CgroupVersion, Limit, MemoryEvents, MemoryReading, MemoryStat, Pressure};
+use observer_core::model::event::{
+    CgroupVersion, Limit, MemoryEvents, MemoryLevels, MemoryReading, MemoryStat, Pressure,
+};
 
 /// Usage alone: one file, no flush. For the fast look at a group that moves.
 pub fn usage(directory: &Path, version: CgroupVersion) -> io::Result<u64> {
@@ -41,13 +43,15 @@ fn v2(directory: &Path) -> io::Result<MemoryReading> {
         oom_kill: keyed(&events, "oom_kill").unwrap_or(0),
     };
     Ok(MemoryReading {
-        usage,
-        watermark: text("memory.peak")?.as_deref().map(number).transpose()?,
-        limit: text("memory.max")?.as_deref().and_then(limit),
-        stat,
+        levels: MemoryLevels {
+            usage,
+            watermark: text("memory.peak")?.as_deref().map(number).transpose()?,
+            limit: text("memory.max")?.as_deref().and_then(limit),
+            stat,
+            high: text("memory.high")?.as_deref().and_then(limit),
+            swap: text("memory.swap.current")?.as_deref().map(number).transpose()?,
+        },
         events: text("memory.events")?.map(events),
-        high: text("memory.high")?.as_deref().and_then(limit),
-        swap: text("memory.swap.current")?.as_deref().map(number).transpose()?,
         pressure: text("memory.pressure")?.as_deref().and_then(pressure),
     })
 }
@@ -62,13 +66,15 @@ fn v1(directory: &Path) -> io::Result<MemoryReading> {
         Some(MemoryEvents { max, oom_kill, ..MemoryEvents::default() })
     };
     Ok(MemoryReading {
-        usage,
-        watermark: text("memory.max_usage_in_bytes")?.as_deref().map(number).transpose()?,
-        limit: text("memory.limit_in_bytes")?.as_deref().and_then(limit),
-        stat: stat_text.as_deref().map(|text| stat(text, &V1)),
+        levels: MemoryLevels {
+            usage,
+            watermark: text("memory.max_usage_in_bytes")?.as_deref().map(number).transpose()?,
+            limit: text("memory.limit_in_bytes")?.as_deref().and_then(limit),
+            stat: stat_text.as_deref().map(|text| stat(text, &V1)),
+            high: None,
+            swap: stat_text.as_deref().and_then(|text| keyed(text, "total_swap")),
+        },
         events: text("memory.oom_control")?.and_then(events),
-        high: None,
-        swap: stat_text.as_deref().and_then(|text| keyed(text, "total_swap")),
         pressure: None,
     })
 }

@@ -144,8 +144,8 @@ impl Sampler {
             (group.pass.run, group.pass.missing) = (run, 0);
             if group.holds_all_pods {
                 let reading = table::reading(record, whole, version, page_size);
-                let room = reading.limit.and_then(|limit| limit.bytes());
-                let room = room.map(|limit| limit.saturating_sub(reading.working_set()));
+                let room = reading.levels.limit.and_then(|limit| limit.bytes());
+                let room = room.map(|limit| limit.saturating_sub(reading.levels.working_set()));
                 pods_available = room.into_iter().chain(pods_available).min();
             }
             if !group.is_container {
@@ -203,7 +203,7 @@ impl Sampler {
                 stats += 1;
                 (group.pass.stat_read, group.pass.stat_stale) = (Some(now), false);
                 let stat = memory::stat_of(&self.hierarchy.directory(&group.path), version);
-                if let (Some(reading), Some(file)) = (&mut reading.stat, stat) {
+                if let (Some(reading), Some(file)) = (&mut reading.levels.stat, stat) {
                     (reading.faults, reading.major_faults) = (file.faults, file.major_faults);
                     (reading.shmem, reading.slab_reclaimable) = (file.shmem, file.slab_reclaimable);
                 }

@@ -5,7 +5,9 @@ use observer_ebpf::{
     probes::cgroup_pass::{CgroupRecord, lru},
 };
 
-use observer_core::model::event::{CgroupVersion, MemoryEvents, MemoryReading, MemoryStat, Pressure};
+use observer_core::model::event::{
+    CgroupVersion, MemoryEvents, MemoryLevels, MemoryReading, MemoryStat, Pressure,
+};
 
 use crate::sources::kernel::ring::limit;
 
@@ -84,18 +86,20 @@ pub fn reading(
         CgroupVersion::V1 => known(record.memsw).map(|both| both.saturating_sub(record.usage)),
     };
     MemoryReading {
-        usage: bytes(record.usage),
-        watermark: Some(bytes(record.watermark)),
-        limit: Some(limit(record.max, page_size)),
-        stat: Some(MemoryStat {
-            anon: bytes(whole.anon_pages),
-            inactive_file: bytes(whole.inactive_file_pages),
-            file: Some(bytes(whole.file_pages)),
-            ..MemoryStat::default()
-        }),
+        levels: MemoryLevels {
+            usage: bytes(record.usage),
+            watermark: Some(bytes(record.watermark)),
+            limit: Some(limit(record.max, page_size)),
+            stat: Some(MemoryStat {
+                anon: bytes(whole.anon_pages),
+                inactive_file: bytes(whole.inactive_file_pages),
+                file: Some(bytes(whole.file_pages)),
+                ..MemoryStat::default()
+            }),
+            high: known(record.high).filter(|_| v2).map(|pages| limit(pages, page_size)),
+            swap: swap.map(bytes),
+        },
         events: Some(events),
-        high: known(record.high).filter(|_| v2).map(|pages| limit(pages, page_size)),
-        swap: swap.map(bytes),
         pressure: known(record.pressure_some_ns)
             .zip(known(record.pressure_full_ns))
             .map(|(some_ns, full_ns)| Pressure { some_ns, full_ns }),
@@ -177,8 +181,8 @@ mod tests {
         };
         for version in [CgroupVersion::V1, CgroupVersion::V2] {
             let reading = reading(&unknown, &Whole::default(), version, 4096);
-            assert_eq!(reading.limit, Some(Limit::Unlimited));
-            assert_eq!((reading.swap, reading.high, reading.pressure), (None, None, None));
+            assert_eq!(reading.levels.limit, Some(Limit::Unlimited));
+            assert_eq!((reading.levels.swap, reading.levels.high, reading.pressure), (None, None, None));
         }
     }
 
