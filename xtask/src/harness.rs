@@ -1,5 +1,9 @@
 //! What a test harness prints as it goes: libtest's lines, which the harness of the live tests prints too.
 
+use std::time::{Duration, Instant};
+
+/// Less is not worth a line of the closing summary.
+const LONG: Duration = Duration::from_secs(15);
 /// A reason is one line of the closing summary.
 const LONGEST_REASON: usize = 300;
 
@@ -12,11 +16,16 @@ pub struct Harness {
     /// The test whose verdict is due.
     pub running: Option<String>,
     reason: Option<String>,
+    /// Tests that took long, where they run one after the other.
+    pub long: Vec<(Duration, String)>,
+    /// When the last one ended, or the first began.
+    ended: Option<Instant>,
 }
 
 impl Harness {
     /// What a test prints itself may stand between its name and its verdict.
     pub fn read(&mut self, line: &str) {
+        let ended = *self.ended.get_or_insert_with(Instant::now);
         if let Some((_, failure)) = line.split_once("FAILURE ") {
             let whole = failure.split_once(": ").map_or(failure, |(_, why)| why);
             self.reason = Some(whole.chars().take(LONGEST_REASON).collect());
@@ -24,13 +33,13 @@ impl Harness {
         match line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")) {
             Some((test, verdict)) => {
                 self.running = Some(test.trim().to_owned());
-                self.verdict(verdict.trim());
+                self.verdict(verdict.trim(), ended);
             }
-            None => self.verdict(line.trim()),
+            None => self.verdict(line.trim(), ended),
         }
     }
 
-    fn verdict(&mut self, said: &str) {
+    fn verdict(&mut self, said: &str, began: Instant) {
         let list = match said {
             "ok" => &mut self.passed,
             "FAILED" => &mut self.failed,
@@ -38,6 +47,10 @@ impl Harness {
             _ => return,
         };
         let Some(test) = self.running.take() else { return };
+        self.ended = Some(Instant::now());
+        if began.elapsed() >= LONG {
+            self.long.push((began.elapsed(), test.clone()));
+        }
         match self.reason.take().filter(|_| said == "FAILED") {
             Some(reason) => list.push(format!("{test}: {reason}")),
             None => list.push(test),

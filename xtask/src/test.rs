@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -45,10 +45,12 @@ struct Tally {
     passed: u32,
     failed: Vec<String>,
     skipped: Vec<String>,
+    long: Vec<(Duration, String)>,
 }
 
 pub fn test(options: &Options) -> Result<()> {
-    let mut tally = Tally { began: Instant::now(), passed: 0, failed: Vec::new(), skipped: Vec::new() };
+    let mut tally =
+        Tally { began: Instant::now(), passed: 0, failed: Vec::new(), skipped: Vec::new(), long: Vec::new() };
     if let Some(Only::Web) = options.only {
         tally.web();
         return tally.close();
@@ -99,6 +101,9 @@ pub fn test(options: &Options) -> Result<()> {
 
 /// Of each target: what is found in an hour is kept as a test; this is for what was broken since.
 const FUZZ_SECONDS: u64 = 10;
+
+/// So many of those that took longest are named.
+const MOST_LONG: usize = 12;
 
 impl Tally {
     fn begin(&self, name: &str) {
@@ -197,6 +202,7 @@ impl Tally {
                     self.passed += report.tests.passed.len() as u32;
                     self.failed.extend(report.tests.failed.iter().map(named));
                     self.skipped.extend(report.tests.skipped.iter().map(named));
+                    self.long.extend(report.tests.long.iter().map(|(took, test)| (*took, named(test))));
                 }
             }
         }
@@ -235,11 +241,16 @@ impl Tally {
         self.passed += harness.passed.len() as u32;
         self.failed.extend(harness.failed.into_iter().map(named));
         self.skipped.extend(harness.skipped.into_iter().map(named));
+        self.long.extend(harness.long.into_iter().map(|(took, test)| (took, named(test))));
         done
     }
 
-    fn close(self) -> Result<()> {
+    fn close(mut self) -> Result<()> {
         println!();
+        self.long.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+        for (took, test) in self.long.iter().take(MOST_LONG) {
+            println!("slow     {} s: {test}", took.as_secs());
+        }
         for skipped in &self.skipped {
             println!("skipped  {skipped}");
         }
