@@ -6,6 +6,7 @@ use crate::{
     budget::Budget,
     cause::open_starts::Causes,
     container::Containers,
+    foreseen::watch::{self as foreseen, LimitWatch},
     history::{Dropped, Histories},
     host::HostFacts,
     model::{
@@ -31,6 +32,7 @@ pub struct Conclusions {
     scale: ScaleEvents,
     node: NodeWatch,
     advice: AdviceWatch,
+    limits: LimitWatch,
 }
 
 impl Conclusions {
@@ -54,6 +56,8 @@ impl Conclusions {
     ) {
         self.take(event, host, attribution, containers, out);
         self.learn(host.wall_ns(), containers, out);
+        let known = foreseen::Known { containers, attribution, histories: &self.histories, node: &self.node };
+        self.limits.follow(&known, out);
         self.follow_findings(event.at, attribution, containers, out);
         let known =
             Known { attribution, node: &self.node, wall_ns: host.wall_ns(), retention: host.retention() };

@@ -7,7 +7,7 @@ import { bytes, clock, date, name, percent, plural, seconds, words } from "./for
 import { steps } from "./node";
 import { colours } from "./palette";
 import { Store } from "./store";
-import { state } from "./table";
+import { LIMITS, state } from "./table";
 
 type Turn = (change: Record<string, string>) => void;
 
@@ -131,7 +131,7 @@ export class Panel {
     const kills = this.store.state!.kills.filter(kill => kill.container?.id === one.id);
     return [
       h("p", { class: "crumb" }, workload ? this.link(`workload/${workload.key}`, `← ${name(workload.key, 80)}`) : null),
-      h("h2", { class: "name" }, name(one.pod || one.container, 120)), h("p", { class: "verdict" }, state(one), " ", verdict(one)),
+      h("h2", { class: "name" }, name(one.pod || one.container, 120)), h("p", { class: "verdict" }, state(one), " ", verdict(one), one.limit_ahead ? h("span", { class: "bad" }, ` · meets ${LIMITS[one.limit_ahead.limit] ?? "a limit"} of ${bytes(one.limit_ahead.bytes)} at ${clock(one.limit_ahead.at)}`) : null),
       h("div", { class: "curve", "aria-label": "Memory since the exec", role: "img" }),
       one.started == null ? h("p", { class: "dim" }, "It ran before the observer did: its start was not seen. Its memory since then:") : this.curveLegend(earlier, error_bytes),
       h("dl", { class: "numbers" }, numbers.map(([what, value, more], i) => h("div", null, h("dt", null, what), h("dd", { "data-number": i === 0 ? "now" : null }, value), h("small", null, more ?? "")))),

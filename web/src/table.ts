@@ -2,7 +2,7 @@
 
 import { Container, keyOf, Startup, Workload } from "./api";
 import { h, show, svg } from "./dom";
-import { bytes, name, plural, seconds, words } from "./format";
+import { bytes, clock, name, plural, seconds, words } from "./format";
 import { Store } from "./store";
 
 const ROW = 52;
@@ -184,9 +184,12 @@ export class Table {
       h("div", { role: "cell" }, state(one)),
       h("div", { role: "cell" }, h("small", null, one.time_to_stable_seconds != null ? `stable after ${seconds(one.time_to_stable_seconds)}` : one.exit ?? "")),
       h("div", { role: "cell", class: "memory" }, bar(one.ended == null ? one.usage_bytes : 0, one.peak_bytes, one.limit_bytes, one.ended == null ? 1 : 0)),
-      h("div", { role: "cell", class: "advice" }, one.oom_kills ? h("span", { class: "bad" }, plural(one.oom_kills, "OOM kill")) : null));
+      h("div", { role: "cell", class: "advice" }, one.limit_ahead ? h("span", { class: "bad" }, `meets ${LIMITS[one.limit_ahead.limit] ?? "a limit"} at ${clock(one.limit_ahead.at)}`) : one.oom_kills ? h("span", { class: "bad" }, plural(one.oom_kills, "OOM kill")) : null));
   }
 }
+
+/** Which limit is foreseen to be met. */
+export const LIMITS: Record<string, string> = { container: "its limit", pod: "its pod's limit", node: "the node's limit" };
 
 const SIGNS: Record<string, string> = { starting: "↗", stable: "✓", drifting: "⇡", oscillating: "∿", running: "·", ended: "■" };
 

@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     container::{
+        curve::Curve,
         ending::Ending,
         stability::{HORIZON_SECONDS, Verdict},
         startup::{Sample, Startup},
@@ -20,7 +21,7 @@ use crate::{
         container::{Container, ContainerState, ExitStatus, Labels},
         event::{Limit, MemoryLevels, MemoryReading},
         finding::{Ended, Finding, FindingKind, Measured, Stable, Started, StartupPeak},
-        past_startup::{PastStartup, StartupOutcome},
+        past_startup::{PastStartup, SPANS, StartupOutcome},
         time::Time,
     },
 };
@@ -145,6 +146,11 @@ impl Lifecycle {
 
     pub fn age(&self, now: Time) -> Option<f64> {
         self.run.as_ref().map(|run| now.seconds_since(run.zero).max(0.0))
+    }
+
+    /// Of the start-up that was seen.
+    pub fn curve(&self) -> Option<&Curve<SPANS>> {
+        self.run.as_ref().map(|run| run.startup.curve())
     }
 
     /// Its start-up, as its workload's history keeps it. `None`: it was not seen.
@@ -299,6 +305,11 @@ impl Lifecycle {
         if self.is_live() {
             self.measure(at, out);
         }
+    }
+
+    /// What the kernel cannot take back before it kills. Bytes.
+    pub fn unreclaimable(&self) -> u64 {
+        self.levels.unreclaimable()
     }
 
     fn measure(&self, at: Time, out: &mut Vec<Finding>) {

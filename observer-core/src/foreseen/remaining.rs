@@ -95,7 +95,7 @@ impl UnderWay<'_> {
     }
 
     /// Where an earlier start-up was when it was like this one now, in seconds; and how much slower this one is.
-    fn place(&self, past: &PastStartup, reached: f64) -> (f64, f64) {
+    pub(super) fn place(&self, past: &PastStartup, reached: f64) -> (f64, f64) {
         let level = reached * (1.0 - ALIKE);
         let jitter = JITTER_SECONDS.max(past.span).max(self.span);
         let stretch =
@@ -109,6 +109,13 @@ impl UnderWay<'_> {
         let waits = to_come(MISSED)
             .or_else(|| to_come(ALIKE).filter(|at| self.age <= (at * OVERDUE * stretch) + 1.0));
         (waits.map_or(by_age, |at| by_age.min(at)), stretch)
+    }
+}
+
+impl PastStartup {
+    /// When it first held more than this, in seconds.
+    pub(super) fn first_above(&self, bytes: u64) -> Option<f64> {
+        first_above(&self.curve, self.span, bytes as f64)
     }
 }
 

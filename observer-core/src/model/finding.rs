@@ -157,6 +157,12 @@ pub enum FindingKind {
     StampedeEnded(StampedeEnded),
     /// The starting containers will take more memory than is available; reported once until that is over.
     ShortageForecast(ShortageForecast),
+    /// A container will meet a limit; again while that lasts.
+    LimitAhead(LimitAhead),
+    /// It will not after all, or has.
+    LimitAheadOver {
+        container: Container,
+    },
     /// The retention of an ended container is over: its series go.
     Forgotten {
         container: Container,
@@ -496,6 +502,49 @@ pub struct ShortageForecast {
     pub starting: u64,
 }
 
+/// A container's memory, without what the kernel can take back, on its way to a limit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LimitAhead {
+    pub container: Container,
+    pub limit: LimitKind,
+    /// The level of the container's own memory at which that limit is met.
+    pub bytes: u64,
+    pub in_seconds: f64,
+    /// 0 to 1.
+    pub confidence: f64,
+    pub by: ForeseenBy,
+    /// The approach begins; otherwise it was reported before.
+    pub news: bool,
+}
+
+/// Which limit is met first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitKind {
+    Container,
+    Pod,
+    Node,
+}
+
+impl LimitKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            LimitKind::Container => "container",
+            LimitKind::Pod => "pod",
+            LimitKind::Node => "node",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForeseenBy {
+    /// Its own memory grows towards it.
+    Trend,
+    /// Its workload's earlier start-ups met it.
+    History,
+}
+
 impl Finding {
     /// Whether an operator should look at it.
     pub fn is_alarm(&self) -> bool {
@@ -504,6 +553,7 @@ impl Finding {
             FindingKind::OomKilled(_)
                 | FindingKind::StampedeBegan(_)
                 | FindingKind::ShortageForecast(_)
+                | FindingKind::LimitAhead(LimitAhead { news: true, .. })
                 | FindingKind::Lost { .. }
         )
     }

@@ -32,6 +32,11 @@ impl Time {
         Self(self.0.saturating_add(span.as_nanos() as u64))
     }
 
+    /// Since boot.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
+
     /// Unix time in seconds, given the wall clock's distance from this clock.
     pub fn unix_seconds(self, wall_offset_ns: i64) -> f64 {
         (self.0 as i128 + wall_offset_ns as i128) as f64 / 1e9

@@ -45,6 +45,12 @@ impl NodeWatch {
         self.available
     }
 
+    /// What this container may take before the kubelet evicts or the kernel kills for want of it.
+    pub fn room(&self, container: &Container) -> Option<u64> {
+        let draws = !self.of_pods || !container.labels.pod.is_empty();
+        self.available.filter(|_| draws).map(|available| available.saturating_sub(EVICTION_RESERVE))
+    }
+
     pub fn oom_killed(&mut self, kills: u64) {
         self.stampede.oom_killed(kills);
     }

@@ -31,8 +31,8 @@ use deltas::Changes;
 use history::{NodeHistory, Sample, UsageHistory, kib};
 use stream::Hub;
 use view::{
-    AlsoStarting, ContainerRef, ContainerView, CurveView, FindingView, KillView, KubernetesView, NodeView,
-    ProbeView, ScaleEventView, StartupView,
+    AlsoStarting, ContainerRef, ContainerView, CurveView, FindingView, KillView, KubernetesView,
+    LimitAheadView, NodeView, ProbeView, ScaleEventView, StartupView,
 };
 
 /// Spans of a curve while it is drawn, and of one that is kept.
@@ -197,6 +197,13 @@ impl NodeState {
             FindingKind::Drifting { container, bytes_per_second } => {
                 self.change(container, |view| view.drift_bytes_per_second = Some(*bytes_per_second));
             }
+            FindingKind::LimitAhead(ahead) => {
+                let view = LimitAheadView::of(at, ahead);
+                self.change(&ahead.container, |container| container.limit_ahead = Some(view));
+            }
+            FindingKind::LimitAheadOver { container } => {
+                self.change(container, |view| view.limit_ahead = None);
+            }
             FindingKind::OomKilled(killed) => {
                 let kill = self.killed(at, killed);
                 if let Some(container) = &killed.container {
@@ -314,6 +321,7 @@ impl NodeState {
             steady_bytes: None,
             overshoot: None,
             drift_bytes_per_second: None,
+            limit_ahead: None,
             oom_kills: 0,
         };
         let history = (self.containers.len() < WITH_HISTORY).then(Default::default);

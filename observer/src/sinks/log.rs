@@ -5,7 +5,10 @@ use observer_core::model::{
     cause::Cause,
     container::{Container, ExitStatus},
     event::{AttachOutcome, Limit, Loss, ProbeStatus},
-    finding::{Advised, Caused, Ended, Finding, FindingKind, OomKilled, OomRole, OomScope, ScaleEvent},
+    finding::{
+        Advised, Caused, Ended, Finding, FindingKind, ForeseenBy, LimitKind, OomKilled, OomRole, OomScope,
+        ScaleEvent,
+    },
     kubernetes::ApiState,
     printable::printable,
     units::{Bytes, Seconds},
@@ -18,6 +21,7 @@ pub fn log(finding: &Finding) {
         FindingKind::OomKilled(_)
         | FindingKind::StampedeBegan(_)
         | FindingKind::ShortageForecast(_)
+        | FindingKind::LimitAhead(_)
         | FindingKind::OomLinked(_)
         | FindingKind::HistoryDropped { short: true, .. }
         | FindingKind::Api(ApiState::Away { .. } | ApiState::Forbidden { .. } | ApiState::Clock { .. }) => {
@@ -252,6 +256,22 @@ fn text(finding: &Finding) -> Option<String> {
                 0 => String::new(),
                 n => format!("; {n} of them start for the first time and are not counted"),
             },
+        ),
+        FindingKind::LimitAhead(ahead) if ahead.news => format!(
+            "{}: will meet {} at {} in {}, {} (confidence {:.2})",
+            name(&ahead.container),
+            match ahead.limit {
+                LimitKind::Container => "its own limit",
+                LimitKind::Pod => "its pod's limit",
+                LimitKind::Node => "the end of the node's room",
+            },
+            Bytes(ahead.bytes),
+            Seconds(ahead.in_seconds),
+            match ahead.by {
+                ForeseenBy::Trend => "as it grows now",
+                ForeseenBy::History => "as its earlier start-ups did",
+            },
+            ahead.confidence,
         ),
         FindingKind::ClockSet { moved_seconds } => {
             format!("the wall clock was set by {moved_seconds:+.1} s; start times follow it")

@@ -10,7 +10,7 @@ use observer_core::model::{
     cause::Decision,
     container::{CgroupId, Container, ExitStatus, Labels, Workload},
     event::{AttachOutcome, ProbeStatus},
-    finding::{OomKilled, ScaleEvent, ScaleEventEnded},
+    finding::{ForeseenBy, LimitAhead, LimitKind, OomKilled, ScaleEvent, ScaleEventEnded},
 };
 
 /// Names of a container; the id is its cgroup's, as text because it may exceed what JavaScript counts exactly.
@@ -78,7 +78,31 @@ pub struct ContainerView {
     pub steady_bytes: Option<u64>,
     pub overshoot: Option<f64>,
     pub drift_bytes_per_second: Option<f64>,
+    pub limit_ahead: Option<LimitAheadView>,
     pub oom_kills: u64,
+}
+
+/// A limit that the container will meet.
+#[derive(Clone, Debug, Serialize)]
+pub struct LimitAheadView {
+    pub limit: LimitKind,
+    /// Unix time.
+    pub at: f64,
+    pub bytes: u64,
+    pub confidence: f64,
+    pub by: ForeseenBy,
+}
+
+impl LimitAheadView {
+    pub fn of(now: f64, ahead: &LimitAhead) -> Self {
+        Self {
+            limit: ahead.limit,
+            at: now + ahead.in_seconds,
+            bytes: ahead.bytes,
+            confidence: ahead.confidence,
+            by: ahead.by,
+        }
+    }
 }
 
 pub fn exit(status: ExitStatus) -> String {

@@ -6,7 +6,7 @@ use super::family::{Distribution, Metric, counter, counters, gauge, gauges, hist
 use observer_core::model::{
     container::{CgroupId, ContainerState},
     event::MemoryLevels,
-    finding::{FindingKind, Measured, OomScope},
+    finding::{FindingKind, LimitKind, Measured, OomScope},
 };
 
 /// 2 us to 32 ms, powers of two: what the probe counts in.
@@ -96,6 +96,16 @@ pub static METRICS: &[Metric<Container>] = &[
             }
         },
     ),
+    gauges(
+        "observer_container_limit_in_seconds",
+        &["limit"],
+        "Seconds until the container's memory, without what the kernel can take back, is foreseen to meet a limit: its own, its pod's, or the node's room, whichever is first. Absent while no approach is seen (docs/forecast.md).",
+        |container, each| {
+            if let Some((limit, seconds)) = container.limit_ahead {
+                each(&[limit.name()], seconds);
+            }
+        },
+    ),
     counter(
         "observer_container_page_faults_total",
         "User page faults, counted one by one by the probe.",
@@ -133,6 +143,7 @@ pub struct Container {
     /// Of the living container.
     levels: Option<MemoryLevels>,
     drift: Option<f64>,
+    limit_ahead: Option<(LimitKind, f64)>,
     start: Start,
     page_faults: f64,
     waiting_seconds: f64,
@@ -157,7 +168,7 @@ impl Container {
     /// A new holder: what was said of the previous one's start-up is not about it.
     pub fn take_over(&mut self, cgroup: CgroupId) {
         self.holder = Some(cgroup);
-        (self.levels, self.drift, self.start) = (None, None, Start::default());
+        (self.levels, self.drift, self.limit_ahead, self.start) = (None, None, None, Start::default());
     }
 
     pub fn is_unseen(&self) -> bool {
@@ -191,10 +202,12 @@ impl Container {
                 start.overshoot = Some(stable.overshoot.max(1.0));
             }
             FindingKind::Drifting { bytes_per_second, .. } => self.drift = Some(*bytes_per_second),
+            FindingKind::LimitAhead(ahead) => self.limit_ahead = Some((ahead.limit, ahead.in_seconds)),
+            FindingKind::LimitAheadOver { .. } => self.limit_ahead = None,
             FindingKind::State { to, .. } => {
                 start.state = Some(*to);
                 match to {
-                    ContainerState::Ended => (self.levels, self.drift) = (None, None),
+                    ContainerState::Ended => (self.levels, self.drift, self.limit_ahead) = (None, None, None),
                     ContainerState::Drifting => {}
                     _ => self.drift = None,
                 }
@@ -235,7 +248,7 @@ impl Container {
 
     /// What was reported under other labels is of this one.
     pub fn merge(&mut self, before: Self) {
-        (self.levels, self.drift) = (before.levels, before.drift);
+        (self.levels, self.drift, self.limit_ahead) = (before.levels, before.drift, before.limit_ahead);
         (self.start, self.holder) = (before.start, before.holder);
         self.page_faults += before.page_faults;
         self.waiting_seconds += before.waiting_seconds;
