@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -20,8 +20,9 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// How it answers. A change ends the watches that are open.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Answers {
+    #[default]
     Well,
     /// 429 with Retry-After, as priority and fairness does.
     TooManyRequests,
@@ -49,16 +50,6 @@ impl Answers {
         Self::Never,
         Self::Forgets,
     ];
-    const ALL: [Self; 8] = [
-        Self::Well,
-        Self::TooManyRequests,
-        Self::BadGateway,
-        Self::InternalError,
-        Self::Late,
-        Self::Resets,
-        Self::Never,
-        Self::Forgets,
-    ];
 }
 
 const LOOK: Duration = Duration::from_millis(20);
@@ -77,7 +68,7 @@ pub struct MockApi {
 
 #[derive(Default)]
 struct State {
-    answers: AtomicU8,
+    answers: Mutex<Answers>,
     /// How often that changed.
     turns: AtomicUsize,
     refused: AtomicUsize,
@@ -110,8 +101,7 @@ impl Store {
 
 impl State {
     fn answers(&self) -> Answers {
-        let index = usize::from(self.answers.load(Ordering::Relaxed));
-        Answers::ALL.get(index).copied().unwrap_or(Answers::Well)
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -150,8 +140,7 @@ impl MockApi {
     }
 
     pub fn answer(&self, answers: Answers) {
-        let index = Answers::ALL.iter().position(|one| *one == answers).unwrap_or_default();
-        self.state.answers.store(u8::try_from(index).unwrap_or_default(), Ordering::Relaxed);
+        *self.state.answers.lock().unwrap_or_else(PoisonError::into_inner) = answers;
         self.state.turns.fetch_add(1, Ordering::Relaxed);
     }
 
