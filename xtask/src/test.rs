@@ -56,6 +56,7 @@ pub fn test(options: &Options) -> Result<()> {
         return tally.close();
     }
     let live = !options.quick;
+    warn_of_little_space(live);
     // Go's compiler beside Rust's: either waits for its last link alone.
     let kubernetes = (live && missing().is_none()).then(|| thread::spawn(prepare));
     tally.step("formatting", shell::cargo().args(["fmt", "--all", "--check"]));
@@ -101,6 +102,22 @@ pub fn test(options: &Options) -> Result<()> {
 
 /// Of each target: what is found in an hour is kept as a test; this is for what was broken since.
 const FUZZ_SECONDS: u64 = 10;
+
+/// What a run puts on the disk, in GiB: the builds; and the kernels, Kubernetes, and what Go keeps of building it.
+const SPACE: [u64; 2] = [2, 8];
+
+/// A compiler that finds the disk full says so in many words, or dies of a signal.
+fn warn_of_little_space(live: bool) {
+    let Ok(disk) = rustix::fs::statvfs(&shell::root()) else { return }; // the build will say what is wrong with it
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 30;
+    let needed = SPACE[usize::from(live)];
+    if free < needed {
+        eprintln!(
+            "warning: {free} GiB are free on the disk of {}, and these tests may need {needed}: what fails below may fail by that",
+            shell::root().display()
+        );
+    }
+}
 
 /// So many of those that took longest are named.
 const MOST_LONG: usize = 12;
