@@ -14,6 +14,7 @@
 //!   budget       how much memory the histories may take
 //!   node         start-ups under way, forecast, stampedes
 //!   advice       facts of a workload -> verdicts, requests, limits
+//! simulate     what a scale-up, a rollout or a restart would do to the nodes (for `observer simulate`)
 //! ledger       changes of every workload of the cluster (for `observer ledger`)
 //! ```
 //!
@@ -35,3 +36,4 @@ pub mod model;
 pub mod node;
 pub mod pipeline;
 pub mod scale_event;
+pub mod simulate;
