@@ -1,9 +1,9 @@
 //! What a change of the number of pods, a rollout or the restart of a node would do to the memory of its nodes. Pure: a
 //! scheduler that counts requests, nodes whose room is what is allocatable, and pods that follow recorded curves.
 //!
-//! The scheduler binds a pod to the node with the most room by requests, in order, as soon as one has enough. Where more
-//! is used than the node has, the kernel kills the container with the highest score: its share of the node, less its
-//! pod's request's share (oom_score_adj of a Burstable pod). It is restarted after a second, then after 10 s, 20 s, ...
+//! The scheduler binds a pod to the node with the most room by requests, in order, as soon as one has enough. Where
+//! more is used than the node has, the kernel kills the container with the most above its pod's request (as the score
+//! of a Burstable pod does). It is restarted after a second, then after 10 s, 20 s, ...
 //!
 //! **Known wrong answers.** Every start follows the same curve, the highest seen at each age: starts that differ do not
 //! meet in their peaks. A start is as fast beside others as alone. Nothing but memory keeps a pod from a node: no

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{advise, incident, report, top, why},
+    commands::{advise, incident, report, simulate, top, why},
     config::{Flags, RootFlags},
     ledger,
 };
@@ -97,6 +97,21 @@ pub enum Command {
     /// request rate, queue depth or latency. Each is a check: pass, warn, fail, or unknown where too little was seen
     /// (docs/advice.md). Reads only: --output patch prints commands for kubectl and runs none. Needs no privileges.
     Advise(Box<advise::Options>),
+    /// Foretell what a scale-up, a rollout or the restart of a node does to the nodes' memory, from recorded curves
+    ///
+    /// Says which nodes run short, when and by how much, who would be killed, how it would go if every pod requested
+    /// its peak, for good or only while it starts (lending: placed in waves), and the largest step that fits, as
+    /// commands for kubectl. Curves come from a running observer, a recording or a state file; nothing is changed.
+    /// What the model leaves out: docs/simulate.md. Needs no privileges.
+    ///
+    /// Examples:
+    ///
+    ///     observer simulate --scale deployment/web=3:40 --nodes 4x8Gi
+    ///     kubectl get nodes,pods -A -o json | observer simulate --cluster - --rollout web --max-surge 25%
+    ///     observer simulate --state /var/lib/memory-observer/state --nodes 4x8Gi --scale web=3:40 --request 64Mi
+    ///     observer simulate --restart-node node-1 --nodes 4x8Gi -o svg > restart.svg
+    #[command(verbatim_doc_comment)]
+    Simulate(Box<simulate::Options>),
     /// Explain on one screen what happened to a pod, workload or cgroup: kills, whose limit, which scale-up, what to
     /// set
     ///

@@ -10,5 +10,6 @@ pub mod kubectl;
 pub mod notice;
 pub mod output;
 pub mod report;
+pub mod simulate;
 pub mod top;
 pub mod why;

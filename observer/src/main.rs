@@ -47,6 +47,9 @@ fn main() -> ExitCode {
         Command::Advise(options) => observer::commands::advise::run(&options)
             .map_err(|error| (FAILED, error))
             .and_then(|text| print(&text)),
+        Command::Simulate(options) => {
+            observer::commands::simulate::run(&options).map_err(unanswered).and_then(|text| print(&text))
+        }
         Command::Why(options) => why(&options),
         Command::Top(options) => top(&options),
         Command::Ledger(options) => ledger(options),
@@ -138,11 +141,15 @@ fn why(options: &why::Options) -> Done {
     explained(why::run(options))
 }
 
-fn explained(answer: Result<why::Printed, why::NoAnswer>) -> Done {
-    let answer = answer.map_err(|error| match error {
+fn unanswered(error: why::NoAnswer) -> (u8, String) {
+    match error {
         why::NoAnswer::Failed(message) => (FAILED, message),
         why::NoAnswer::BadInput(message) => (BAD_INPUT, message),
-    })?;
+    }
+}
+
+fn explained(answer: Result<why::Printed, why::NoAnswer>) -> Done {
+    let answer = answer.map_err(unanswered)?;
     print(&answer.text)?;
     if answer.wrong { Err((WRONG, String::new())) } else { Ok(()) }
 }

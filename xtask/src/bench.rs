@@ -20,6 +20,8 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// How long `observer simulate` takes for 1,000 workloads on 100 nodes
+    Simulate,
     /// What following the advice does, beside the rules of others: kills and memory reserved on replayed start-ups
     Advise {
         /// Options of the benchmark, after --
@@ -58,6 +60,7 @@ enum What {
 pub fn bench(options: &Options) -> Result<()> {
     match &options.what {
         What::Stability { args } => pure("bench-stability", args),
+        What::Simulate => pure("bench-simulate", &[]),
         What::Advise { args } => pure("bench-advise", args),
         What::Fleet { args } => {
             let observer = run::build()?;

@@ -20,7 +20,7 @@ mod explain;
 mod patch;
 mod plot;
 mod prometheus;
-pub(super) mod table;
+pub(in crate::commands) mod table;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -150,7 +150,7 @@ impl Options {
 }
 
 /// kubectl's short names of what has pods.
-pub(super) fn long_name(kind: &str) -> String {
+pub(in crate::commands) fn long_name(kind: &str) -> String {
     let kind = kind.to_lowercase();
     match kind.strip_suffix('s').unwrap_or(&kind) {
         "deploy" => "deployment".into(),

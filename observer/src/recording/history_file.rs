@@ -100,6 +100,15 @@ pub fn restore(path: &Path, at: Time, now: f64) -> (Vec<Event>, Option<Damage>) 
     (histories.drain().map(event).collect(), damage)
 }
 
+/// What a file holds, for one who looks only: it is not moved, whatever is in it.
+pub fn look(path: &Path, now: f64) -> Result<Histories, String> {
+    let Restored { histories, why, .. } = read(open(path).map_err(|error| error.to_string())?, now);
+    match why {
+        Some(why) if histories.iter().next().is_none() => Err(why),
+        _ => Ok(histories),
+    }
+}
+
 /// Only a file: a pipe would be waited for, a device never ends.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
