@@ -44,7 +44,6 @@ const LONG: &[(&str, &str)] = &[
     ("tests/src/bin/bench_faults.rs", "one run of all figures"),
     ("tests/src/bin/bench_stability.rs", "one run of all figures"),
     ("tests/src/bin/workload.rs", "one list of what the tests' program can do"),
-    ("tests/src/mock_api.rs", "one mock: what it answers and how it fails"),
     ("tests/src/synthetic.rs", "one list of classes of start-ups"),
     ("tests/tests/live/host.rs", "one test per thing that a host may lack"),
     ("tests/tests/live/kernel.rs", "one test per probe"),

@@ -108,7 +108,7 @@ const SPACE: [u64; 2] = [2, 8];
 
 /// A compiler that finds the disk full says so in many words, or dies of a signal.
 fn warn_of_little_space(live: bool) {
-    let Ok(disk) = rustix::fs::statvfs(&shell::root()) else { return }; // the build will say what is wrong with it
+    let Ok(disk) = rustix::fs::statvfs(shell::root()) else { return }; // the build will say what is wrong with it
     let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 30;
     let needed = SPACE[usize::from(live)];
     if free < needed {

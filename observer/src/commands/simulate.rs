@@ -275,7 +275,8 @@ fn about(options: &Options, known: &[Pods]) -> Result<Simulated, String> {
         patches: Vec::new(),
         notes,
     };
-    if let Some(at) = at {
+    let fits = simulated.outcomes.first().is_some_and(Outcome::fits);
+    if let Some(at) = at.filter(|_| !fits) {
         simulated.patches = patches::patches(&known[at], &kinds[at], &simulated);
     }
     Ok(simulated)
@@ -358,7 +359,7 @@ mod tests {
         assert_eq!((&json["outcomes"][1]["pending_forever"], &json["largest_step"]), (&7.into(), &6.into()));
         assert!(simulated(&format!("{common} -o svg")).unwrap().contains("</svg>"));
         let roomy = simulated(&common.replace("1Gi", "4x8Gi")).unwrap();
-        assert!(roomy.contains("No node runs short"), "{roomy}");
+        assert!(roomy.contains("It fits") && !roomy.contains("kubectl"), "{roomy}");
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub fn text(simulated: &Simulated) -> String {
     }
     text += "\n";
     match (simulated.largest_step, simulated.largest_surge) {
+        _ if simulated.outcomes.first().is_some_and(Outcome::fits) => {
+            text += "It fits as the requests are set.\n"
+        }
         (Some(0), _) => text += "Not one more pod fits without a node running short.\n",
         (Some(step), _) => {
             text += &format!("At most {step} pods may start at once without a node running short.\n")
