@@ -299,7 +299,9 @@ fn of_container(kind: &FindingKind) -> Option<&Container> {
         | FindingKind::State { container, .. }
         | FindingKind::LateStep { container, .. }
         | FindingKind::StartDated { container, .. }
-        | FindingKind::Drifting { container, .. } => Some(container),
+        | FindingKind::Drifting { container, .. }
+        | FindingKind::LimitAheadOver { container } => Some(container),
+        FindingKind::LimitAhead(ahead) => Some(&ahead.container),
         FindingKind::Started(started) => Some(&started.container),
         FindingKind::Caused(caused) => Some(&caused.container),
         FindingKind::Measured(measured) => Some(&measured.container),

@@ -2,7 +2,7 @@ use observer_core::model::{
     cause::Cause,
     container::{Container, ContainerState},
     event::{CgroupVersion, Host},
-    finding::{NodeMeasured, OomKilled, OomScope, Started},
+    finding::{ForeseenBy, LimitAhead, LimitKind, NodeMeasured, OomKilled, OomScope, Started},
 };
 
 use super::*;
@@ -142,6 +142,34 @@ fn what_a_container_uses_goes_with_it_and_the_rest_after_the_retention() {
     run.say(FindingKind::Forgotten { container: web });
     assert!(run.series("observer_container_").is_empty());
     assert_eq!(run.series("observer_workload_containers{").len(), 1);
+}
+
+#[test]
+fn a_limit_ahead_is_shown_while_it_is_and_one_at_a_time() {
+    let run = Run::new(Tables::default());
+    let web = container(1, "web-1", "web");
+    run.say(started(&web));
+    let ahead = |limit, in_seconds| {
+        FindingKind::LimitAhead(LimitAhead {
+            container: web.clone(),
+            limit,
+            bytes: 100,
+            in_seconds,
+            confidence: 0.9,
+            by: ForeseenBy::Trend,
+            news: false,
+        })
+    };
+    let series = || run.series("observer_container_limit_in_seconds");
+    assert!(series().is_empty());
+    run.say(ahead(LimitKind::Container, 9.0));
+    run.say(ahead(LimitKind::Node, 5.0));
+    assert!(series().len() == 1 && series()[0].contains(r#"limit="node""#), "{:?}", series());
+    run.say(FindingKind::LimitAheadOver { container: web.clone() });
+    assert!(series().is_empty());
+    run.say(ahead(LimitKind::Container, 9.0));
+    run.say(state(&web, ContainerState::Starting, ContainerState::Ended));
+    assert!(series().is_empty());
 }
 
 #[test]
