@@ -103,14 +103,7 @@ pub enum Command {
     /// its peak, for good or only while it starts (lending: placed in waves), and the largest step that fits, as
     /// commands for kubectl. Curves come from a running observer, a recording or a state file; nothing is changed.
     /// What the model leaves out: docs/simulate.md. Needs no privileges.
-    ///
-    /// Examples:
-    ///
-    ///     observer simulate --scale deployment/web=3:40 --nodes 4x8Gi
-    ///     kubectl get nodes,pods -A -o json | observer simulate --cluster - --rollout web --max-surge 25%
-    ///     observer simulate --state /var/lib/memory-observer/state --nodes 4x8Gi --scale web=3:40 --request 64Mi
-    ///     observer simulate --restart-node node-1 --nodes 4x8Gi -o svg > restart.svg
-    #[command(verbatim_doc_comment)]
+    #[command(after_long_help = simulate::EXAMPLES)]
     Simulate(Box<simulate::Options>),
     /// Explain on one screen what happened to a pod, workload or cgroup: kills, whose limit, which scale-up, what to
     /// set

@@ -21,6 +21,13 @@ mod story;
 
 use curves::Pods;
 
+pub const EXAMPLES: &str = "Examples:
+
+  observer simulate --scale deployment/web=3:40 --nodes 4x8Gi
+  kubectl get nodes,pods -A -o json | observer simulate --cluster - --rollout web --max-surge 25%
+  observer simulate --state /var/lib/memory-observer/state --nodes 4x8Gi --scale web=3:40 --request 64Mi
+  observer simulate --restart-node node-1 --nodes 4x8Gi -o svg > restart.svg";
+
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("change").required(true)))]
 pub struct Options {
