@@ -249,8 +249,8 @@ pub fn http_request(bytes: &[u8]) {
     let router = server::router(shared, Protection::default());
     runtime.block_on(async {
         let (mut client, server) = tokio::io::duplex(bytes.len().max(1 << 12));
-        let head_bytes = accept::Limits::AGENT.head_bytes;
-        let answered = accept::exchange(server, head_bytes, router, Arc::new(AtomicBool::new(false)));
+        let answered =
+            accept::exchange(server, accept::Limits::AGENT, router, Arc::new(AtomicBool::new(false)));
         let asked = async {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let _ = client.write_all(bytes).await;

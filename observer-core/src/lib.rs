@@ -32,6 +32,7 @@ pub mod foreseen;
 pub mod history;
 pub mod host;
 pub mod ledger;
+pub mod loan;
 pub mod model;
 pub mod node;
 pub mod pipeline;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     commands::{advise, incident, report, simulate, top, why},
     config::{Flags, RootFlags},
-    ledger,
+    ledger, lend,
 };
 
 /// Watches containers start: peaks, overshoot, time to stable, every OOM kill with victim and scope, and what it means.
@@ -127,6 +127,11 @@ pub enum Command {
     /// Runs as a small Deployment. It watches autoscalers, Deployments and ReplicaSets (metadata only), StatefulSets
     /// and a few events, keeps two hours of changes, and answers agents by TLS. Without it causes are less sure.
     Ledger(ledger::Options),
+    /// Lend pods memory for their start: request the peak while they start, give it back as it is measured to pass
+    ///
+    /// Runs as a small Deployment with rights of its own. Pods that opted in are raised when they are created; nothing
+    /// else of them is changed, and no limit. Every loan ends by its deadline.
+    Lend(Box<lend::Options>),
     /// Print a Secret with a certificate for the ledger, or for the agents, for clusters without an issuer
     LedgerSecret {
         /// Namespace of the Secret, and of the ledger

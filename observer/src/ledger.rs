@@ -24,6 +24,9 @@ pub mod watch;
 
 use observer_core::ledger::ChangeLog;
 
+/// Name of the Lease.
+const LEASE: &str = "observer-ledger";
+
 /// The book, shared between those who write it and those who read it; never held across an await.
 #[derive(Clone, Default)]
 pub struct Shared {
@@ -107,7 +110,7 @@ pub async fn run(mut options: Options) -> Result<(), CannotRun> {
     let mut lease = options
         .lease_namespace
         .as_deref()
-        .map(|namespace| lease::Holding::new(client.clone(), namespace, &options.identity));
+        .map(|namespace| lease::Holding::new(client.clone(), namespace, LEASE, &options.identity));
     let done = tokio::select! {
         done = work(&options, client, shared, lease.as_mut()) => done,
         _ = term.recv() => Ok(()),
@@ -129,7 +132,7 @@ async fn work(
     let server = serve::Server::new(options, client.clone(), shared.clone(), ready.clone());
     let watching = async {
         if let Some(lease) = lease.as_mut() {
-            tracing::info!("waiting for the lease {}", lease::NAME);
+            tracing::info!("waiting for the lease {}", LEASE);
             lease.acquire().await;
         }
         tracing::info!("watching the cluster's workloads");

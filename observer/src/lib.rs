@@ -9,6 +9,7 @@
 //! http         serves the sinks: TLS, authorisation, routes
 //! recording    events <-> a file; histories kept over restarts
 //! ledger       `observer ledger`: the changes of every workload of the cluster
+//! lend         `observer lend`: memory lent for the start of pods
 //! commands     check, docs, analyse, advise, why, top
 //! app          config -> build -> run -> drain: the only place that knows sources and sinks
 //! ```
@@ -25,6 +26,7 @@ mod failure;
 pub mod host_thread;
 pub mod http;
 pub mod ledger;
+pub mod lend;
 pub mod memory;
 pub mod recording;
 pub mod sinks;

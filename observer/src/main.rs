@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         Command::Why(options) => why(&options),
         Command::Top(options) => top(&options),
         Command::Ledger(options) => ledger(options),
+        Command::Lend(options) => lend(*options),
         Command::LedgerSecret { namespace, secret, mut names } => {
             if names.is_empty() {
                 names = vec![format!("observer-ledger.{namespace}.svc")];
@@ -95,6 +96,11 @@ fn run(flags: &Flags) -> Done {
 fn ledger(options: observer::ledger::Options) -> Done {
     log_to_stderr(LogFormat::Text, "info");
     runtime()?.block_on(observer::ledger::run(options)).map_err(|error| (FAILED, error.to_string()))
+}
+
+fn lend(options: observer::lend::Options) -> Done {
+    log_to_stderr(LogFormat::Text, "info");
+    runtime()?.block_on(observer::lend::run(options)).map_err(|error| (FAILED, error.to_string()))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, (u8, String)> {

@@ -15,6 +15,7 @@ const PAIRS: &[(&[&str], &[&str])] = &[
     (&[], &[""]),
     (&["ledger.enabled"], &["ledger"]),
     (&["embedLedger"], &["small"]),
+    (&["lend.enabled"], &["lend"]),
     (&["oldKernels"], &["old-kernels"]),
     (&["cgroupV1"], &["cgroup-v1"]),
     (&["secured.enabled"], &["secured"]),

@@ -26,7 +26,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn overlay(name: &str) -> String {
+pub fn overlay(name: &str) -> String {
     shell::root().join("deploy").join(name).display().to_string()
 }
 

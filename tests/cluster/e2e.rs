@@ -165,13 +165,13 @@ fn prometheus(cluster: &Cluster, home: &Path) -> Result<Prometheus> {
 }
 
 /// A node with little room for pods, as `systemReserved` makes one: the kubelet gives their common group such a limit.
-struct SmallNode {
+pub struct SmallNode {
     pods: Group,
     before: u64,
 }
 
 impl SmallNode {
-    fn with_room(bytes: u64) -> Result<Self> {
+    pub fn with_room(bytes: u64) -> Result<Self> {
         let pods = Tree::find()?.group("kubepods")?; // the kubelet's, so it stays
         let small = Self { before: pods.limit_now()?, pods };
         small.pods.limit(small.pods.usage()? + bytes)?;

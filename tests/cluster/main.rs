@@ -8,6 +8,7 @@ mod chart;
 mod deployed;
 mod e2e;
 mod grafana;
+mod lend;
 mod links;
 mod mounts;
 mod network;
@@ -60,6 +61,7 @@ pub enum Deployed {
     Nothing,
     Secured,
     WithLedger,
+    WithLender,
 }
 
 /// What the tests share. What takes minutes is done once, for the first test that looks at it.
@@ -89,11 +91,15 @@ impl Suite {
         if matches!(*now, None | Some(Deployed::WithLedger)) {
             deployed::remove(&self.cluster)?;
         }
+        if matches!(*now, None | Some(Deployed::WithLender)) {
+            lend::remove(&self.cluster)?;
+        }
         *now = None;
         match wanted {
             Deployed::Nothing => {}
             Deployed::Secured => secured::apply(self)?,
             Deployed::WithLedger => deployed::apply(self)?,
+            Deployed::WithLender => lend::apply(self)?,
         }
         *now = Some(wanted);
         Ok(())
@@ -175,6 +181,7 @@ fn run() -> Result<Conclusion> {
         upgrade::cases(),
         why::cases(),
         e2e::cases(),
+        lend::cases(),
     ];
     let suite = Arc::new(Suite {
         cluster: Cluster::here()?,

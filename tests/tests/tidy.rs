@@ -66,10 +66,14 @@ const CLOCKS: &[(&str, &str)] = &[
     ("observer/src/recording/kill_journal.rs", "when to write, and how long a disk is waited for"),
     ("observer/src/sources/kubernetes.rs", "when to ask again"),
     ("observer/src/ledger/client.rs", "when to ask again"),
+    ("observer/src/lend/loans.rs", "when to resize again, and for how long one is not in force"),
 ];
 
 /// Who names the prometheus crate besides the metrics, with the reason.
-const PROMETHEUS: &[(&str, &str)] = &[("observer/src/ledger/metrics.rs", "the metrics of the other daemon")];
+const PROMETHEUS: &[(&str, &str)] = &[
+    ("observer/src/ledger/metrics.rs", "the metrics of the other daemon"),
+    ("observer/src/lend/metrics.rs", "the metrics of the lender"),
+];
 
 struct Source {
     /// From the workspace's root.

@@ -33,7 +33,7 @@ enum What {
 
 #[derive(clap::Args, Default)]
 pub struct Selection {
-    /// Only tests whose name holds this: causes, outage, deploy, e2e, or the name of one
+    /// Only tests whose name holds this: causes, outage, deploy, e2e, lend, or the name of one
     filter: Option<String>,
     /// Also what needs minutes to build: Argo Rollouts, and KEDA's operator
     #[arg(long)]

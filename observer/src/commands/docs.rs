@@ -11,11 +11,11 @@ use observer_ebpf::{
 
 use observer_core::model::{advice::Check, cause::Cause};
 
-use crate::{ledger, sinks::metrics};
+use crate::{ledger, lend, sinks::metrics};
 
 pub fn metrics_md() -> String {
     let mut families = metrics::declarations();
-    families.extend(ledger::metrics::ALL.iter().copied());
+    families.extend(ledger::metrics::ALL.iter().chain(lend::metrics::ALL).copied());
     metrics_of(families)
 }
 
@@ -32,8 +32,8 @@ pub fn metrics_of(mut families: Vec<&metrics::Declaration>) -> String {
          series at rest, a workload 20.\n\nA scraper that prefers OpenMetrics by `Accept` gets it, with `_created` of each \
          counter. What is remembered of workloads is on /metrics/history (`observer_workload_history_*` but for those that rules and panels use), to be scraped every few minutes.\n",
     );
-    const GROUPS: [&str; 8] =
-        ["container", "workload", "advice", "scale", "node", "observer", "process", "ledger"];
+    const GROUPS: [&str; 9] =
+        ["container", "workload", "advice", "scale", "node", "observer", "process", "ledger", "lend"];
     let group_of = |name: &str| {
         let word = name.strip_prefix("observer_").unwrap_or(name).split('_').next();
         GROUPS.into_iter().find(|group| Some(*group) == word).unwrap_or("observer")

@@ -55,12 +55,16 @@ pub struct Limits {
     pub connections: usize,
     /// Of a request's line and header fields together.
     pub head_bytes: usize,
+    /// Whether a request may have a body; its size is the router's to limit.
+    pub bodies: bool,
 }
 
 impl Limits {
-    pub const AGENT: Self = Self { connections: 64, head_bytes: 16 << 10 };
+    pub const AGENT: Self = Self { connections: 64, head_bytes: 16 << 10, bodies: false };
     /// Asked by every agent of the cluster; a question names up to 512 uids.
-    pub const LEDGER: Self = Self { connections: 512, head_bytes: 32 << 10 };
+    pub const LEDGER: Self = Self { connections: 512, head_bytes: 32 << 10, bodies: false };
+    /// Asked by the API servers, of which there are a few: one question for each pod that is created.
+    pub const LENDER: Self = Self { connections: 256, head_bytes: 16 << 10, bodies: true };
 
     /// Never more than half of the descriptors of the process: the rest are for reading the host.
     pub fn below(self, descriptors: u64) -> Self {
@@ -87,7 +91,7 @@ pub async fn serve(
                     open.make_room().await;
                     let answering = Arc::new(AtomicBool::new(false));
                     let (router, tls, mark) = (router.clone(), tls.clone(), answering.clone());
-                    open.add(peer, answering, connection(stream, tls, limits.head_bytes, router, mark));
+                    open.add(peer, answering, connection(stream, tls, limits, router, mark));
                 }
                 // Of the connection that was to be accepted, not of the listener.
                 Err(error) if is_of_the_peer(&error) => {}
@@ -112,17 +116,17 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 async fn connection(
     stream: TcpStream,
     tls: Option<Certificate>,
-    head_bytes: usize,
+    limits: Limits,
     router: Router,
     answering: Arc<AtomicBool>,
 ) {
     let whole = async {
         match tls {
-            None => exchange(stream, head_bytes, router, answering).await,
+            None => exchange(stream, limits, router, answering).await,
             Some(certificate) => {
                 let handshake = timeout(HANDSHAKE, certificate.acceptor().accept(stream)).await;
                 if let Ok(Ok(stream)) = handshake {
-                    exchange(stream, head_bytes, router, answering).await;
+                    exchange(stream, limits, router, answering).await;
                 }
             }
         }
@@ -131,18 +135,18 @@ async fn connection(
 }
 
 /// One request and its answer.
-pub async fn exchange<S>(stream: S, head_bytes: usize, router: Router, answering: Arc<AtomicBool>)
+pub async fn exchange<S>(stream: S, limits: Limits, router: Router, answering: Arc<AtomicBool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
         answering.store(true, Ordering::Relaxed);
-        answer(router.clone(), request)
+        answer(router.clone(), limits.bodies, request)
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .max_buf_size(head_bytes)
+        .max_buf_size(limits.head_bytes)
         .max_headers(HEADER_FIELDS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
@@ -152,8 +156,12 @@ where
     }
 }
 
-async fn answer(router: Router, request: Request<Incoming>) -> Result<axum::response::Response, Infallible> {
-    if !request.body().is_end_stream() {
+async fn answer(
+    router: Router,
+    bodies: bool,
+    request: Request<Incoming>,
+) -> Result<axum::response::Response, Infallible> {
+    if !bodies && !request.body().is_end_stream() {
         return Ok((StatusCode::PAYLOAD_TOO_LARGE, "a request here has no body\n").into_response());
     }
     router.oneshot(request.map(Body::new)).await
@@ -253,7 +261,7 @@ mod tests {
     use super::*;
     use crate::http::tls::Pair;
 
-    const LIMITS: Limits = Limits { connections: 4, head_bytes: 16 << 10 };
+    const LIMITS: Limits = Limits { connections: 4, head_bytes: 16 << 10, bodies: false };
     /// More than the sockets between the two ends hold.
     const LARGE: usize = 16 << 20;
     const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";

@@ -17,11 +17,18 @@ use futures::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use super::{accept::WHOLE, rendered::Rendered, shared::Shared};
+use super::{
+    accept::WHOLE,
+    rendered::{FRESH, Rendered},
+    shared::Shared,
+};
 use crate::sinks::api_state::NodeState;
 
 /// The interface as OpenAPI.
 pub const OPENAPI: &str = include_str!("../../../docs/openapi.yaml");
+
+/// For the lender: whoever waits for memory waits for as long as what it reads is old.
+const LIVE: Duration = Duration::from_millis(200);
 
 /// A stream ends before its connection must ([`WHOLE`]); its reader comes back and goes on where it stopped.
 const STREAM: Duration = WHOLE.saturating_sub(Duration::from_secs(3));
@@ -32,7 +39,7 @@ pub fn routes() -> Router<Shared> {
         .route("/api/v1/status", shared(|state| json(&state.status())))
         .route("/api/v1/probes", shared(|state| json(&state.probes())))
         .route("/api/v1/workloads", shared(|state| json(&state.workloads())))
-        .route("/api/v1/containers", shared(|state| json(&state.containers())))
+        .route("/api/v1/containers", rendered(LIVE, |state| json(&state.containers())))
         .route("/api/v1/containers/{id}", get(container))
         .route("/api/v1/history", get(history))
         .route("/api/v1/startups", get(startups))
@@ -46,7 +53,11 @@ pub fn routes() -> Router<Shared> {
 
 /// Made at most once a second, however many ask.
 fn shared(render: fn(&NodeState) -> Vec<u8>) -> MethodRouter<Shared> {
-    let rendered = Rendered::default();
+    rendered(FRESH, render)
+}
+
+fn rendered(fresh: Duration, render: fn(&NodeState) -> Vec<u8>) -> MethodRouter<Shared> {
+    let rendered = Rendered::fresh_for(fresh);
     get(async move |State(shared): State<Shared>, request: HeaderMap| {
         rendered.answer(&request, "application/json", || render(&shared.state()))
     })

@@ -24,10 +24,16 @@ pub const OLDER: usize = 2;
 #[derive(Clone, Default)]
 pub struct Rendered(Arc<Mutex<Versions>>);
 
-#[derive(Default)]
 struct Versions {
+    fresh: Duration,
     newest: Option<Version>,
     older: Vec<Weak<Vec<u8>>>,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self { fresh: FRESH, newest: None, older: Vec::new() }
+    }
 }
 
 struct Version {
@@ -54,6 +60,11 @@ impl AsRef<[u8]> for Text {
 }
 
 impl Rendered {
+    /// Rendered again after another time than [`FRESH`].
+    pub fn fresh_for(fresh: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Versions { fresh, ..Versions::default() })))
+    }
+
     /// The text in the encoding that these headers accept, rendered again if the last one is too old.
     pub fn answer(
         &self,
@@ -87,7 +98,7 @@ impl Rendered {
 impl Versions {
     fn current(&mut self, now: Instant, render: impl FnOnce() -> Vec<u8>) -> &mut Version {
         self.older.retain(|older| older.strong_count() > 0);
-        let fresh = |version: &Version| now.duration_since(version.made) < FRESH;
+        let fresh = |version: &Version| now.duration_since(version.made) < self.fresh;
         let kept = self.newest.take_if(|newest| !fresh(newest) && self.older.len() < OLDER);
         if let Some(kept) = kept {
             let held = |Text(text)| (Arc::strong_count(&text) > 1).then(|| Arc::downgrade(&text));

@@ -1,4 +1,4 @@
-//! Which of several ledgers watches: a Lease, by the rule every controller has (kubernetes: client-go leaderelection).
+//! Which of several replicas works: a Lease, by the rule every controller has (kubernetes: client-go leaderelection).
 //!
 //! No clock of another machine is believed. A lease is taken for expired once this process has seen it unchanged for as
 //! long as it lasts; the times in it are for people.
@@ -13,7 +13,6 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::time::{Instant, sleep, timeout};
 
-pub const NAME: &str = "observer-ledger";
 /// client-go's three: a holder that is not seen to renew for this long is gone, it gives up itself before that, and
 /// both try this often.
 const LASTS: Duration = Duration::from_secs(15);
@@ -22,6 +21,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 pub struct Holding {
     api: Api<Lease>,
+    name: &'static str,
     identity: String,
     seen: Seen,
 }
@@ -50,9 +50,9 @@ impl Seen {
 }
 
 impl Holding {
-    pub fn new(client: Client, namespace: &str, identity: &str) -> Self {
+    pub fn new(client: Client, namespace: &str, name: &'static str, identity: &str) -> Self {
         let api = Api::<Lease>::namespaced(client, namespace);
-        Self { api, identity: identity.to_owned(), seen: Seen::default() }
+        Self { api, name, identity: identity.to_owned(), seen: Seen::default() }
     }
 
     /// Waits until this replica holds the lease.
@@ -77,12 +77,12 @@ impl Holding {
     /// Gives it back, so that the next need not wait for it to expire. One that is not ours stays as it is.
     pub async fn release(&self) {
         let given_back = async {
-            let Some(mut lease) = self.api.get_opt(NAME).await? else { return Ok(()) };
+            let Some(mut lease) = self.api.get_opt(self.name).await? else { return Ok(()) };
             let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
             if spec.holder_identity.as_deref() == Some(&self.identity) {
                 spec.holder_identity = Some(String::new());
                 spec.renew_time = Some(MicroTime(Timestamp::now()));
-                self.api.replace(NAME, &PostParams::default(), &lease).await?;
+                self.api.replace(self.name, &PostParams::default(), &lease).await?;
             }
             Ok::<_, kube::Error>(())
         };
@@ -99,7 +99,7 @@ impl Holding {
 
     /// `false`: another holds it, or the API does not answer.
     async fn try_hold(&mut self) -> bool {
-        let current = match timeout(DEADLINE, self.api.get_opt(NAME)).await {
+        let current = match timeout(DEADLINE, self.api.get_opt(self.name)).await {
             Ok(Ok(current)) => current,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the lease cannot be read");
@@ -112,13 +112,13 @@ impl Holding {
             return false;
         }
         let mut lease = current.clone().unwrap_or_default();
-        lease.metadata.name = Some(NAME.into());
+        lease.metadata.name = Some(self.name.into());
         lease.spec = Some(self.renewed(record));
         // With the version it was read at: of two that write, one is refused.
         let params = PostParams::default();
         let written = async {
             match current {
-                Some(_) => self.api.replace(NAME, &params, &lease).await,
+                Some(_) => self.api.replace(self.name, &params, &lease).await,
                 None => self.api.create(&params, &lease).await,
             }
         };

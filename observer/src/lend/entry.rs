@@ -1,0 +1,59 @@
+//! What the leading replica remembers of one pod. All of it may be lost: pod and agent say it again.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::lend::{
+    agents::Curves,
+    held::{Held, HeldContainer},
+};
+use observer_core::loan::{Ask, Loan};
+
+/// Between tries of a resize that failed: the first pause and the longest.
+pub const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+pub struct Entry {
+    pub held: Held,
+    /// In the last list, if one is under way.
+    pub listed: bool,
+    pub loans: HashMap<String, Loan>,
+    pub curves: HashMap<String, (String, Arc<Curves>)>,
+    /// Nothing is asked for before.
+    pub next: Option<Instant>,
+    pub pause: Duration,
+    /// A resize that is not in force yet: since when, and whether it was reported.
+    pub asked: Option<(Instant, bool)>,
+}
+
+impl Entry {
+    pub fn new(held: Held) -> Self {
+        Self {
+            held,
+            listed: true,
+            loans: HashMap::new(),
+            curves: HashMap::new(),
+            next: None,
+            pause: RETRY[0],
+            asked: None,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.held.containers.iter().any(|one| !self.loans.get(&one.name).is_some_and(Loan::is_over))
+    }
+
+    /// What was decided and not carried out is decided again.
+    pub fn forget(&mut self, asked: &[(HeldContainer, Ask)]) {
+        for (one, ask) in asked {
+            if let Some(loan) = self.loans.get_mut(&one.name) {
+                loan.not_done(ask.why);
+            }
+        }
+    }
+}
+
+/// Namespace, pod and container: as agents name it.
+pub fn key(held: &Held, one: &HeldContainer) -> (String, String, String) {
+    (held.namespace.clone(), held.name.clone(), one.name.clone())
+}
