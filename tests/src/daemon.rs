@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::group::Group;
+use crate::{group::Group, interrupted};
 
 /// On a slow machine (an emulated one) every wait, and the time between two questions, is this many times as long:
 /// `TEST_PATIENCE`.
@@ -66,6 +66,7 @@ impl Daemon {
             .stderr(stderr)
             .spawn()
             .context("cannot start the observer")?;
+        interrupted::started(&child);
         Ok(Self { child, address, log, started })
     }
 
@@ -171,5 +172,6 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill(); // ended already is what is wanted
         let _ = self.child.wait();
+        interrupted::ended(&self.child);
     }
 }

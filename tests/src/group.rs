@@ -68,10 +68,11 @@ impl Tree {
                 let _ = fs::write(directory.join("cgroup.subtree_control"), "+memory");
             }
             directory.push(part);
+            let mut made = made(); // before it is there: see `remove_all`
             if !directory.is_dir() {
                 fs::create_dir(&directory)
                     .with_context(|| format!("cannot make cgroup {}", directory.display()))?;
-                made().insert(directory.clone(), 0);
+                made.insert(directory.clone(), 0);
             }
         }
         if let Some(holders) = made().get_mut(&directory) {
@@ -172,14 +173,6 @@ impl Group {
         shell
     }
 
-    fn pids(&self) -> Vec<i32> {
-        fs::read_to_string(self.directory.join("cgroup.procs"))
-            .unwrap_or_default()
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .collect()
-    }
-
     /// Kills what is in it and removes it; gives up after two seconds.
     pub fn remove(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(2);
@@ -190,9 +183,7 @@ impl Group {
             if Instant::now() > deadline {
                 return;
             }
-            for pid in self.pids().into_iter().filter_map(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL); // gone already is what is wanted
-            }
+            kill_all(&self.directory);
             sleep(Duration::from_millis(10));
         }
         let mut above = self.directory.parent();
@@ -203,6 +194,28 @@ impl Group {
             }
             above = parent.parent();
         }
+    }
+}
+
+/// Kills what is in the groups of this process and removes them all; gives up after ten seconds. It can make none from
+/// then on: for its end.
+pub fn remove_all() {
+    let made = made();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // Those below come after those above.
+    for directory in made.keys().rev() {
+        while fs::remove_dir(directory).is_err() && directory.exists() && Instant::now() < deadline {
+            kill_all(directory);
+            sleep(Duration::from_millis(10));
+        }
+    }
+    std::mem::forget(made);
+}
+
+fn kill_all(directory: &Path) {
+    let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+        let _ = kill_process(pid, Signal::KILL); // gone already is what is wanted
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod daemon;
 pub mod group;
+pub mod interrupted;
 pub mod mock_api;
 pub mod oci;
 pub mod pod;

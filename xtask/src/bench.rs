@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
+use observer_tests::interrupted;
 
 use crate::{run, shell, test_web};
 
@@ -79,12 +80,12 @@ pub fn bench(options: &Options) -> Result<()> {
                     Err(error) => eprintln!("without cAdvisor: {error:#}"),
                 }
             }
-            shell::run(bench.args(args))
+            interrupted::run(bench.args(args))
         }
         What::Page => test_web::measure(&run::build()?),
         What::Soak { args } => {
             run::build()?;
-            shell::run(Command::new(build_bench("bench-soak")?).args(args))
+            interrupted::run(Command::new(build_bench("bench-soak")?).args(args))
         }
         What::Faults { args } => {
             run::build()?;
@@ -96,7 +97,7 @@ pub fn bench(options: &Options) -> Result<()> {
             }
             let bench = build_bench("bench-faults")?;
             let null = shell::root().join("target/bpf/null.o");
-            shell::run(Command::new(bench).arg("--null").arg(null).args(args))
+            interrupted::run(Command::new(bench).arg("--null").arg(null).args(args))
         }
     }
 }

@@ -67,6 +67,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let directory = std::env::temp_dir().join(format!("observer-bench-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
+    observer_tests::interrupted::clean_up(directory.clone())?;
     let bench = Bench {
         tree: Tree::find().context("the benchmark needs memory cgroups: run as root")?,
         observer: binary("observer")?,

@@ -23,6 +23,7 @@ use observer_ebpf::abi::CgroupTotals;
 use observer_tests::{
     daemon::{Daemon, binary, sum},
     group::{Group, Tree},
+    interrupted,
     mock_api::{Answers, MockApi},
     pod::{self, Pod},
 };
@@ -57,6 +58,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let directory = std::env::temp_dir().join(format!("observer-soak-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
+    interrupted::clean_up(directory.clone())?;
     let done = soak(&cli, &directory);
     match &done {
         Ok(_) => {

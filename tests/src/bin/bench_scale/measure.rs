@@ -14,6 +14,7 @@ use aya::maps::{HashMap, Map, MapData};
 use observer_tests::{
     daemon::{Daemon, binary, free_port, sum},
     group::Tree,
+    interrupted,
 };
 
 use super::{
@@ -34,6 +35,7 @@ pub fn all(cli: &Cli) -> Result<()> {
     let tree = Tree::find().context("the benchmark needs memory cgroups: run as root")?;
     let directory = std::env::temp_dir().join(format!("observer-scale-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
+    interrupted::clean_up(directory.clone())?;
     let bench = Bench { tree, observer: binary("observer")?, workload: binary("workload")?, directory, cli };
     let done = bench.rows();
     let _ = fs::remove_dir_all(&bench.directory);
@@ -68,6 +70,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.0.kill(); // ended already is what is wanted
         let _ = self.0.wait();
+        interrupted::ended(&self.0);
     }
 }
 
@@ -135,6 +138,7 @@ impl Bench<'_> {
                 let mut peer = Command::new(program);
                 peer.arg(&address).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
                 let peer = peer.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+                interrupted::started(&peer);
                 return Ok(Running { pid: peer.id(), address, _ends: Ends::Peer(Peer(peer)) });
             }
         };
