@@ -29,6 +29,9 @@ pub static MIN_STEP_PAGES: Global<u64> = Global::new(256);
 /// BTF id of `struct mem_cgroup`; 0 where the kernel cannot cast (before v6.2).
 #[unsafe(no_mangle)]
 pub static MEMCG_TYPE: Global<u32> = Global::new(0);
+/// The same of `struct mem_cgroup_per_node`.
+#[unsafe(no_mangle)]
+pub static NODE_TYPE: Global<u32> = Global::new(0);
 
 /// 1: every exit and every attach is seen, so a per-CPU slot may be kept by task. 0: walk at each fault.
 #[unsafe(no_mangle)]
@@ -183,6 +186,76 @@ pub unsafe fn peek_at<T: Copy>(address: u64) -> T {
     }
 }
 
+/// Reads 8 bytes at any address: where the kernel can cast, by a guarded load as the `usage` of a made-up memcg that
+/// has it there. Zero if the memory is gone.
+#[inline(always)]
+pub fn word(address: u64) -> u64 {
+    let ty = MEMCG_TYPE.load();
+    if ty != 0 {
+        // SAFETY: typed by the cast; the verifier has the load guarded.
+        return unsafe { load(cast(address - offset(Field::MemcgUsage) as u64, ty), Field::MemcgUsage) };
+    }
+    read_address(address)
+}
+
+/// `struct mem_cgroup_per_node` at an address.
+#[inline(always)]
+pub fn typed_node(address: u64) -> Typed {
+    Typed::at(address, NODE_TYPE.load())
+}
+
+/// A struct at an address: cast once where the kernel can, read by helpers where it cannot.
+#[derive(Clone, Copy)]
+pub struct Typed {
+    address: u64,
+    /// Null where it could not be cast.
+    cast: Ptr,
+}
+
+impl Typed {
+    #[inline(always)]
+    fn at(address: u64, ty: u32) -> Self {
+        Self { address, cast: if ty != 0 { cast(address, ty) } else { core::ptr::null() } }
+    }
+
+    /// The 8-byte field at this offset.
+    #[inline(always)]
+    pub fn word(self, offset: usize) -> u64 {
+        if MEMCG_TYPE.load() != 0 {
+            // SAFETY: typed by the cast.
+            return unsafe { load_at(self.cast, offset) };
+        }
+        read_address(self.address + offset as u64)
+    }
+
+    /// The first of `N` elements of 8 bytes; those after them are not read, or not to be used.
+    #[inline(always)]
+    pub fn words<const N: usize>(self, offset: usize, first: usize) -> [u64; N] {
+        if MEMCG_TYPE.load() == 0 {
+            // One call for all. SAFETY: integers.
+            return unsafe { peek_at(self.address + offset as u64) };
+        }
+        let mut words = [0; N];
+        for (n, word) in words.iter_mut().enumerate() {
+            if n >= first {
+                break;
+            }
+            *word = self.word(offset + n * size_of::<u64>());
+        }
+        words
+    }
+
+    #[inline(always)]
+    pub fn byte(self, offset: usize) -> u8 {
+        if MEMCG_TYPE.load() != 0 {
+            // SAFETY: typed by the cast.
+            return unsafe { load_at(self.cast, offset) };
+        }
+        // SAFETY: a byte.
+        unsafe { peek_at(self.address + offset as u64) }
+    }
+}
+
 /// A `struct mem_cgroup`: an address only.
 #[derive(Clone, Copy)]
 pub struct Memcg(u64);
@@ -213,6 +286,12 @@ impl Memcg {
     #[inline(always)]
     pub fn address(self) -> u64 {
         self.0
+    }
+
+    /// For many reads.
+    #[inline(always)]
+    pub fn typed(self) -> Typed {
+        Typed::at(self.0, MEMCG_TYPE.load())
     }
 
     /// `cgroup_subsys_state.serial_nr`.
@@ -261,13 +340,6 @@ impl Memcg {
             return unsafe { load::<u64>(cast(self.0, ty), field) };
         }
         read_address(self.0 + offset(field) as u64)
-    }
-
-    /// Reads one flag.
-    #[inline(always)]
-    pub fn read_byte(self, field: Field) -> u8 {
-        // SAFETY: a byte.
-        unsafe { peek_at(self.0 + offset(field) as u64) }
     }
 }
 

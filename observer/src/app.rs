@@ -55,7 +55,7 @@ use observer_core::{
 
 /// Events of the API on their way to the pipeline.
 const CHANNEL: usize = 1024;
-/// The host is looked at ten times a second; after this long without a word of it, a read hangs.
+/// The host is looked at once a second at least; after this long without a word of it, a read hangs.
 const STALLED: Duration = Duration::from_secs(5);
 /// When stopping, the thread that reads the host is waited for this long.
 const LAST_LOOK: Duration = Duration::from_secs(2);

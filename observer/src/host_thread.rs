@@ -5,6 +5,7 @@
 //! full this thread waits, and what does not fit in the kernel's ring meanwhile is counted there.
 
 use std::{
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -77,17 +79,27 @@ pub struct HostThread {
     pub stop: Stop,
 }
 
-/// Ends the thread after one more look, at the latest after [`sampler::SLOW`]; one that hangs in a read is left behind.
-#[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+/// Ends the thread after one more look; one that hangs in a read is left behind.
+#[derive(Clone)]
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    /// Readable from then on (eventfd(2)).
+    wakes: Arc<OwnedFd>,
+}
 
 impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { asked: Arc::default(), wakes: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?) })
+    }
+
     pub fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
+        // It fails only while it is readable anyway.
+        let _ = rustix::io::write(&self.wakes, &1u64.to_ne_bytes());
     }
 
     fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -95,7 +107,7 @@ impl HostThread {
     pub fn start(config: Config, began: Time, starting: Starting) -> std::io::Result<Self> {
         let (out, batches) = mpsc::channel(BATCHES);
         let (open, opened) = oneshot::channel();
-        let stop = Stop::default();
+        let stop = Stop::new()?;
         let stopped = stop.clone();
         thread::Builder::new().name("host".into()).spawn(move || {
             let mut reader = match Reader::open(&config, began, starting) {
@@ -125,11 +137,15 @@ struct Reader {
     roots: Roots,
     wall_offset_ns: i64,
     node_unread: Unread,
-    own_limit: OwnLimit,
+    own: node::Own,
     pending: Vec<Event>,
     next_node: Instant,
     next_totals: Instant,
     next_costs: Instant,
+}
+
+fn is_due(next: Instant) -> bool {
+    next <= Instant::now() + sampler::SLACK
 }
 
 impl Reader {
@@ -176,12 +192,13 @@ impl Reader {
             };
             pending.push(Event { at: began, what: EventKind::Api(watching) });
         }
-        let own_limit = OwnLimit::find();
-        if let Some(room) = own_limit.room() {
+        let mut own = node::Own::new(OwnLimit::find());
+        // Before what was kept is read.
+        if let Ok(Some(reading)) = own.reading(began)
+            && let Some(room) = reading.room
+        {
             tracing::info!("its own memory limit is {} MiB", room.limit >> 20);
-            // Before what was kept is read.
-            let reading = node::observer(&own_limit).map(EventKind::Observer);
-            pending.extend(reading.map(|what| Event { at: began, what }));
+            pending.push(Event { at: began, what: EventKind::Observer(reading) });
         }
         if let Some(path) = &config.state {
             let (histories, damage) = history_file::restore(path, began, clock::unix_seconds());
@@ -209,7 +226,7 @@ impl Reader {
             roots: config.roots.clone(),
             wall_offset_ns,
             node_unread: Unread::new("the node's files"),
-            own_limit,
+            own,
             pending,
             next_node: Instant::now(),
             next_totals: Instant::now(),
@@ -218,6 +235,9 @@ impl Reader {
     }
 
     fn run(mut self, out: &mpsc::Sender<Vec<Event>>, stopped: &Stop) {
+        if let Some(Err(error)) = self.kernel.as_ref().map(|kernel| kernel.wake_on(stopped.wakes.as_fd())) {
+            tracing::debug!(%error, "stopping takes until the next look");
+        }
         loop {
             let stopping = stopped.is_asked();
             if stopping {
@@ -238,9 +258,20 @@ impl Reader {
         self.pending.is_empty() || out.blocking_send(std::mem::take(&mut self.pending)).is_ok()
     }
 
-    /// Until the next look is due or the programs ask for one.
+    /// Until the next look is due or the programs ask for one. At rest that is once a second: what begins anything wakes.
     fn wait(&self) {
-        let pause = if self.sampler.is_moving(clock::now()) { sampler::FAST } else { sampler::SLOW };
+        let now = clock::now();
+        let rest = self.kernel.as_ref().and_then(|kernel| {
+            let pass = self.sampler.rests_until().filter(|_| !kernel.watches_growth())?.since(now);
+            let others = [self.next_node, self.next_totals, self.next_costs];
+            let others = others.map(|due| due.saturating_duration_since(Instant::now()));
+            others.into_iter().chain([pass]).min()
+        });
+        let pause = match rest {
+            _ if self.sampler.is_moving(now) => sampler::FAST,
+            Some(rest) => rest,
+            None => sampler::SLOW,
+        };
         match &self.kernel {
             Some(kernel) => kernel.wait(pause),
             None => thread::sleep(pause),
@@ -267,7 +298,7 @@ impl Reader {
             for (cgroup, up) in marks.into_iter().filter(|(cgroup, _)| self.sampler.knows(*cgroup)) {
                 kernel.mark(cgroup, up);
             }
-            if self.next_totals <= Instant::now() {
+            if is_due(self.next_totals) {
                 let every = if kernel.watches_growth() { EVERY_TOTALS } else { EVERY_TOTALS_AT_REST };
                 self.next_totals = Instant::now() + every;
                 let from = self.pending.len();
@@ -279,14 +310,14 @@ impl Reader {
                 }
             }
         }
-        if self.next_costs <= Instant::now() {
+        if is_due(self.next_costs) {
             self.next_costs = Instant::now() + EVERY_COSTS;
             let costs = self.kernel.as_ref().map(Kernel::costs).unwrap_or_default();
             if !costs.is_empty() {
                 self.pending.push(Event { at: now, what: EventKind::Programs(costs) });
             }
         }
-        if self.next_node <= Instant::now() {
+        if is_due(self.next_node) {
             self.next_node = Instant::now() + EVERY_NODE;
             self.node(now);
         }
@@ -336,8 +367,8 @@ impl Reader {
             }
             Err(error) => self.node_unread.count(&error),
         }
-        match node::observer(&self.own_limit) {
-            Ok(reading) => push(EventKind::Observer(reading)),
+        match self.own.reading(now) {
+            Ok(reading) => drop(reading.map(|reading| push(EventKind::Observer(reading)))),
             Err(error) => self.node_unread.count(&error),
         }
         for (at, count) in [

@@ -73,15 +73,19 @@ mod program {
         let task: Ptr = ctx.arg(2);
         // SAFETY: a typed tracepoint argument.
         let pid = unsafe { walk::load::<u32>(task, Field::TaskTgid) };
-        report(kind::CGROUP_ATTACHED, ctx.arg(0), ctx.arg(1), pid, Urgency::Routine);
+        report(kind::CGROUP_ATTACHED, ctx.arg(0), ctx.arg(1), pid, Urgency::Now);
         0
     }
 
     #[btf_tracepoint(function = "cgroup_notify_populated")]
     pub fn cgroup_populated(ctx: BtfTracePointContext) -> i32 {
         let populated: i32 = ctx.arg(2);
-        let kind = if populated != 0 { kind::CGROUP_POPULATED } else { kind::CGROUP_EMPTIED };
-        report(kind, ctx.arg(0), ctx.arg(1), 0, Urgency::Routine);
+        // What the files of one that emptied count is read before they go.
+        let (kind, urgency) = match populated {
+            0 => (kind::CGROUP_EMPTIED, Urgency::Now),
+            _ => (kind::CGROUP_POPULATED, Urgency::Routine),
+        };
+        report(kind, ctx.arg(0), ctx.arg(1), 0, urgency);
         0
     }
 

@@ -6,7 +6,12 @@
 //!
 //! The iterator writes no output: the kernel cannot continue a walk of cgroups whose output buffer is full. Each group
 //! is stored in a mapped array at a running index instead, and userland reads it there. The walk is in pre-order, so a
-//! group comes after its parent and before its next sibling.
+//! group comes after its parent and before its next sibling. As long as no group comes or goes each keeps its index, so
+//! the program compares with what it stored there last, and lists what changed: of a group at rest userland touches
+//! nothing.
+//!
+//! Fields are loaded through typed pointers. A helper takes some 60 ns with the mitigations of return instructions, so
+//! twenty for each group are most of a pass; they are used only where the kernel cannot cast (before v6.2).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -56,12 +61,10 @@ pub const PROBE: Probe = Probe {
 };
 
 /// One memory cgroup, as the pass found it. Amounts in pages; [`crate::abi::UNKNOWN`] where this kernel does not have a
-/// field. 224 bytes.
+/// field. 208 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct CgroupRecord {
-    /// The run that wrote this: see [`Header::run`].
-    pub run: u64,
     pub cgroup: u64,
     pub parent: u64,
     /// `cgroup_subsys_state.serial_nr`: never used twice, unlike the id.
@@ -78,7 +81,6 @@ pub struct CgroupRecord {
     pub failcnt: u64,
     pub swap: u64,
     pub memsw: u64,
-    pub oom_group: u64,
     /// `memory_events[]`: with what happened below (v2).
     pub events: EventCounts,
     pub oom_local: u64,
@@ -101,17 +103,17 @@ pub struct EventCounts {
     pub oom_group_kill: u64,
 }
 
-/// The only entry of the map `PASS_HEADER`: userland sets run, mode and zero counts, runs the pass, and reads the
+/// The only entry of the map `PASS_HEADER`: userland sets the mode and zero counts, runs the pass, and reads the
 /// counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Header {
-    /// Number of this run: a record of another run is not of this one.
-    pub run: u64,
     /// [`mode`].
     pub mode: u64,
-    /// Records written.
+    /// Records of this run: the first so many of the table.
     pub stored: u64,
+    /// Those that are not as the run before left them; the map `PASS_CHANGED` begins with their indexes, ascending.
+    pub changed: u64,
     /// Groups for which there was no room.
     pub dropped: u64,
 }
@@ -145,7 +147,7 @@ pub mod lru {
 
 const _: () = {
     assert!(size_of::<Header>() == 32);
-    assert!(size_of::<CgroupRecord>() == 224);
+    assert!(size_of::<CgroupRecord>() == 208);
 };
 
 #[cfg(target_arch = "bpf")]
@@ -156,20 +158,23 @@ mod program {
     use aya_ebpf::{Global, macros::map, maps::Array};
 
     use super::{
-        ACTIVE_GENERATIONS, CAPACITY, CgroupRecord, EventCounts, GENERATIONS, Header, LRU_LISTS, MAX_NODES,
-        MAX_ZONES, lru, mode,
+        ACTIVE_GENERATIONS, CAPACITY, CgroupRecord, GENERATIONS, Header, LRU_LISTS, MAX_NODES, MAX_ZONES,
+        lru, mode,
     };
     use crate::{
         abi::UNKNOWN,
         field::Field,
         maps::CONTAINERS,
-        walk::{self, Memcg, Ptr},
+        walk::{self, Memcg, Ptr, Typed},
     };
 
     const BPF_F_MMAPABLE: u32 = 1 << 10;
 
     #[map]
     pub static PASS: Array<CgroupRecord> = Array::with_max_entries(CAPACITY, BPF_F_MMAPABLE);
+    /// 8 bytes each: the kernel rounds an entry up to that, which shows where it is mapped.
+    #[map]
+    pub static PASS_CHANGED: Array<u64> = Array::with_max_entries(CAPACITY, BPF_F_MMAPABLE);
     #[map]
     pub static PASS_HEADER: Array<Header> = Array::with_max_entries(1, BPF_F_MMAPABLE);
     /// NUMA nodes of this host.
@@ -210,131 +215,131 @@ mod program {
             header.dropped += 1;
             return None;
         }
-        let Some(record) = PASS.get_ptr_mut(header.stored as u32) else {
+        let index = header.stored as u32;
+        let Some(record) = PASS.get_ptr_mut(index) else {
             header.dropped += 1;
             return None;
         };
         // SAFETY: an entry of the table, which no other run writes.
         let record = unsafe { &mut *record };
-        record.cgroup = id;
+        let mut differs = put(&mut record.cgroup, id);
         // SAFETY: typed pointers.
         unsafe {
             let parent = walk::load::<Ptr>(css, Field::CssParent);
-            record.parent = if parent.is_null() { 0 } else { walk::css_cgroup_id(parent) };
-            record.serial = walk::load::<u64>(css, Field::CssSerial);
+            let parent = if parent.is_null() { 0 } else { walk::css_cgroup_id(parent) };
+            differs |= put(&mut record.parent, parent);
+            differs |= put(&mut record.serial, walk::load::<u64>(css, Field::CssSerial));
+            let (level, populated) = (record.level, record.populated);
             record.level = walk::load::<u32>(cgroup, Field::CgroupLevel);
             record.populated = walk::load::<u32>(cgroup, Field::CgroupPopulatedCsets);
+            differs |= u64::from((level ^ record.level) | (populated ^ record.populated));
         }
         // Pages leave their lists before they are uncharged.
-        pages(record, Memcg::of(css));
-        counters(record, Memcg::of(css));
-        pressure(record, cgroup);
-        record.run = header.run;
+        differs |= pages(record, Memcg::of(css));
+        differs |= counters(record, Memcg::of(css));
+        differs |= pressure(record, cgroup);
+        if differs != 0 {
+            // SAFETY: as many entries as the table has, written by this run alone.
+            unsafe { *PASS_CHANGED.get_ptr_mut(header.changed as u32)? = index.into() };
+            header.changed += 1;
+        }
         header.stored += 1;
         Some(())
     }
 
+    /// Stores a value; the bits in which it is another than the one before.
     #[inline(always)]
-    fn counters(record: &mut CgroupRecord, memcg: Memcg) {
-        record.usage = memcg.read(Field::MemcgUsage);
-        record.watermark = memcg.read(Field::MemcgWatermark);
-        record.max = memcg.read(Field::MemcgMax);
-        record.high = optional(memcg, Field::MemcgHigh);
-        record.failcnt = optional(memcg, Field::MemcgFailcnt);
-        record.swap = optional(memcg, Field::MemcgSwap);
-        record.memsw = optional(memcg, Field::MemcgMemsw);
-        record.oom_group = match walk::has(Field::MemcgOomGroup) {
-            true => memcg.read_byte(Field::MemcgOomGroup).into(),
-            false => UNKNOWN,
-        };
-        record.events = EventCounts {
-            low: optional(memcg, Field::MemcgEventsLow),
-            high: memcg.read(Field::MemcgEventsHigh),
-            max: memcg.read(Field::MemcgEventsMax),
-            oom: memcg.read(Field::MemcgEventsOom),
-            oom_kill: memcg.read(Field::MemcgEventsOomKill),
-            oom_group_kill: optional(memcg, Field::MemcgEventsOomGroupKill),
-        };
-        record.oom_local = memcg.read(Field::MemcgOomEvents);
-        record.oom_kill_local = memcg.read(Field::MemcgOomKillsLocal);
+    fn put(stored: &mut u64, value: u64) -> u64 {
+        core::mem::replace(stored, value) ^ value
     }
 
     #[inline(always)]
-    fn optional(memcg: Memcg, field: Field) -> u64 {
-        if walk::has(field) { memcg.read(field) } else { UNKNOWN }
+    fn counters(record: &mut CgroupRecord, memcg: Memcg) -> u64 {
+        let typed = memcg.typed();
+        let read = |field| typed.word(walk::offset(field));
+        let optional = |field| if walk::has(field) { read(field) } else { UNKNOWN };
+        let events = &mut record.events;
+        put(&mut record.usage, read(Field::MemcgUsage))
+            | put(&mut record.watermark, read(Field::MemcgWatermark))
+            | put(&mut record.max, read(Field::MemcgMax))
+            | put(&mut record.high, optional(Field::MemcgHigh))
+            | put(&mut record.failcnt, optional(Field::MemcgFailcnt))
+            | put(&mut record.swap, optional(Field::MemcgSwap))
+            | put(&mut record.memsw, optional(Field::MemcgMemsw))
+            | put(&mut events.low, optional(Field::MemcgEventsLow))
+            | put(&mut events.high, read(Field::MemcgEventsHigh))
+            | put(&mut events.max, read(Field::MemcgEventsMax))
+            | put(&mut events.oom, read(Field::MemcgEventsOom))
+            | put(&mut events.oom_kill, read(Field::MemcgEventsOomKill))
+            | put(&mut events.oom_group_kill, optional(Field::MemcgEventsOomGroupKill))
+            | put(&mut record.oom_local, read(Field::MemcgOomEvents))
+            | put(&mut record.oom_kill_local, read(Field::MemcgOomKillsLocal))
     }
 
     /// Absent on v1, and where PSI is off.
     #[inline(always)]
-    fn pressure(record: &mut CgroupRecord, cgroup: Ptr) {
-        (record.pressure_some_ns, record.pressure_full_ns) = (UNKNOWN, UNKNOWN);
-        if !(walk::has(Field::CgroupPsi) && walk::has(Field::PsiMemSome) && walk::has(Field::PsiMemFull)) {
-            return;
-        }
-        // SAFETY: cgroup -> psi_group, typed.
-        unsafe {
-            let psi = walk::load::<Ptr>(cgroup, Field::CgroupPsi);
-            if !psi.is_null() {
-                record.pressure_some_ns = walk::load::<u64>(psi, Field::PsiMemSome);
-                record.pressure_full_ns = walk::load::<u64>(psi, Field::PsiMemFull);
+    fn pressure(record: &mut CgroupRecord, cgroup: Ptr) -> u64 {
+        let (mut some, mut full) = (UNKNOWN, UNKNOWN);
+        if walk::has(Field::CgroupPsi) && walk::has(Field::PsiMemSome) && walk::has(Field::PsiMemFull) {
+            // SAFETY: cgroup -> psi_group, typed.
+            unsafe {
+                let psi = walk::load::<Ptr>(cgroup, Field::CgroupPsi);
+                if !psi.is_null() {
+                    some = walk::load::<u64>(psi, Field::PsiMemSome);
+                    full = walk::load::<u64>(psi, Field::PsiMemFull);
+                }
             }
         }
+        put(&mut record.pressure_some_ns, some) | put(&mut record.pressure_full_ns, full)
     }
 
     /// Sum of the LRU lists over zones and nodes.
     #[inline(always)]
-    fn pages(record: &mut CgroupRecord, memcg: Memcg) {
+    fn pages(record: &mut CgroupRecord, memcg: Memcg) -> u64 {
         let mut sums = [0u64; LRU_LISTS];
         for node in 0..MAX_NODES {
             if node >= NUMA_NODES.load() {
                 break;
             }
             let entry = memcg.address() + walk::offset(Field::MemcgNodeinfo) as u64 + 8 * u64::from(node);
-            // SAFETY: an address.
-            let of_node = unsafe { walk::peek_at::<u64>(entry) };
-            if of_node == 0 {
+            let address = walk::word(entry);
+            if address == 0 {
                 continue;
             }
+            let of_node = walk::typed_node(address);
             for zone in 0..MAX_ZONES {
                 if zone >= walk::offset(Field::Zones) {
                     break;
                 }
-                let lists = of_node
-                    + walk::offset(Field::NodeLruSizes) as u64
-                    + (zone * LRU_LISTS * size_of::<u64>()) as u64;
-                // SAFETY: integers.
-                let lists = unsafe { walk::peek_at::<[u64; LRU_LISTS]>(lists) };
-                for (sum, pages) in sums.iter_mut().zip(lists) {
+                let lists = walk::offset(Field::NodeLruSizes) + zone * LRU_LISTS * size_of::<u64>();
+                for (sum, pages) in sums.iter_mut().zip(of_node.words::<LRU_LISTS>(lists, LRU_LISTS)) {
                     *sum += pages;
                 }
             }
             generations(of_node, &mut sums);
         }
-        record.lru = sums;
+        let mut differs = 0;
+        for (stored, sum) in record.lru.iter_mut().zip(sums) {
+            differs |= put(stored, sum);
+        }
+        differs
     }
 
     /// Adds the pages that the multi-gen LRU ages, where it is on.
     #[inline(always)]
-    fn generations(of_node: u64, sums: &mut [u64; LRU_LISTS]) {
+    fn generations(of_node: Typed, sums: &mut [u64; LRU_LISTS]) {
         let known = walk::has(Field::NodeGenPages)
             && walk::has(Field::NodeGenEnabled)
             && walk::has(Field::NodeGenNewest);
-        if !known {
+        if !known || of_node.byte(walk::offset(Field::NodeGenEnabled)) & 1 == 0 {
             return;
         }
-        let at = |field| of_node + walk::offset(field) as u64;
-        // SAFETY: a flag.
-        let enabled = unsafe { walk::peek_at::<u8>(at(Field::NodeGenEnabled)) };
-        if enabled & 1 == 0 {
-            return;
-        }
-        // SAFETY: an integer.
-        let newest = unsafe { walk::peek_at::<u64>(at(Field::NodeGenNewest)) };
+        let newest = of_node.word(walk::offset(Field::NodeGenNewest));
         for generation in 0..GENERATIONS {
             let age = newest.wrapping_sub(generation as u64) % GENERATIONS as u64;
             let is_active = age < ACTIVE_GENERATIONS as u64;
-            let anon = generation_pages(at(Field::NodeGenPages), 2 * generation);
-            let file = generation_pages(at(Field::NodeGenPages), 2 * generation + 1);
+            let anon = generation_pages(of_node, 2 * generation);
+            let file = generation_pages(of_node, 2 * generation + 1);
             if is_active {
                 sums[lru::ACTIVE_ANON] += anon;
                 sums[lru::ACTIVE_FILE] += file;
@@ -348,17 +353,16 @@ mod program {
     /// One row of `nr_pages[MAX_NR_GENS][ANON_AND_FILE][MAX_NR_ZONES]`, summed. An element may be below zero for a
     /// moment.
     #[inline(always)]
-    fn generation_pages(table: u64, row: usize) -> u64 {
+    fn generation_pages(of_node: Typed, row: usize) -> u64 {
         let zones = walk::offset(Field::Zones);
-        let row = table + (row * zones * size_of::<u64>()) as u64;
-        // SAFETY: integers; what is read beyond the row is not used.
-        let pages = unsafe { walk::peek_at::<[i64; MAX_ZONES]>(row) };
+        let row = walk::offset(Field::NodeGenPages) + row * zones * size_of::<u64>();
+        let pages = of_node.words::<MAX_ZONES>(row, zones);
         let mut sum = 0i64;
         for (zone, pages) in pages.iter().enumerate() {
             if zone >= zones {
                 break;
             }
-            sum += pages;
+            sum += *pages as i64;
         }
         if sum > 0 { sum as u64 } else { 0 }
     }

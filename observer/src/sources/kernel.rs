@@ -77,6 +77,12 @@ impl Kernel {
         Ok((rings, woken, counters, log))
     }
 
+    /// From now on a wait also ends when this can be read.
+    pub fn wake_on(&self, other: BorrowedFd) -> std::io::Result<()> {
+        epoll::add(&self.woken, other, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        Ok(())
+    }
+
     /// Waits until the programs ask to be read at once, but not longer than this.
     pub fn wait(&self, at_most: Duration) {
         let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };

@@ -1,8 +1,8 @@
 //! The node as a source: PSI, meminfo, vmstat, and the observer's own cost.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, time::Duration};
 
-use procfs::{FromBufRead, Meminfo, MemoryPressure, VmStat};
+use procfs::{FromBufRead, Meminfo, MemoryPressure};
 use rustix::{
     process::{Resource, getrlimit},
     time::ClockId,
@@ -12,7 +12,10 @@ use crate::{
     clock::nanos,
     sources::{cgroup::is_absent, own_limit::OwnLimit},
 };
-use observer_core::model::event::{NodeReading, ObserverReading, Pressure};
+use observer_core::model::{
+    event::{NodeReading, ObserverReading, Pressure},
+    time::Time,
+};
 
 pub fn memory_total(proc: &Path) -> io::Result<u64> {
     Ok(meminfo(proc)?.mem_total)
@@ -27,8 +30,12 @@ pub fn booted(proc: &Path) -> Option<f64> {
 /// Without `pods_available`, which is of the cgroup tree.
 pub fn reading(proc: &Path) -> io::Result<NodeReading> {
     let meminfo = meminfo(proc)?;
-    let vmstat: VmStat = parse(&proc.join("vmstat"))?;
-    let counter = |name: &str| vmstat.0.get(name).map_or(0, |value| (*value).max(0) as u64);
+    // Four of its two hundred lines: to parse all of them each second takes longer than the kernel takes to write them.
+    let vmstat = fs::read_to_string(proc.join("vmstat"))?;
+    let counter = |name: &str| {
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        vmstat.lines().find_map(value).unwrap_or(0)
+    };
     Ok(NodeReading {
         available: meminfo.mem_available.unwrap_or(meminfo.mem_free),
         pods_available: None,
@@ -64,22 +71,49 @@ fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
 }
 
-/// What this process takes, and what room it has.
-pub fn observer(limit: &OwnLimit) -> io::Result<ObserverReading> {
-    let text = fs::read_to_string("/proc/self/statm")?;
-    let page_size = rustix::param::page_size() as u64;
-    let mut sizes = text.split_whitespace().map(|pages| pages.parse::<u64>().ok()?.checked_mul(page_size));
-    let (Some(Some(size)), Some(Some(resident))) = (sizes.next(), sizes.next()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("statm: {text:?}")));
-    };
-    // One of them is that of the listing itself.
-    let open_files = fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1) as u64).ok();
-    Ok(ObserverReading {
-        resident,
-        cpu_ns: nanos(ClockId::ProcessCPUTime),
-        virtual_memory: Some(size),
-        open_files,
-        max_files: getrlimit(Resource::Nofile).current,
-        room: limit.room(),
-    })
+/// What this process takes, and what room it has. All of it takes ten files and more.
+pub struct Own {
+    limit: OwnLimit,
+    /// When it was last reported, and its resident memory then; not while room is short.
+    last: Option<(Time, u64)>,
+}
+
+const EVERY_OWN: Duration = Duration::from_secs(5);
+/// A change of its memory that is reported at once.
+const MOVED_BYTES: u64 = 512 << 10;
+
+impl Own {
+    pub fn new(limit: OwnLimit) -> Self {
+        Self { limit, last: None }
+    }
+
+    /// `None`: too soon, as long as its memory does not move.
+    pub fn reading(&mut self, now: Time) -> io::Result<Option<ObserverReading>> {
+        let text = fs::read_to_string("/proc/self/statm")?;
+        let page_size = rustix::param::page_size() as u64;
+        let mut sizes =
+            text.split_whitespace().map(|pages| pages.parse::<u64>().ok()?.checked_mul(page_size));
+        let (Some(Some(size)), Some(Some(resident))) = (sizes.next(), sizes.next()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("statm: {text:?}")));
+        };
+        let holds =
+            |(at, before): (Time, u64)| now.since(at) < EVERY_OWN && resident.abs_diff(before) < MOVED_BYTES;
+        if self.last.is_some_and(holds) {
+            return Ok(None);
+        }
+        let room = self.limit.room();
+        let short = room.as_ref().is_some_and(|room| room.taken >= room.limit / 4 * 3);
+        self.last = (!short).then_some((now, resident));
+        // One of them is that of the listing itself.
+        let open_files =
+            fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1) as u64).ok();
+        Ok(Some(ObserverReading {
+            resident,
+            cpu_ns: nanos(ClockId::ProcessCPUTime),
+            virtual_memory: Some(size),
+            open_files,
+            max_files: getrlimit(Resource::Nofile).current,
+            room,
+        }))
+    }
 }

@@ -28,9 +28,12 @@ use observer_core::{
     },
 };
 
-/// How often [`Sampler::sample`] wants to be called while something moves, and while nothing does.
+/// How often [`Sampler::sample`] wants to be called while something moves, and while something starts or may have been
+/// missed. Else it is called when the next pass is due: [`Sampler::rests_until`].
 pub const FAST: Duration = Duration::from_millis(20);
 pub const SLOW: Duration = Duration::from_millis(100);
+/// What is due within this time is done now, so that one wake-up serves all.
+pub const SLACK: Duration = Duration::from_millis(20);
 
 /// A group is moving for this long after its last point.
 const MOVING: Duration = Duration::from_millis(500);
@@ -92,6 +95,8 @@ struct Group {
     read: Option<Time>,
     usage: u64,
     holds_all_pods: bool,
+    /// What runs in groups below it is its own: a directory of jobs is no job.
+    lives_below: bool,
     /// The last walk did not find it.
     absent: bool,
     pass: by_pass::Known,
@@ -154,6 +159,7 @@ impl Sampler {
     /// The kernel's ring was full: groups may have come and gone unseen.
     pub fn missed_records(&mut self) {
         self.missed_records = true;
+        self.by_pass.look_at_all();
     }
 
     /// Whether the cgroup is there, as far as is known.
@@ -191,6 +197,7 @@ impl Sampler {
                     self.births.insert(*cgroup, at);
                 }
                 self.lives(*cgroup);
+                self.by_pass.again.insert(*cgroup);
                 mark
             }
             EventKind::CgroupRemoved { cgroup } => {
@@ -253,6 +260,7 @@ impl Sampler {
             read: None,
             usage: 0,
             holds_all_pods: cgroup_path::holds_all_pods(path),
+            lives_below: owner.as_ref().is_some_and(|owner| owner.kind != cgroup_path::Kind::Plain),
             absent: false,
             pass: by_pass::Known::default(),
         };
@@ -268,7 +276,7 @@ impl Sampler {
     pub fn pods_available(&mut self) -> Option<u64> {
         // One, or more where nodes are containers of this host.
         if self.by_pass.works() {
-            return self.by_pass.pods_available;
+            return self.by_pass.pods_available();
         }
         let of_all_pods = self.groups.values().filter(|group| group.holds_all_pods);
         let mut least: Option<u64> = None;
@@ -473,6 +481,12 @@ impl Sampler {
         self.groups
             .values()
             .any(|group| group.lives && group.moved.is_some_and(|moved| now.since(moved) < MOVING))
+    }
+
+    /// When the next pass is due, if nothing is to be looked at before, unless the kernel's events say so.
+    pub fn rests_until(&self) -> Option<Time> {
+        let settled = !(self.walk_wanted || self.missed_records || self.only_walks);
+        self.by_pass.due().filter(|_| settled)
     }
 }
 

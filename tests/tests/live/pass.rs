@@ -32,6 +32,7 @@ use crate::{Case, Needs::Probes, Stage};
 pub const CASES: &[Case] = &[
     Case { name: "pass_reads_what_the_files_say", needs: Probes, run: parity },
     Case { name: "pass_finds_every_cgroup_there_is", needs: Probes, run: complete },
+    Case { name: "pass_lists_what_changed_since_the_last_and_nothing_else_did", needs: Probes, run: changed },
     Case { name: "pass_survives_cgroups_that_come_and_go_meanwhile", needs: Probes, run: churn },
     Case { name: "pass_without_room_for_all_keeps_the_containers", needs: Probes, run: overflow },
     Case { name: "a_container_at_rest_is_read_without_opening_a_file", needs: Probes, run: no_file },
@@ -100,12 +101,16 @@ fn parity(stage: &Stage) -> Result<()> {
         for _ in 0..3 {
             let before = memory::reading(group.directory(), hierarchy.version)?;
             let found = pass.run()?;
-            let mut whole = Vec::new();
-            table::whole(found.records, &mut whole);
+            let mut rows = table::Rows::default();
+            rows.follow(found.records, None, &mut Vec::new());
             let at = found.records.iter().position(|record| record.cgroup == id);
             let at = at.with_context(|| format!("{} is not in the table", group.path()))?;
-            let by_pass =
-                table::reading(&found.records[at], &whole[at], hierarchy.version, support.page_size);
+            let by_pass = table::reading(
+                &found.records[at],
+                &rows.whole(at as u32),
+                hierarchy.version,
+                support.page_size,
+            );
             let after = memory::reading(group.directory(), hierarchy.version)?;
             last = same(group.path(), &by_pass, &before, &after, support.page_size * support.cpus);
             if last.is_ok() {
@@ -201,6 +206,44 @@ fn complete(stage: &Stage) -> Result<()> {
         );
     }
     drop(groups);
+    Ok(())
+}
+
+/// What is not listed is byte for byte as it was, whatever ran between two passes.
+fn changed(stage: &Stage) -> Result<()> {
+    let support = support();
+    let Some(mut attached) = attached(&support)? else { return Ok(()) };
+    let pass = attached.pass.as_mut().context("no pass")?;
+    ensure!(pass.run()?.changed.is_none(), "the first pass knows what changed");
+    let group = group(stage, "changes")?;
+    let id = fs::metadata(group.directory())?.ino();
+    let below = pass.below(group.directory())?;
+    let mut before = pass.run()?.records.to_vec();
+    let mut grows = run(stage, &group, "spike --peak 60 --steady 60 --ramp 3 --seconds 60")?;
+    let (mut listed, mut quiet) = (0, 0);
+    for n in 0..40 {
+        sleep(Duration::from_millis(100));
+        if n % 4 == 0 {
+            pass.run_below(&below)?;
+        }
+        let found = pass.run()?;
+        let changed = found.changed.context("what changed is not known")?;
+        ensure!(changed.is_sorted() && changed.len() <= found.records.len(), "{changed:?}");
+        let is_listed = |index: usize| changed.binary_search(&(index as u64)).is_ok();
+        // Others make and remove groups.
+        for (index, record) in found.records.iter().enumerate() {
+            let same = before.get(index) == Some(record);
+            ensure!(same || is_listed(index), "{record:?} was {:?}", before.get(index));
+        }
+        let own = found.records.iter().position(|record| record.cgroup == id).context("it is gone")?;
+        listed += usize::from(is_listed(own));
+        quiet += usize::from(changed.len() < found.records.len());
+        before = found.records.to_vec();
+    }
+    grows.kill()?;
+    grows.wait()?;
+    ensure!(listed >= 5, "a group that grows for three seconds was listed {listed} times");
+    ensure!(quiet > 0, "everything is listed always");
     Ok(())
 }
 

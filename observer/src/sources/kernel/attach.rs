@@ -191,9 +191,9 @@ fn load(support: &Support, slot_by_task: bool, growth_is_listed: bool) -> Result
     let offsets: Vec<u32> = Field::ALL.iter().map(|field| layout.offset(*field).unwrap_or(ABSENT)).collect();
     let hierarchy = support.hierarchy.as_ref().map_or(0, |hierarchy| hierarchy.id);
     let min_step_pages = abi::MIN_STEP_BYTES / support.page_size;
-    let (object, memcg_type) = match kfunc::resolve(object, &btf) {
-        Some((object, memcg)) => (Cow::Owned(object), memcg),
-        None => (Cow::Borrowed(object), 0),
+    let (object, types) = match kfunc::resolve(object, &btf) {
+        Some((object, types)) => (Cow::Owned(object), types),
+        None => (Cow::Borrowed(object), kfunc::Types::default()),
     };
     let slot_by_task = u32::from(slot_by_task);
     let growth_is_listed = u32::from(growth_is_listed);
@@ -203,13 +203,15 @@ fn load(support: &Support, slot_by_task: bool, growth_is_listed: bool) -> Result
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets[..], true)
         .override_global("MEMORY_HIERARCHY", &hierarchy, true)
-        .override_global("MEMCG_TYPE", &memcg_type, true)
+        .override_global("MEMCG_TYPE", &types.memcg, true)
+        .override_global("NODE_TYPE", &types.node, true)
         .override_global("SLOT_BY_TASK", &slot_by_task, true)
         .override_global("READ_BY_HELPER", &read_by_helper, true)
         .override_global("MIN_STEP_PAGES", &min_step_pages, true)
         .override_global("GROWTH_IS_LISTED", &growth_is_listed, true)
         .override_global("NUMA_NODES", &support.numa_nodes, true)
-        .map_max_entries("PASS", support.pass_capacity);
+        .map_max_entries("PASS", support.pass_capacity)
+        .map_max_entries("PASS_CHANGED", support.pass_capacity);
     let programs =
         loader.load(&object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
     Ok((programs, btf))

@@ -25,6 +25,8 @@ use crate::sources::kernel::sys;
 #[derive(Debug)]
 pub struct Found<'a> {
     pub records: &'a [CgroupRecord],
+    /// Indexes of those that are not as the last run over all of them left them, ascending. `None`: any may be.
+    pub changed: Option<&'a [u64]>,
     /// Groups for which the table had no room.
     pub dropped: u64,
 }
@@ -33,16 +35,20 @@ pub struct Pass {
     program: ProgramFd,
     whole: OwnedFd,
     records: Mapping<CgroupRecord>,
+    changed: Mapping<u64>,
     header: Mapping<Header>,
-    run: u64,
     mode: u64,
+    /// The table is as the last run over everything left it, or differs from what the next will write.
+    kept: bool,
+    /// Of the first record of that run.
+    first: u64,
 }
 
 /// One cgroup and those below it.
 pub struct Below(OwnedFd);
 
 /// Entries of the table: twice the cgroups of now, so that a node may double before any is dropped. Everything is
-/// mapped, and so resident: 224 bytes each. `None`: nothing counts them.
+/// mapped, and what is used of it is resident: 208 bytes each. `None`: nothing counts them.
 pub fn capacity(cgroups: Option<u64>) -> u32 {
     let Some(cgroups) = cgroups else { return CAPACITY };
     let wanted = u32::try_from(cgroups.saturating_mul(2)).unwrap_or(u32::MAX);
@@ -64,9 +70,11 @@ impl Pass {
             program,
             whole,
             records: Mapping::new(programs, "PASS", capacity as usize)?,
+            changed: Mapping::new(programs, "PASS_CHANGED", capacity as usize)?,
             header: Mapping::new(programs, "PASS_HEADER", 1)?,
-            run: 0,
             mode: mode::ALL,
+            kept: false,
+            first: 0,
         })
     }
 
@@ -77,27 +85,35 @@ impl Pass {
 
     /// Every group there is. Where they do not fit, the containers come first.
     pub fn run(&mut self) -> io::Result<Found<'_>> {
+        let kept = std::mem::take(&mut self.kept);
         let counts = self.go(None, self.mode)?;
-        let counts = if counts.dropped > 0 && self.mode == mode::ALL {
+        let (counts, kept) = if counts.dropped > 0 && self.mode == mode::ALL {
             self.mode = mode::CONTAINERS;
-            self.go(None, self.mode)?
+            (self.go(None, self.mode)?, false)
         } else {
-            counts
+            (counts, kept)
         };
         if self.mode == mode::CONTAINERS && counts.stored + counts.dropped <= self.records.len as u64 {
             self.mode = mode::ALL;
         }
-        Ok(self.found(counts))
+        self.kept = true;
+        self.first = self.records.as_slice().first().map_or(0, |record| record.cgroup);
+        let mut found = self.found(counts);
+        found.changed = found.changed.filter(|_| kept);
+        Ok(found)
     }
 
+    /// Overwrites the beginning of the table: the next run over everything finds that changed.
     pub fn run_below(&mut self, group: &Below) -> io::Result<Found<'_>> {
+        let kept = std::mem::take(&mut self.kept);
         let counts = self.go(Some(group.0.as_fd()), mode::ALL)?;
-        Ok(self.found(counts))
+        // But if that is what is at the beginning anyway.
+        self.kept = kept && self.records.as_slice().first().is_some_and(|record| record.cgroup != self.first);
+        Ok(Found { changed: None, ..self.found(counts) })
     }
 
     fn go(&mut self, link: Option<BorrowedFd>, mode: u64) -> io::Result<Header> {
-        self.run += 1;
-        self.header.write(Header { run: self.run, mode, stored: 0, dropped: 0 });
+        self.header.write(Header { mode, ..Header::default() });
         let iterator = sys::create_iter(link.unwrap_or(self.whole.as_fd()))?;
         // The program writes no output: the read that ran it over everything returns 0.
         let mut nothing = [0u8; 64];
@@ -112,11 +128,12 @@ impl Pass {
     }
 
     fn found(&self, counts: Header) -> Found<'_> {
-        let stored = (counts.stored as usize).min(self.records.len);
-        let records = &self.records.as_slice()[..stored];
-        // All of this run, or what is there is not what was asked for.
-        let whole = records.iter().all(|record| record.run == self.run);
-        Found { records: if whole { records } else { &[] }, dropped: counts.dropped }
+        let of = |count: u64| (count as usize).min(self.records.len);
+        Found {
+            records: &self.records.as_slice()[..of(counts.stored)],
+            changed: Some(&self.changed.as_slice()[..of(counts.changed)]),
+            dropped: counts.dropped,
+        }
     }
 }
 
@@ -125,7 +142,7 @@ fn link(program: &ProgramFd, directory: &Path) -> io::Result<OwnedFd> {
     sys::link_cgroup_iter(program.as_fd(), directory.as_fd())
 }
 
-/// An array map in this process's memory.
+/// An array map in this process's memory. The kernel rounds an entry up to 8 bytes.
 struct Mapping<T> {
     start: NonNull<T>,
     len: usize,
@@ -142,6 +159,7 @@ impl<T: bytemuck::Pod> Mapping<T> {
             Some(Map::Array(map)) => map,
             _ => return Err(format!("the eBPF object has no array {name}")),
         };
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
         let bytes = (len * size_of::<T>()).next_multiple_of(rustix::param::page_size());
         let flags = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.

@@ -3,31 +3,23 @@
 //! No file is opened for a group at rest. memory.stat, whose fault counters no table holds, is read when something
 //! ends, and at most once a minute of a group that changed.
 
-use std::{mem, time::Duration};
+use std::{collections::BTreeMap, mem, time::Duration};
 
-use super::{BTreeSet, Below, FAST, MOVING, Pass, Sampler, YOUNG, step};
-use observer_core::{
-    attribution::cgroup_path::{self, Kind},
-    model::{
-        container::CgroupId,
-        event::{Event, EventKind, Loss},
-        time::Time,
-    },
+use super::{BTreeSet, Below, FAST, MOVING, Pass, SLACK, Sampler, YOUNG, step};
+use observer_core::model::{
+    container::CgroupId,
+    event::{Event, EventKind, Loss},
+    time::Time,
 };
+use observer_ebpf::probes::cgroup_pass::CgroupRecord;
 
 use crate::sources::{
     cgroup::{is_gone, memory},
     kernel::pass::Found,
-    sampler::table,
+    sampler::table::{self, Rows, Whole},
 };
 
-/// Whether the container has processes. Those in groups below it are its own, but for a plain group, whose groups are
-/// containers of their own: a directory of jobs is no job.
-fn lives(own: bool, below: bool, path: &str) -> bool {
-    own || (below && cgroup_path::owner(path).is_some_and(|owner| owner.kind != Kind::Plain))
-}
-
-/// A group that did not change is reported this often, so that what holds is seen to hold.
+/// Every group is looked at this often, changed or not, so that what holds is seen to hold.
 const EVERY_SAME: Duration = Duration::from_secs(60);
 /// memory.stat of a group that changed since.
 const EVERY_STAT: Duration = Duration::from_secs(60);
@@ -55,8 +47,15 @@ pub(super) struct State {
     complete: bool,
     /// Passes in a row that found a group no event reported.
     unknown: u8,
-    whole: Vec<table::Whole>,
-    pub(super) pods_available: Option<u64>,
+    rows: Rows,
+    /// Rows to look at, kept for its memory.
+    touched: Vec<u32>,
+    /// When every group was looked at last, unless something there is still to be settled.
+    all_seen: Option<Time>,
+    /// Groups to be looked at though their records did not change.
+    pub(super) again: BTreeSet<CgroupId>,
+    /// Of groups that hold all pods: what is left to them.
+    rooms: BTreeMap<CgroupId, u64>,
     /// Groups that move, or whose files are to be read once more.
     pub(super) attention: BTreeSet<CgroupId>,
 }
@@ -69,12 +68,29 @@ impl State {
     pub(super) fn finds_all(&self) -> bool {
         self.complete
     }
+
+    pub(super) fn pods_available(&self) -> Option<u64> {
+        self.rooms.values().min().copied()
+    }
+
+    /// What the next pass finds unchanged may not be what is known here.
+    pub(super) fn look_at_all(&mut self) {
+        self.all_seen = None;
+    }
+
+    /// `None`: it does not run.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.pass.as_ref()?;
+        Some(self.ran.map_or(Time::default(), |ran| ran.after(self.every)))
+    }
 }
 
 /// What the passes know of one group.
 #[derive(Default)]
 pub(super) struct Known {
     serial: Option<u64>,
+    /// Its place in the table.
+    row: u32,
     run: u64,
     missing: u8,
     doubt: u8,
@@ -87,6 +103,15 @@ pub(super) struct Known {
     below: Option<Below>,
 }
 
+/// What one pass left open.
+#[derive(Default)]
+struct Open {
+    unknown: bool,
+    doubt: bool,
+    reused: Vec<CgroupId>,
+    stats_read: usize,
+}
+
 impl Sampler {
     /// From now on the pass is what reports groups at rest.
     pub fn use_pass(&mut self, pass: Pass, every: Duration) {
@@ -95,8 +120,9 @@ impl Sampler {
     }
 
     pub(super) fn sample_by_pass(&mut self, now: Time, events: &mut Vec<Event>) {
+        let due = self.by_pass.due().is_some_and(|due| due <= now.after(SLACK));
         let Some(mut pass) = self.by_pass.pass.take() else { return };
-        if self.by_pass.ran.is_none_or(|ran| now.since(ran) >= self.by_pass.every) {
+        if due {
             self.by_pass.ran = Some(now);
             match pass.run() {
                 Ok(found) => {
@@ -121,118 +147,161 @@ impl Sampler {
         self.by_pass.pass = Some(pass);
     }
 
-    /// One table of all groups into what is known of each.
+    /// One table of all groups into what is known of each. At rest only what changed is looked at.
     fn fold(&mut self, now: Time, found: &Found, events: &mut Vec<Event>) {
-        let mut whole = mem::take(&mut self.by_pass.whole);
-        table::whole(found.records, &mut whole);
-        self.by_pass.run += 1;
-        let run = self.by_pass.run;
-        let version = self.hierarchy.version;
-        let page_size = rustix::param::page_size() as u64;
-        let (mut unknown, mut reused, mut stats) = (false, Vec::new(), 0);
-        let mut pods_available: Option<u64> = None;
-        for (record, whole) in found.records.iter().zip(&whole) {
-            let Some(group) = self.groups.get_mut(&record.cgroup) else {
-                unknown = true;
-                continue;
-            };
-            if group.pass.serial.is_some_and(|serial| serial != record.serial) {
-                reused.push(record.cgroup);
-                continue;
-            }
-            group.pass.serial = Some(record.serial);
-            (group.pass.run, group.pass.missing) = (run, 0);
-            if group.holds_all_pods {
-                let reading = table::reading(record, whole, version, page_size);
-                let room = reading.levels.limit.and_then(|limit| limit.bytes());
-                let room = room.map(|limit| limit.saturating_sub(reading.levels.working_set()));
-                pods_available = room.into_iter().chain(pods_available).min();
-            }
-            if !group.is_container {
-                continue;
-            }
-            // Without the probe the pass reports who came and went; with it, only what its events lost.
-            let lives = lives(record.populated > 0, whole.populated, &group.path);
-            let doubt = lives != group.lives;
-            group.pass.doubt = if doubt { group.pass.doubt + 1 } else { 0 };
-            if doubt && (self.only_walks || group.pass.doubt > DOUBTS) {
-                (group.lives, group.pass.doubt) = (lives, 0);
-                let (cgroup, path) = (record.cgroup, group.path.clone());
-                let what = if group.lives && group.born.is_none() && !self.only_walks {
-                    // It ran before the observer did, with all of its processes in groups below it.
-                    EventKind::CgroupSeeded { cgroup, path, populated: true }
-                } else if group.lives {
-                    self.births.insert(cgroup, now);
-                    EventKind::CgroupAttached { cgroup, path, pid: 0 }
-                } else {
-                    group.final_read = true;
-                    self.births.remove(&cgroup);
-                    self.by_pass.attention.insert(cgroup);
-                    let watermark = record.watermark.saturating_mul(page_size);
-                    EventKind::CgroupEmptied { cgroup, usage: 0, watermark, oom_kills: None }
-                };
-                events.push(Event { at: now, what });
-            }
-            if !group.lives {
-                continue;
-            }
-            let usage = record.usage.saturating_mul(page_size);
-            if group.pass.reported.is_some() && usage.abs_diff(group.usage) > step(group.usage) {
-                group.moved = Some(now);
-                self.by_pass.attention.insert(record.cgroup);
-            }
-            group.usage = usage;
-            let fingerprint = table::fingerprint(record, whole);
-            let changed = mem::replace(&mut group.pass.fingerprint, fingerprint) != fingerprint;
-            group.pass.stat_stale |= changed;
-            let young = group.born.is_some_and(|born| now.since(born) < YOUNG);
-            let every_stat = if young { EVERY_STAT_YOUNG } else { EVERY_STAT };
-            let stat_due = group.pass.stat_stale
-                && group.pass.stat_read.is_none_or(|read| now.since(read) >= every_stat)
-                && stats < STATS_AT_ONCE;
-            let due = changed
-                || young
-                || stat_due
-                || group.pass.reported.is_none_or(|reported| now.since(reported) >= EVERY_SAME);
-            if !due {
-                continue;
-            }
-            group.pass.reported = Some(now);
-            let mut reading = table::reading(record, whole, version, page_size);
-            if stat_due {
-                stats += 1;
-                (group.pass.stat_read, group.pass.stat_stale) = (Some(now), false);
-                let stat = memory::stat_of(&self.hierarchy.directory(&group.path), version);
-                if let (Some(reading), Some(file)) = (&mut reading.levels.stat, stat) {
-                    (reading.faults, reading.major_faults) = (file.faults, file.major_faults);
-                    (reading.shmem, reading.slab_reclaimable) = (file.shmem, file.slab_reclaimable);
-                }
-            }
-            events.push(Event { at: now, what: EventKind::Memory { cgroup: record.cgroup, reading } });
+        let mut rows = mem::take(&mut self.by_pass.rows);
+        let mut touched = mem::take(&mut self.by_pass.touched);
+        touched.clear();
+        let followed = rows.follow(found.records, found.changed, &mut touched);
+        let recent = self.by_pass.all_seen.is_some_and(|seen| now.since(seen) < EVERY_SAME);
+        let all = !(followed && recent);
+        if all {
+            self.by_pass.run += 1;
+            self.by_pass.rooms.clear();
+            touched.clear();
+            touched.extend(0..found.records.len() as u32);
+        } else if !self.by_pass.again.is_empty() {
+            let row = |cgroup| self.groups.get(cgroup).map(|group| group.pass.row);
+            touched.extend(self.by_pass.again.iter().filter_map(row));
+            touched.sort_unstable();
+            touched.dedup();
         }
-        self.by_pass.whole = whole;
-        self.by_pass.pods_available = pods_available;
+        self.by_pass.again.clear();
+        let mut open = Open::default();
+        for &row in &touched {
+            // A group that is not in the table has no row of its own.
+            let Some(record) = found.records.get(row as usize) else { continue };
+            self.look(now, row, record, &rows.whole(row), &mut open, events);
+        }
+        (self.by_pass.rows, self.by_pass.touched) = (rows, touched);
         // An event that reports it may still be in the ring; the walk finds what none will report.
-        self.by_pass.unknown = if unknown { self.by_pass.unknown.saturating_add(1) } else { 0 };
+        self.by_pass.unknown = if open.unknown { self.by_pass.unknown.saturating_add(1) } else { 0 };
         if self.by_pass.unknown >= DOUBTS {
             self.by_pass.unknown = 0;
             self.walk_wanted = true;
         }
-        self.walk_wanted |= !reused.is_empty();
-        for cgroup in reused {
+        self.walk_wanted |= !open.reused.is_empty();
+        let mut settled = !(open.unknown || open.doubt) && open.reused.is_empty();
+        for cgroup in open.reused {
             self.forget(now, cgroup, events);
         }
         self.lost(now, found.dropped, events);
         self.by_pass.complete = found.dropped == 0;
-        if self.by_pass.complete {
-            self.look_for_missing(run);
+        if self.by_pass.complete && all {
+            settled &= !self.look_for_missing();
+        }
+        match settled {
+            true if all => self.by_pass.all_seen = Some(now),
+            true => {}
+            false => self.by_pass.look_at_all(),
         }
     }
 
+    /// One record into what is known of its group.
+    fn look(
+        &mut self,
+        now: Time,
+        row: u32,
+        record: &CgroupRecord,
+        whole: &Whole,
+        open: &mut Open,
+        events: &mut Vec<Event>,
+    ) {
+        let cgroup = record.cgroup;
+        let version = self.hierarchy.version;
+        let page_size = rustix::param::page_size() as u64;
+        let Some(group) = self.groups.get_mut(&cgroup) else {
+            open.unknown = true;
+            return;
+        };
+        if group.pass.serial.is_some_and(|serial| serial != record.serial) {
+            open.reused.push(cgroup);
+            return;
+        }
+        group.pass.serial = Some(record.serial);
+        (group.pass.row, group.pass.run, group.pass.missing) = (row, self.by_pass.run, 0);
+        if group.holds_all_pods {
+            let reading = table::reading(record, whole, version, page_size);
+            match reading.levels.limit.and_then(|limit| limit.bytes()) {
+                Some(limit) => {
+                    let room = limit.saturating_sub(reading.levels.working_set());
+                    self.by_pass.rooms.insert(cgroup, room);
+                }
+                None => drop(self.by_pass.rooms.remove(&cgroup)),
+            }
+        }
+        if !group.is_container {
+            return;
+        }
+        // Without the probe the pass reports who came and went; with it, only what its events lost.
+        let lives = record.populated > 0 || (whole.is_populated() && group.lives_below);
+        let doubt = lives != group.lives;
+        group.pass.doubt = if doubt { group.pass.doubt + 1 } else { 0 };
+        if doubt && (self.only_walks || group.pass.doubt > DOUBTS) {
+            (group.lives, group.pass.doubt) = (lives, 0);
+            let path = group.path.clone();
+            let what = if group.lives && group.born.is_none() && !self.only_walks {
+                // It ran before the observer did, with all of its processes in groups below it.
+                EventKind::CgroupSeeded { cgroup, path, populated: true }
+            } else if group.lives {
+                self.births.insert(cgroup, now);
+                EventKind::CgroupAttached { cgroup, path, pid: 0 }
+            } else {
+                group.final_read = true;
+                self.births.remove(&cgroup);
+                self.by_pass.attention.insert(cgroup);
+                let watermark = record.watermark.saturating_mul(page_size);
+                EventKind::CgroupEmptied { cgroup, usage: 0, watermark, oom_kills: None }
+            };
+            events.push(Event { at: now, what });
+        }
+        open.doubt |= group.pass.doubt > 0;
+        if !group.lives {
+            return;
+        }
+        let usage = record.usage.saturating_mul(page_size);
+        if group.pass.reported.is_some() && usage.abs_diff(group.usage) > step(group.usage) {
+            group.moved = Some(now);
+            self.by_pass.attention.insert(cgroup);
+        }
+        group.usage = usage;
+        let fingerprint = table::fingerprint(record, whole);
+        let changed = mem::replace(&mut group.pass.fingerprint, fingerprint) != fingerprint;
+        group.pass.stat_stale |= changed;
+        let young = group.born.is_some_and(|born| now.since(born) < YOUNG);
+        let every_stat = if young { EVERY_STAT_YOUNG } else { EVERY_STAT };
+        let stat_due = group.pass.stat_stale
+            && group.pass.stat_read.is_none_or(|read| now.since(read) >= every_stat)
+            && open.stats_read < STATS_AT_ONCE;
+        if group.pass.stat_stale && !stat_due {
+            self.by_pass.again.insert(cgroup);
+        }
+        let due = changed
+            || stat_due
+            || group.pass.reported.is_none_or(|reported| now.since(reported) >= EVERY_SAME);
+        if !due {
+            return;
+        }
+        group.pass.reported = Some(now);
+        let mut reading = table::reading(record, whole, version, page_size);
+        if stat_due {
+            open.stats_read += 1;
+            (group.pass.stat_read, group.pass.stat_stale) = (Some(now), false);
+            let stat = memory::stat_of(&self.hierarchy.directory(&group.path), version);
+            if let (Some(reading), Some(file)) = (&mut reading.levels.stat, stat) {
+                (reading.faults, reading.major_faults) = (file.faults, file.major_faults);
+                (reading.shmem, reading.slab_reclaimable) = (file.shmem, file.slab_reclaimable);
+            }
+        }
+        events.push(Event { at: now, what: EventKind::Memory { cgroup, reading } });
+    }
+
     /// Groups that no event said were removed, and that are no longer there: a walk that does not find them takes
-    /// them out of all tables.
-    fn look_for_missing(&mut self, run: u64) {
+    /// them out of all tables. Whether there are any.
+    fn look_for_missing(&mut self) -> bool {
+        let (run, mut any) = (self.by_pass.run, false);
         for group in self.groups.values_mut().filter(|group| group.pass.run != run) {
+            any = true;
             group.pass.missing += 1;
             if group.pass.missing > DOUBTS {
                 group.pass.missing = 0;
@@ -240,6 +309,7 @@ impl Sampler {
                 self.walk_wanted = true;
             }
         }
+        any
     }
 
     fn forget(&mut self, now: Time, cgroup: CgroupId, events: &mut Vec<Event>) {
@@ -287,23 +357,20 @@ impl Sampler {
             let Some(found) = group.pass.below.as_ref().and_then(|below| pass.run_below(below).ok()) else {
                 continue;
             };
-            let mut whole = mem::take(&mut self.by_pass.whole);
-            table::whole(found.records, &mut whole);
-            if let (Some(record), Some(sums)) = (found.records.first(), whole.first())
-                && record.cgroup == cgroup
-            {
+            if let Some(record) = found.records.first().filter(|record| record.cgroup == cgroup) {
+                let sums = table::whole_of_first(found.records);
                 let usage = record.usage.saturating_mul(page_size);
-                let fingerprint = table::fingerprint(record, sums);
+                let fingerprint = table::fingerprint(record, &sums);
                 if usage.abs_diff(group.usage) > step(group.usage) {
                     group.moved = Some(now);
                 }
                 if mem::replace(&mut group.pass.fingerprint, fingerprint) != fingerprint {
                     (group.usage, group.pass.reported, group.pass.stat_stale) = (usage, Some(now), true);
-                    let reading = table::reading(record, sums, version, page_size);
+                    let reading = table::reading(record, &sums, version, page_size);
                     events.push(Event { at: now, what: EventKind::Memory { cgroup, reading } });
+                    self.by_pass.again.insert(cgroup);
                 }
             }
-            self.by_pass.whole = whole;
         }
     }
 }
@@ -320,6 +387,37 @@ mod tests {
 
     fn at(seconds: u64) -> Time {
         Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn at_rest_only_what_changed_is_looked_at_and_all_now_and_then() {
+        const OTHER: CgroupId = 8;
+        let mut sampler = sampler();
+        for (cgroup, path) in [(ID, "/jobs/one"), (OTHER, "/jobs/other")] {
+            let attached = EventKind::CgroupAttached { cgroup, path: path.into(), pid: 1 };
+            sampler.learn(&Event { at: at(1), what: attached });
+        }
+        let mut records = [record(ID, 1), record(OTHER, 2)];
+        let mut pass = |seconds, records: &[CgroupRecord], changed: Option<&[u64]>| {
+            let mut events = Vec::new();
+            sampler.fold(at(seconds), &Found { records, changed, dropped: 0 }, &mut events);
+            let of = |event: &Event| match &event.what {
+                EventKind::Memory { cgroup, reading } => Some((*cgroup, reading.levels.usage)),
+                _ => None,
+            };
+            events.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        let page = rustix::param::page_size() as u64;
+        assert_eq!(pass(2, &records, None), [(ID, 100 * page), (OTHER, 100 * page)]);
+        for seconds in 3..=60 {
+            assert!(pass(seconds, &records, Some(&[])).is_empty());
+        }
+        records[1].usage = 101;
+        assert_eq!(pass(61, &records, Some(&[1])), [(OTHER, 101 * page)]);
+        assert_eq!(pass(62, &records, Some(&[])), [(ID, 100 * page)], "that it holds");
+        assert!(pass(63, &records, Some(&[])).is_empty());
+        assert_eq!(pass(121, &records, Some(&[])), [], "the whole was looked at a minute before");
+        assert_eq!(pass(122, &records, Some(&[])), [(ID, 100 * page), (OTHER, 101 * page)]);
     }
 
     /// Knows one container, made at second 1; the tree was walked then.
@@ -339,7 +437,7 @@ mod tests {
 
     fn fold(sampler: &mut Sampler, seconds: u64, records: &[CgroupRecord], dropped: u64) -> Vec<EventKind> {
         let mut events = Vec::new();
-        sampler.fold(at(seconds), &Found { records, dropped }, &mut events);
+        sampler.fold(at(seconds), &Found { records, changed: None, dropped }, &mut events);
         events.into_iter().map(|event| event.what).collect()
     }
 
