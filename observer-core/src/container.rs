@@ -1,6 +1,6 @@
 //! Stage two: what happened to it? One table of the containers that are reported; the end of one is one removal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     attribution::{Admitted, Attribution},
@@ -34,21 +34,26 @@ use lifecycle::Lifecycle;
 
 #[derive(Debug, Default)]
 pub struct Containers {
-    tracked: BTreeMap<CgroupId, Tracked>,
+    /// Boxed, as what else is kept of each container is: a node of a tree that is filled in order is half empty.
+    tracked: BTreeMap<CgroupId, Box<Tracked>>,
+    /// Those that time alone may change; a tick touches no other.
+    awake: BTreeSet<CgroupId>,
+    /// The others that live.
+    at_rest: BTreeSet<CgroupId>,
     previous_exits: PreviousExits,
 }
 
 impl Containers {
     pub fn get(&self, cgroup: CgroupId) -> Option<&Tracked> {
-        self.tracked.get(&cgroup)
+        self.tracked.get(&cgroup).map(|tracked| &**tracked)
     }
 
     pub fn get_mut(&mut self, cgroup: CgroupId) -> Option<&mut Tracked> {
-        self.tracked.get_mut(&cgroup)
+        self.tracked.get_mut(&cgroup).map(|tracked| &mut **tracked)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (CgroupId, &Tracked)> {
-        self.tracked.iter().map(|(cgroup, tracked)| (*cgroup, tracked))
+        self.tracked.iter().map(|(cgroup, tracked)| (*cgroup, &**tracked))
     }
 
     pub fn life(&self, cgroup: CgroupId) -> Option<&Lifecycle> {
@@ -57,6 +62,16 @@ impl Containers {
 
     pub fn lives(&self) -> impl Iterator<Item = &Lifecycle> {
         self.tracked.values().map(|tracked| &tracked.life)
+    }
+
+    /// How many live.
+    pub fn live(&self) -> usize {
+        self.at_rest.len() + self.awake().filter(|life| life.is_live()).count()
+    }
+
+    /// What starts is among them.
+    pub fn awake(&self) -> impl Iterator<Item = &Lifecycle> {
+        self.awake.iter().filter_map(|cgroup| self.life(*cgroup))
     }
 
     /// Containers alive, as advice sees them, by cgroup.
@@ -101,7 +116,9 @@ impl Containers {
                     levels: StartLevels::default(),
                     running: None,
                 };
-                self.tracked.insert(cgroup, tracked);
+                self.at_rest.remove(&cgroup);
+                self.awake.insert(cgroup);
+                self.tracked.insert(cgroup, Box::new(tracked));
             }
             Admitted::Identified { .. } | Admitted::Dropped { .. } => {}
             Admitted::Event { owner, event } => self.event(&event, owner, attribution, host, out),
@@ -137,6 +154,10 @@ impl Containers {
         if let EventKind::Tick = event.what {
             return self.tick(at, attribution, host, out);
         }
+        if let Some(owner) = owner.filter(|owner| self.tracked.contains_key(owner)) {
+            self.at_rest.remove(&owner);
+            self.awake.insert(owner);
+        }
         if let EventKind::OomKill(kill) = &event.what {
             return self.oom_killed(at, kill, owner, attribution, host, out);
         }
@@ -149,7 +170,7 @@ impl Containers {
         match &event.what {
             EventKind::CgroupSeeded { populated: true, .. } => life.seen_running(at, out),
             EventKind::CgroupMade { cgroup, .. } => {
-                tracked.counters.entry(*cgroup).or_insert_with(Counters::of_a_new_cgroup);
+                tracked.counters.entry(*cgroup).or_insert_with(|| Box::new(Counters::of_a_new_cgroup()));
             }
             EventKind::CgroupAttached { pid, .. } => {
                 life.joined(at, *pid, host.process_probe, wall_ns, out);
@@ -201,24 +222,31 @@ impl Containers {
     }
 
     fn tick(&mut self, now: Time, attribution: &Attribution, host: &HostFacts, out: &mut Vec<Finding>) {
-        for tracked in self.tracked.values_mut() {
-            tracked.life.tick(now, host.wall_ns(), out);
-        }
-        let previous_exits = &self.previous_exits;
-        self.tracked.retain(|cgroup, tracked| {
-            if !tracked.life.is_over(now, host.retention()) {
-                return true;
+        let awake = std::mem::take(&mut self.awake);
+        for cgroup in &awake {
+            if let Some(tracked) = self.tracked.get_mut(cgroup) {
+                tracked.life.tick(now, host.wall_ns(), out);
             }
-            let container = tracked.life.container().clone();
-            out.push(Finding { at: now, what: FindingKind::Forgotten { container: container.clone() } });
-            // Outside Kubernetes a group may get processes again, however long after.
-            let stays = tracked.pod.is_none() && attribution.exists(*cgroup);
-            if stays {
-                let cause = previous_exits.cause(&container);
+        }
+        for cgroup in awake {
+            let Some(tracked) = self.tracked.get_mut(&cgroup) else { continue };
+            if tracked.life.is_over(now, host.retention()) {
+                let container = tracked.life.container().clone();
+                out.push(Finding { at: now, what: FindingKind::Forgotten { container: container.clone() } });
+                // Outside Kubernetes a group may get processes again, however long after.
+                if tracked.pod.is_some() || !attribution.exists(cgroup) {
+                    self.tracked.remove(&cgroup);
+                    continue;
+                }
+                let cause = self.previous_exits.cause(&container);
                 tracked.life = Lifecycle::new(container, cause);
                 (tracked.levels, tracked.running) = (StartLevels::default(), None);
             }
-            stays
-        });
+            if tracked.life.has_timeouts() {
+                self.awake.insert(cgroup);
+            } else if tracked.life.is_live() {
+                self.at_rest.insert(cgroup);
+            }
+        }
     }
 }

@@ -68,7 +68,7 @@ impl Pipeline {
 
     /// Containers in their start-up now.
     pub fn starting(&self) -> usize {
-        self.containers.lives().filter(|life| life.state() == Some(ContainerState::Starting)).count()
+        self.containers.awake().filter(|life| life.state() == Some(ContainerState::Starting)).count()
     }
 
     /// What the event that was folded last added to what is kept of OOM kills: of a group, the kernel's count up to

@@ -40,6 +40,8 @@ pub struct AdviceWatch {
     /// To be judged in the next ticks, before those that changed meanwhile.
     due: BTreeSet<Workload>,
     judged: Option<Time>,
+    /// No workload is over before.
+    next_over: Time,
     /// Found no room, or was over; reported at the next tick.
     dropped: Vec<Workload>,
     shortages: u64,
@@ -97,19 +99,31 @@ impl AdviceWatch {
         }
     }
 
-    /// Nothing of it runs, and has not for long enough.
+    /// Nothing of it runs, and has not for long enough. Not before any can be: one that ends later is over later.
     fn expire(&mut self, now: Time, retention: Duration, containers: &Containers, histories: &Histories) {
+        if now < self.next_over {
+            return;
+        }
+        let mut next = now.after(retention);
         let alive: BTreeSet<&Workload> = containers.running().map(|running| &running.workload).collect();
         let gone = self.workloads.extract_if(.., |workload, noted| {
+            if alive.contains(workload) {
+                return false;
+            }
             let verdict = histories
                 .get(workload)
                 .iter()
                 .any(|past| !matches!(past.outcome, StartupOutcome::Ended | StartupOutcome::Failed));
             let worth = verdict || noted.kills != Kills::default();
             let patience = if worth { retention.max(KEPT) } else { retention };
-            !alive.contains(workload) && now.since(noted.touched) > patience
+            let over = now.since(noted.touched) > patience;
+            if !over {
+                next = next.min(noted.touched.after(patience));
+            }
+            over
         });
         self.dropped.extend(gone.map(|(workload, _)| workload));
+        self.next_over = next;
     }
 
     fn note(

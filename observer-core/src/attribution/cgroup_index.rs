@@ -15,6 +15,8 @@ use crate::{
 pub struct CgroupIndex {
     groups: BTreeMap<CgroupId, Group>,
     by_path: HashMap<String, CgroupId>,
+    /// Of them, those that were removed.
+    removed: usize,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub enum Owner {
 impl CgroupIndex {
     /// Cgroups that exist.
     pub fn count(&self) -> usize {
-        self.groups.values().filter(|group| !group.removed).count()
+        self.groups.len() - self.removed
     }
 
     /// Adds a cgroup. Returns the cgroups that now have a known owner: this one, and groups inside it that were seen
@@ -86,9 +88,11 @@ impl CgroupIndex {
         if self.by_path.get(&group.path) == Some(&cgroup) {
             self.by_path.remove(&group.path);
         }
-        group.removed = true;
         if group.pod.is_none() {
+            self.removed -= usize::from(group.removed);
             self.groups.remove(&cgroup);
+        } else if !std::mem::replace(&mut group.removed, true) {
+            self.removed += 1;
         }
     }
 
@@ -97,6 +101,7 @@ impl CgroupIndex {
         if let Some(group) = self.groups.get_mut(&cgroup) {
             group.pod = None;
             if group.removed {
+                self.removed -= 1;
                 self.groups.remove(&cgroup);
             }
         }

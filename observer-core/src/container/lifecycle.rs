@@ -45,7 +45,8 @@ pub struct Lifecycle {
     phase: Phase,
     /// As last read; usage and watermark of the last point.
     levels: MemoryLevels,
-    run: Option<Run>,
+    /// The larger part. Of a container that is older than the observer there is none.
+    run: Option<Box<Run>>,
     ending: Ending,
     /// It counts as started because its runtime was killed; its entry point may yet be executed.
     unexecuted: bool,
@@ -239,13 +240,13 @@ impl Lifecycle {
         if first && watermark > 0 {
             startup.watermark(0.0, watermark);
         }
-        self.run = Some(Run {
+        self.run = Some(Box::new(Run {
             zero,
             watermark_before: watermark,
             startup,
             last_sample: zero,
             reported: Reported::default(),
-        });
+        }));
         let container = self.container.clone();
         self.say(
             zero,
@@ -357,6 +358,15 @@ impl Lifecycle {
 
     fn raise_peak(&mut self, watermark: u64) {
         self.levels.watermark = self.levels.watermark.max(Some(watermark));
+    }
+
+    /// Whether [`Self::tick`] or [`Self::is_over`] depends on the time.
+    pub fn has_timeouts(&self) -> bool {
+        match self.phase {
+            Phase::Empty => false,
+            Phase::Joined(_) | Phase::Ended(_) => true,
+            Phase::Live(_) => self.run.is_some(),
+        }
     }
 
     pub fn tick(&mut self, now: Time, wall_ns: i64, out: &mut Vec<Finding>) {
@@ -545,6 +555,7 @@ mod tests {
 
     #[test]
     fn the_state_of_one_container_fits_in_a_page() {
-        assert!(size_of::<Lifecycle>() < 4096, "{} bytes", size_of::<Lifecycle>());
+        let (life, run) = (size_of::<Lifecycle>(), size_of::<Run>());
+        assert!(life < 512 && run < 4096, "{life} and {run} bytes");
     }
 }

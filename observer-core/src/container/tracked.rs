@@ -19,7 +19,7 @@ pub struct Tracked {
     /// Which container of which pod it is.
     pub pod: Option<PodKey>,
     /// Of its own cgroup and those inside it.
-    pub counters: BTreeMap<CgroupId, Counters>,
+    pub counters: BTreeMap<CgroupId, Box<Counters>>,
     /// For scale events.
     pub levels: StartLevels,
     /// For advice, while it runs.

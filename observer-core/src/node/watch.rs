@@ -64,8 +64,7 @@ impl NodeWatch {
         out: &mut Vec<Finding>,
     ) {
         let reading = self.reading.take();
-        let live = || containers.lives().filter(|life| life.is_live());
-        let starting: Vec<&Lifecycle> = live().filter(|life| life.is_starting()).collect();
+        let starting: Vec<&Lifecycle> = containers.awake().filter(|life| life.is_starting()).collect();
         let ahead = |life: &&Lifecycle| Starting {
             age: life.age(at).unwrap_or(0.0),
             usage: life.usage(),
@@ -77,7 +76,7 @@ impl NodeWatch {
         let measured = NodeMeasured {
             reading,
             cgroups: cgroups as u64,
-            containers: live().count() as u64,
+            containers: containers.live() as u64,
             starting: starting.len() as u64,
             starting_usage: starting.iter().map(|life| life.usage()).sum(),
             forecast: expected(&starting),

@@ -67,7 +67,7 @@ pub struct NodeState {
     node: NodeView,
     pressure: Option<(Time, Pressure)>,
     node_kills: u32,
-    containers: BTreeMap<CgroupId, Card>,
+    containers: BTreeMap<CgroupId, Box<Card>>,
     startups: VecDeque<StartupView>,
     next_startup: u64,
     kills: VecDeque<KillView>,
@@ -78,6 +78,8 @@ pub struct NodeState {
     history: NodeHistory,
     dropped: Dropped,
     changes: Changes,
+    /// Somebody read the last delta.
+    was_read: bool,
     hub: Hub,
 }
 
@@ -96,11 +98,18 @@ struct Card {
     began: Option<Time>,
     /// The start-up it is in, or was in last.
     startup: Option<u64>,
-    curve: Curve<SPANS>,
+    /// Of one that is older than the observer there is none.
+    curve: Option<Box<Curve<SPANS>>>,
     history: Option<Box<UsageHistory>>,
     changed: bool,
     /// Usage in the last delta.
     sent: u64,
+}
+
+impl Card {
+    fn curve(&self) -> CurveView {
+        self.curve.as_deref().map_or_else(|| curve(&Curve::<SPANS>::default()), curve)
+    }
 }
 
 impl NodeState {
@@ -325,8 +334,9 @@ impl NodeState {
             oom_kills: 0,
         };
         let history = (self.containers.len() < WITH_HISTORY).then(Default::default);
-        let card = Card { view, began, startup, curve: Curve::default(), history, changed: true, sent: 0 };
-        self.containers.insert(container.id, card);
+        let curve = began.map(|_| Box::default());
+        let card = Card { view, began, startup, curve, history, changed: true, sent: 0 };
+        self.containers.insert(container.id, Box::new(card));
     }
 
     /// In a recording: what ended first leaves, of those that were not killed if there are any.
@@ -369,8 +379,10 @@ impl NodeState {
             history.push(unix, usage);
         }
         let seconds = card.began.map(|began| at.seconds_since(began));
-        if let Some(seconds) = seconds.filter(|seconds| (0.0..HORIZON_SECONDS).contains(seconds)) {
-            card.curve.push(seconds, usage as f64);
+        if let Some(seconds) = seconds.filter(|seconds| (0.0..HORIZON_SECONDS).contains(seconds))
+            && let Some(curve) = &mut card.curve
+        {
+            curve.push(seconds, usage as f64);
         }
     }
 
@@ -384,7 +396,7 @@ impl NodeState {
         if to == ContainerState::Ended {
             card.view.ended = Some(at);
         }
-        let curve = curve(&card.curve);
+        let curve = card.curve();
         let peak = curve.kib.iter().max().map_or(0, |kib| u64::from(*kib) << 10);
         self.startup(container, |startup| {
             if startup.seconds.is_none() && to != ContainerState::Starting {
@@ -434,6 +446,7 @@ impl NodeState {
         let mut starting: Vec<&Card> = self
             .containers
             .values()
+            .map(|card| &**card)
             .filter(|card| {
                 card.view.state == ContainerState::Starting.name() && Some(card.view.container.id) != victim
             })
@@ -549,7 +562,11 @@ mod tests {
         for second in 0..90_000 {
             history.push(began + f64::from(second), 1 << 30);
         }
-        let containers = 250 * (size_of::<Card>() + size_of::<UsageHistory>() + history.heap_bytes());
+        let containers = 250
+            * (size_of::<Card>()
+                + size_of::<Curve<SPANS>>()
+                + size_of::<UsageHistory>()
+                + history.heap_bytes());
         let startups = STARTUPS * (size_of::<StartupView>() + 4 * 2 * KEPT_SPANS);
         assert!(containers + startups < 3 << 20, "{containers} and {startups}");
     }

@@ -144,6 +144,8 @@ struct State {
     began: f64,
     wall_ns: i64,
     retention: Duration,
+    /// Nothing has an end before.
+    next_end: Time,
 }
 
 #[derive(Debug, Default)]
@@ -255,15 +257,28 @@ impl State {
         least.is_some_and(|workload| self.workloads.remove(&workload).is_some())
     }
 
-    /// Whatever has an end has reached it.
+    /// Whatever has an end has reached it. All of it is looked at no sooner than anything can: what is touched ends later,
+    /// and what begins to wait for its end waits for the retention at least.
     fn expire(&mut self, now: Time) {
+        if now < self.next_end {
+            return;
+        }
         let retention = self.retention;
+        let mut next = now.after(retention);
+        let mut is_over = |touched: Time, patience: Duration| {
+            let over = now.since(touched) > patience;
+            if !over {
+                next = next.min(touched.after(patience));
+            }
+            over
+        };
         self.workloads.retain(|_, kept| {
             let patience = if kept.subject.is_worth_keeping() { retention.max(KEPT) } else { retention };
-            !kept.subject.alive.is_empty() || now.since(kept.touched) <= patience
+            !kept.subject.alive.is_empty() || !is_over(kept.touched, patience)
         });
         // Of containers that never began to live nothing is heard again.
-        self.containers.retain(|_, kept| !kept.subject.is_unseen() || now.since(kept.touched) <= retention);
+        self.containers.retain(|_, kept| !kept.subject.is_unseen() || !is_over(kept.touched, retention));
+        self.next_end = next;
     }
 
     fn expose(&self, tables: &Tables, page: Page, to: &mut dyn Exposition) {

@@ -13,7 +13,7 @@ use observer_core::{
 use serde::Serialize;
 
 use super::{
-    Dropped, NodeState, curve,
+    Dropped, NodeState,
     history::{NodeHistoryView, UsageHistoryView},
     shortened,
     stream::Counts,
@@ -196,7 +196,7 @@ impl NodeState {
         let earlier = self.startups.iter().rev().filter(same).take(KEPT).cloned();
         Some(ContainerDetail {
             container: view,
-            curve: curve(&card.curve),
+            curve: card.curve(),
             error_bytes: (view.usage_bytes / 128).max(1 << 20),
             band_bytes: view.steady_bytes.map(|steady| stability::band(steady as f64) as u64),
             history: card
@@ -214,7 +214,7 @@ impl NodeState {
         if startup.seconds.is_none()
             && let Some(card) = self.containers.get(&startup.container.id)
         {
-            startup.curve = shortened(curve(&card.curve));
+            startup.curve = shortened(card.curve());
             startup.peak_bytes =
                 startup.curve.kib.iter().max().map_or(0, |kib| u64::from(*kib) << 10).max(startup.peak_bytes);
         }

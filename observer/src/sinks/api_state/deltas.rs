@@ -46,13 +46,18 @@ impl NodeState {
     pub fn moment(&mut self) {
         if !self.hub.is_read() {
             self.changes = Changes::default();
-            self.containers.values_mut().for_each(|card| (card.changed, card.sent) = (false, 0));
+            // Once: what changes from here on is in the first delta that somebody reads.
+            if std::mem::take(&mut self.was_read) {
+                self.containers.values_mut().for_each(|card| (card.changed, card.sent) = (false, 0));
+            }
             return self.hub.push(None);
         }
+        self.was_read = true;
         let mut changes = std::mem::take(&mut self.changes);
         let workloads = workloads::all(self);
         changes.startups.sort_unstable();
         changes.startups.dedup();
+        let cards = || self.containers.values().map(|card| &**card);
         let rows = |card: &&Card| {
             !card.changed && card.view.usage_bytes.abs_diff(card.sent) >= MOVED_BYTES.max(card.sent / 256)
         };
@@ -64,8 +69,8 @@ impl NodeState {
             moment: self.hub.next(),
             status: self.status(),
             node: &self.node,
-            containers: self.containers.values().filter(|card| card.changed).map(|card| &card.view).collect(),
-            usage: self.containers.values().filter(rows).map(row).collect(),
+            containers: cards().filter(|card| card.changed).map(|card| &card.view).collect(),
+            usage: cards().filter(rows).map(row).collect(),
             gone: changes.gone.iter().map(|id| id.to_string()).collect(),
             workloads: workloads
                 .iter()
