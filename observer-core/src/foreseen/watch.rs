@@ -1,6 +1,6 @@
 //! Follows every container alive: what it holds that the kernel cannot take back, and what its limits leave it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     attribution::Attribution,
@@ -25,15 +25,23 @@ const LOOK_SECONDS: f64 = 0.2;
 /// usage alone, say nothing of what the kernel cannot take back. Percent.
 const CACHE_PERCENT: u64 = 20;
 
+/// What did not change for so long is on its way to nothing until it does. Seconds.
+const RESTS: f64 = 60.0;
+
 #[derive(Debug, Default)]
 pub struct LimitWatch {
     /// Of containers alive: no more than there are.
-    approaches: BTreeMap<CgroupId, Followed>,
+    approaches: BTreeMap<CgroupId, Box<Followed>>,
+    /// Of them, those that changed a moment ago, or of which something was reported. A tick touches no other.
+    moving: BTreeSet<CgroupId>,
 }
 
 #[derive(Debug, Default)]
 struct Followed {
     approach: Approach,
+    /// What was pushed last, and since when it is so.
+    level: u64,
+    changed: f64,
     looked: f64,
     reported: f64,
     /// As last read.
@@ -82,7 +90,9 @@ impl LimitWatch {
         let followed = self.approaches.entry(cgroup).or_default();
         if !followed.reads_files {
             let cache = followed.usage.saturating_sub(followed.unreclaimable);
-            followed.approach.push(at.seconds(), usage.saturating_sub(cache));
+            if followed.push(at, usage.saturating_sub(cache)) {
+                self.moving.insert(cgroup);
+            }
         }
     }
 
@@ -97,17 +107,23 @@ impl LimitWatch {
             followed.approach.forget(); // the points since the last reading were of cache
         }
         (followed.usage, followed.unreclaimable, followed.reads_files) = (usage, unreclaimable, reads_files);
-        followed.approach.push(at.seconds(), unreclaimable);
+        if followed.push(at, unreclaimable) {
+            self.moving.insert(measured.container.cgroup);
+        }
     }
 
     /// What no event comes of, comes to rest, too.
     fn tick(&mut self, at: Time, known: &Known, out: &mut Vec<Finding>) {
-        self.approaches.retain(|cgroup, _| known.containers.life(*cgroup).is_some_and(Lifecycle::is_live));
-        for (cgroup, followed) in &mut self.approaches {
-            let Some(life) = known.containers.life(*cgroup) else { continue };
-            followed.approach.push(at.seconds(), life.unreclaimable());
+        self.moving.retain(|cgroup| {
+            let life = known.containers.life(*cgroup).filter(|life| life.is_live());
+            let (Some(life), Some(followed)) = (life, self.approaches.get_mut(cgroup)) else {
+                self.approaches.remove(cgroup);
+                return false;
+            };
+            followed.push(at, life.unreclaimable());
             followed.look(at, *cgroup, known, out);
-        }
+            followed.reported > 0.0 || at.seconds() - followed.changed < RESTS
+        });
     }
 
     fn over(&mut self, at: Time, container: &Container, out: &mut Vec<Finding>) {
@@ -118,6 +134,16 @@ impl LimitWatch {
 }
 
 impl Followed {
+    /// Whether it is another level than the one before.
+    fn push(&mut self, at: Time, level: u64) -> bool {
+        let changed = self.level != level;
+        if changed {
+            (self.level, self.changed) = (level, at.seconds());
+        }
+        self.approach.push(at.seconds(), level);
+        changed
+    }
+
     fn look(&mut self, at: Time, cgroup: CgroupId, known: &Known, out: &mut Vec<Finding>) {
         let now = at.seconds();
         if now - self.looked < LOOK_SECONDS {
