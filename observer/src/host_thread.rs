@@ -258,7 +258,8 @@ impl Reader {
         self.pending.is_empty() || out.blocking_send(std::mem::take(&mut self.pending)).is_ok()
     }
 
-    /// Until the next look is due or the programs ask for one. At rest that is once a second: what begins anything wakes.
+    /// Until the next look is due or the programs ask for one. At rest that is once a second: what begins anything
+    /// wakes.
     fn wait(&self) {
         let now = clock::now();
         let rest = self.kernel.as_ref().and_then(|kernel| {

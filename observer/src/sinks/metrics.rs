@@ -257,8 +257,8 @@ impl State {
         least.is_some_and(|workload| self.workloads.remove(&workload).is_some())
     }
 
-    /// Whatever has an end has reached it. All of it is looked at no sooner than anything can: what is touched ends later,
-    /// and what begins to wait for its end waits for the retention at least.
+    /// Whatever has an end has reached it. All of it is looked at no sooner than anything can: what is touched ends
+    /// later, and what begins to wait for its end waits for the retention at least.
     fn expire(&mut self, now: Time) {
         if now < self.next_end {
             return;
