@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use crate::{
     http::tls,
     ledger::lease,
-    sources::kubernetes::{self, ApiClock},
+    sources::kubernetes::{self, ApiClock, terms},
 };
 
 pub mod admit;
@@ -30,7 +30,6 @@ pub mod held;
 pub mod loans;
 pub mod metrics;
 pub mod resize;
-pub mod terms;
 pub mod webhook;
 
 /// Name of the Lease.

@@ -6,9 +6,10 @@
 use k8s_openapi::api::core::v1::{Container, LimitRange, Pod, ResourceQuota};
 use observer_core::model::container::Workload;
 
-use crate::{
-    lend::terms::{self, Lent, START_MEMORY, TERMS, Terms},
-    sources::kubernetes::{metadata, pod::bytes},
+use crate::sources::kubernetes::{
+    metadata,
+    pod::bytes,
+    terms::{self, Lent, START_MEMORY, TERMS, Terms},
 };
 
 const MIB: u64 = 1 << 20;

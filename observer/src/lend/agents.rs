@@ -117,18 +117,13 @@ struct Startups {
 pub struct Needs(HashMap<Workload, (u64, u64)>);
 
 impl Needs {
-    pub fn add(&mut self, seen: Vec<Seen>) {
+    pub fn add(&mut self, seen: &[Seen]) {
         for Seen { facts: Facts { workload, startups } } in seen {
             let Some([.., worst]) = startups.need else { continue };
-            let (count, need) = self.0.entry(workload).or_default();
+            let (count, need) = self.0.entry(workload.clone()).or_default();
             *count += startups.count.saturating_sub(startups.failed);
             *need = worst.max(*need);
         }
-    }
-
-    /// What others say goes before what is known; what they do not mention stays.
-    pub fn take_over(&mut self, newer: Needs) {
-        self.0.extend(newer.0);
     }
 
     /// What a start-up of it takes at most. `None`: too few are known.
@@ -237,7 +232,7 @@ mod tests {
             (vec![], None),
         ] {
             let mut needs = Needs::default();
-            nodes.iter().for_each(|(count, failed, need)| needs.add(seen(*count, *failed, *need)));
+            nodes.iter().for_each(|(count, failed, need)| needs.add(&seen(*count, *failed, *need)));
             assert_eq!(needs.of(&workload), expected, "{nodes:?}");
         }
     }

@@ -25,7 +25,7 @@ use crate::{
     ledger::watch::custom_scaler,
     lend::{
         admit,
-        agents::{Access, Agent, Needs},
+        agents::{Access, Agent, Needs, Seen},
         metrics::Metrics,
     },
     sources::kubernetes::{metadata, pod::bytes},
@@ -51,6 +51,8 @@ pub struct Cluster {
     vertical: Store<DynamicObject>,
     agents: Store<Pod>,
     needs: Arc<Mutex<Needs>>,
+    /// What each agent said last, by node.
+    seen: Arc<Mutex<BTreeMap<String, Vec<Seen>>>>,
     /// By address.
     clients: Arc<Mutex<BTreeMap<String, Agent>>>,
     access: Arc<Access>,
@@ -83,6 +85,7 @@ impl Cluster {
             vertical: vertical_in.as_reader(),
             agents,
             needs: Arc::default(),
+            seen: Arc::default(),
             clients: Arc::default(),
             access: Arc::new(access),
             share,
@@ -116,28 +119,31 @@ impl Cluster {
     }
 
     async fn ask_agents(&self, metrics: Option<&Metrics>) {
-        let answers = self.agents().into_values().map(|agent| async move { agent?.needs().await });
-        let mut needs = Needs::default();
-        let mut complete = true;
-        for answer in join_all(answers).await {
+        let agents = self.agents();
+        let answers = agents.into_iter().map(|(node, agent)| async move {
+            let answer = async { agent?.needs().await };
+            (node, answer.await)
+        });
+        let answers = join_all(answers).await;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|node, _| answers.iter().any(|(one, _)| one == node));
+        for (node, answer) in answers {
             match answer {
-                Ok(seen) => needs.add(seen),
+                Ok(of_node) => {
+                    seen.insert(node, of_node);
+                }
+                // What it said before is still the best there is.
                 Err(error) => {
-                    complete = false;
-                    tracing::debug!("an agent does not answer: {error}");
+                    tracing::debug!("the agent of node {node} does not answer: {error}");
                     if let Some(metrics) = metrics {
                         metrics.agent_failed();
                     }
                 }
             }
         }
-        // Of those that did not answer, what they said before is still the best there is.
-        let mut known = self.needs();
-        if complete {
-            *known = needs;
-        } else {
-            known.take_over(needs);
-        }
+        let mut needs = Needs::default();
+        seen.values().for_each(|of_node| needs.add(of_node));
+        *self.needs() = needs;
     }
 
     /// By node.

@@ -5,9 +5,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use crate::{
-    lend::terms::{self, TERMS},
-    sources::kubernetes::{metadata, pod::bytes},
+use crate::sources::kubernetes::{
+    metadata,
+    pod::bytes,
+    terms::{self, TERMS},
 };
 use observer_core::{loan::Terms, model::units::parse_bytes};
 

@@ -25,9 +25,8 @@ use crate::{
         held::{Held, HeldContainer, Status},
         metrics::Metrics,
         resize::{self, Resized},
-        terms,
     },
-    sources::kubernetes::ApiClock,
+    sources::kubernetes::{ApiClock, terms},
 };
 use observer_core::loan::{Ask, Loan, Measured, State};
 

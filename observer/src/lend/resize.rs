@@ -9,10 +9,8 @@ use serde_json::{Value, json};
 
 use crate::{
     failure::one_line,
-    lend::{
-        held::{Held, HeldContainer},
-        terms,
-    },
+    lend::held::{Held, HeldContainer},
+    sources::kubernetes::terms,
 };
 use observer_core::loan::Ask;
 

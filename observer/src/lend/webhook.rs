@@ -49,10 +49,12 @@ use crate::{
         cluster::Cluster,
         events::Events,
         metrics::Metrics,
-        terms::{LENT_LABEL, OPT_IN, TERMS, Terms},
     },
     sinks::metrics::CONTENT_TYPE,
-    sources::kubernetes::metadata,
+    sources::kubernetes::{
+        metadata,
+        terms::{LENT_LABEL, OPT_IN, TERMS, Terms},
+    },
 };
 
 /// The API server stores no object above 1.5 MiB, and its own limit of a request is 3.
@@ -254,7 +256,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::lend::terms::Lent;
+    use crate::sources::kubernetes::terms::Lent;
 
     fn applied(pod: Value) -> Value {
         let lent = Lent { steady: "64Mi".into(), request: "170Mi".into() };

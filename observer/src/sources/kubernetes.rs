@@ -32,6 +32,7 @@ pub mod metadata;
 pub mod owner;
 pub mod pod;
 pub mod reach;
+pub mod terms;
 
 pub use reach::{ApiClock, CannotConnect, client, connect};
 

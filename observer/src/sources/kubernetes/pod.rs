@@ -5,7 +5,10 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use crate::sources::kubernetes::metadata;
+use crate::sources::kubernetes::{
+    metadata,
+    terms::{self, Terms},
+};
 use observer_core::model::{
     kubernetes::{Pod, PodContainer, Role, Terminated},
     units,
@@ -49,12 +52,15 @@ fn containers(pod: &ApiPod) -> Vec<PodContainer> {
     let find = |statuses: Option<&Vec<ContainerStatus>>, name: &str| {
         statuses.into_iter().flatten().find(|status| status.name == name).cloned()
     };
+    let terms = metadata::annotation(&pod.metadata, terms::TERMS);
+    let terms = terms.and_then(|terms| terms.parse::<Terms>().ok());
     let main = spec.containers.iter().map(|container| {
-        parse_container(
-            container,
-            Role::Main,
-            find(status.and_then(|s| s.container_statuses.as_ref()), &container.name),
-        )
+        let status = find(status.and_then(|s| s.container_statuses.as_ref()), &container.name);
+        let parsed = parse_container(container, Role::Main, status);
+        // What is lent for its start is not what its template requests, and advice is about that.
+        let lent = terms.as_ref().and_then(|terms| terms.containers.get(&container.name));
+        let steady = lent.and_then(|lent| units::parse_bytes(&lent.steady).ok());
+        PodContainer { request: steady.or(parsed.request), ..parsed }
     });
     let init = spec.init_containers.iter().flatten().map(|container| {
         let status = find(status.and_then(|s| s.init_container_statuses.as_ref()), &container.name);
@@ -138,6 +144,25 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(bytes(&Quantity(text.into())), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_loan_is_not_what_a_pod_requests() {
+        for (terms, expected) in [
+            (r#"{"deadlineSeconds":120,"containers":{"app":{"steady":"64Mi","request":"170Mi"}}}"#, 64 << 20),
+            (
+                r#"{"deadlineSeconds":120,"containers":{"other":{"steady":"64Mi","request":"170Mi"}}}"#,
+                170 << 20,
+            ),
+            ("{}", 170 << 20),
+        ] {
+            let pod = serde_json::json!({
+                "metadata": { "uid": "1", "annotations": { terms::TERMS: terms } },
+                "spec": { "containers": [{ "name": "app", "resources": { "requests": { "memory": "170Mi" } } }] },
+            });
+            let pod = parse(&serde_json::from_value(pod).unwrap()).unwrap();
+            assert_eq!(pod.containers[0].request, Some(expected), "{terms}");
         }
     }
 
