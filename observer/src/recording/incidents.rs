@@ -93,6 +93,9 @@ enum Message {
     },
     /// The oldest part leaves.
     Drop,
+    /// Answered when all before it is written: in a test events come faster than a disk takes them.
+    #[cfg(test)]
+    Written(SyncSender<()>),
     Keep {
         history: Vec<u8>,
         about: About,
@@ -344,6 +347,11 @@ fn write_all(mut ring: Ring, from: &Receiver<Message>, lost: &AtomicU64, failed:
             Message::Begin { preface, anew } => ring.begin(&preface, anew),
             Message::Lines { bytes, .. } => ring.append(&bytes),
             Message::Drop => ring.drop_oldest(),
+            #[cfg(test)]
+            Message::Written(answer) => {
+                let _ = answer.send(()); // the test may have ended
+                Ok(())
+            }
             Message::Keep { history, about } => ring.keep(&history, &about).map(|path| {
                 tracing::info!("the minutes before an OOM kill are in {}", path.display());
             }),

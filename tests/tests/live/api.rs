@@ -38,7 +38,7 @@ pub const CASES: &[Case] = &[
 /// A client that was refused for long tries again after half a minute at the latest.
 const BACK: Duration = Duration::from_secs(60);
 
-fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+pub fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     let began = Instant::now();
     while !is_so()? {
         ensure!(began.elapsed() < BACK * patience(), "{what}: not within {BACK:?}");

@@ -1,4 +1,4 @@
-use std::{fs, io::BufReader, path::Path};
+use std::{fs, io::BufReader, path::Path, sync::mpsc::sync_channel};
 
 use observer_core::{model::finding::FindingKind, pipeline::Pipeline};
 
@@ -31,11 +31,9 @@ async fn live(settings: Settings, events: &Path) -> u64 {
         }
         if matches!(event.what, EventKind::Tick) {
             incidents.tick(event.at, pipeline.histories());
-            // The disk keeps up: events of a recording come faster than it.
-            while incidents.to.try_send(Message::Lines { bytes: Vec::new(), events: 0 }).is_err() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            let (answer, written) = sync_channel(1);
+            incidents.to.send(Message::Written(answer)).unwrap();
+            written.recv().unwrap();
         }
     }
     let lost = incidents.lost();
