@@ -267,12 +267,14 @@ pub fn http_request(bytes: &[u8]) {
     });
 }
 
-/// A folder of this process.
-fn scratch(name: &str) -> PathBuf {
+/// The folder of this process.
+fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    let root =
-        ROOT.get_or_init(|| std::env::temp_dir().join(format!("observer-fuzz-{}", std::process::id())));
-    let directory = root.join(name);
+    ROOT.get_or_init(|| std::env::temp_dir().join(format!("observer-fuzz-{}", std::process::id())))
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let directory = root().join(name);
     let _ = fs::create_dir_all(&directory);
     directory
 }
@@ -315,6 +317,7 @@ mod tests {
                 tried += 1;
             }
         }
+        fs::remove_dir_all(root()).unwrap();
         assert!(tried > 30, "{tried}");
     }
 

@@ -140,7 +140,11 @@ fn run_one(target: &str, program: &Path, seconds: u64) -> Result<Report> {
     let (corpus, found) = (scratch().join("corpus").join(target), scratch().join("found"));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&found)?;
+    // Where it writes; libFuzzer ends a program without a word.
+    let temporary = scratch().join("tmp").join(target);
+    fs::create_dir_all(&temporary)?;
     let mut run = Command::new(program);
+    run.env("TMPDIR", &temporary);
     run.arg(&corpus);
     run.args([shell::root().join("fuzz/seeds").join(target), scratch().join("seeds").join(target)]);
     run.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={TIMEOUT_SECONDS}"));
@@ -163,7 +167,9 @@ fn run_one(target: &str, program: &Path, seconds: u64) -> Result<Report> {
         last.push(line);
         last.drain(..last.len().saturating_sub(60));
     }
-    if !child.wait()?.success() {
+    let ended = child.wait()?;
+    let _ = fs::remove_dir_all(temporary); // the next run uses it again
+    if !ended.success() {
         eprintln!("{}", last.join("\n"));
         report.failure = Some(format!("{target}: `cargo xtask fuzz {target}` failed"));
     } else if report.executions == 0 || report.edges == 0 {
