@@ -94,6 +94,10 @@ fn grow(stage: &Stage, daemon: &Daemon, by: &str) -> Result<Growth> {
     // The programs were detached if the last way took long, and attaching them may take a grace period of RCU tasks:
     // seconds on an emulated machine. A new group has them attached, and is what is waited for.
     daemon.wait_metric("observer_probe_attached", &["probe=\"page_fault\""], SOON, |v| v == 1.0)?;
+    let growth = "probe=\"growth\"";
+    if daemon.metric("observer_probe_status", &[growth, "status=\"attached\""])? == Some(1.0) {
+        daemon.wait_metric("observer_probe_attached", &[growth], SOON, |v| v == 1.0)?;
+    }
     let args = format!("grow --by {by} --size {SIZE} --after 0.3 --file {} --seconds 1", file.display());
     let output = run(stage, &group, &args)?.wait_with_output()?;
     let _ = fs::remove_file(&file); // not every way makes one
@@ -120,7 +124,14 @@ fn followed(growth: &Growth, events: &[serde_json::Value]) -> Result<()> {
     }
     let (first, last) = (points.first().copied().unwrap_or(0), points.last().copied().unwrap_or(0));
     let followed = last.saturating_sub(first) as f64 / (SIZE * MIB) as f64;
-    ensure!(followed > 0.9, "{} points follow {:.0} % of the growth", points.len(), followed * 100.0);
+    ensure!(
+        followed > 0.9,
+        "{} points, from {} to {} MiB, follow {:.0} % of the growth",
+        points.len(),
+        first / MIB,
+        last / MIB,
+        followed * 100.0
+    );
     // No gap larger than the bound: 1 MiB or 1/128, what the stocks hold back, and one huge page.
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let bound = 2 * MIB + 2 * MIB + 64 * 4096 * cpus;
