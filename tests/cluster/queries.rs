@@ -18,6 +18,7 @@ const MAY_BE_EMPTY: &[(&str, &str)] = &[
         "twelve spikes take more than half of the room, not all of it",
     ),
     ("observer_probe_status{status=\"broken\"}) == 1", "nothing is broken"),
+    ("observer_lend_oldest_loan_seconds", "nothing is lent here"),
 ];
 
 /// Dashboards, rules and documents: everything that is shipped with a query in it.
