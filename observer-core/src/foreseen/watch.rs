@@ -1,6 +1,6 @@
 //! Follows every container alive: what it holds that the kernel cannot take back, and what its limits leave it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use crate::{
     attribution::Attribution,
@@ -87,7 +87,11 @@ impl LimitWatch {
 
     /// A point between two readings of the kinds of memory.
     fn used(&mut self, at: Time, cgroup: CgroupId, usage: u64) {
-        let followed = self.approaches.entry(cgroup).or_default();
+        let followed = match self.approaches.entry(cgroup) {
+            // Its process may leave before anything starts, so that nothing ends: it is followed once it takes a page.
+            Entry::Vacant(_) if usage == 0 => return,
+            entry => entry.or_default(),
+        };
         if !followed.reads_files {
             let cache = followed.usage.saturating_sub(followed.unreclaimable);
             if followed.push(at, usage.saturating_sub(cache)) {
@@ -220,6 +224,8 @@ fn rooms(life: &Lifecycle, known: &Known) -> Vec<Room> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         model::event::{Event, EventKind, Limit, MemoryLevels, MemoryReading, MemoryStat, NodeReading},
@@ -276,6 +282,23 @@ mod tests {
         assert!(matches!(began[..], [(LimitKind::Container, at)] if (15.0..18.0).contains(&at)), "{began:?}");
         let (began, _) = found(20, 0, 60);
         assert!(matches!(began[0], (LimitKind::Node, at) if (7.0..10.0).contains(&at)), "{began:?}");
+    }
+
+    /// A process may come to a group and leave it before it takes a page or executes anything: nothing starts or ends.
+    #[test]
+    fn of_a_group_that_nothing_started_in_nothing_stays() {
+        let mut watch = LimitWatch::default();
+        let (containers, attribution) = (Containers::default(), Attribution::default());
+        let (histories, node) = (Histories::default(), NodeWatch::default());
+        let known =
+            Known { containers: &containers, attribution: &attribution, histories: &histories, node: &node };
+        for cgroup in 1..=100 {
+            let container = Container { cgroup, labels: Arc::default() };
+            let at = Time::from_nanos(cgroup * 1_000_000_000);
+            let what = FindingKind::Point { container, usage: 0 };
+            watch.follow(&known, &mut vec![Finding { at, what }]);
+        }
+        assert_eq!(watch.approaches.len(), 0);
     }
 
     #[test]
