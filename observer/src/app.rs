@@ -14,7 +14,6 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
@@ -41,6 +40,7 @@ use crate::{
         kill_journal::KillJournal,
         writer::{CannotRecord, Recorder},
     },
+    signals::Signals,
     sinks::{api_state::NodeState, log, metrics::Metrics},
     sources::kubernetes::{self, ApiClock},
 };
@@ -104,7 +104,8 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
     let serving = server::serve(listener, limits, shared.clone(), protection, until(stopped.clone()));
     let server = tokio::spawn(serving);
     tokio::spawn(async move {
-        signals.wait().await;
+        let signal = signals.wait().await;
+        tracing::info!("{signal}: draining");
         let _ = stop.send(true); // no receiver is left: nothing to stop
     });
 
@@ -215,24 +216,6 @@ fn write(path: &Path, text: &str) -> Result<(), CannotRun> {
 
 async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await; // a dropped sender stops as well
-}
-
-struct Signals {
-    term: Signal,
-    int: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
-    }
-
-    async fn wait(mut self) {
-        tokio::select! {
-            _ = self.term.recv() => tracing::info!("SIGTERM: draining"),
-            _ = self.int.recv() => tracing::info!("SIGINT: draining"),
-        }
-    }
 }
 
 /// Owns the pipeline and the outlets.

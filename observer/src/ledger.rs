@@ -12,7 +12,11 @@ use std::{
 
 use kube::Client;
 
-use crate::sources::kubernetes::{self, ApiClock};
+use crate::{
+    companion::CannotRun,
+    signals::Signals,
+    sources::kubernetes::{self, ApiClock},
+};
 
 mod allowed;
 pub mod certificate;
@@ -45,16 +49,6 @@ impl Shared {
         // A panic while it is held leaves a book that lacks a change: still the best there is.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum CannotRun {
-    #[error(transparent)]
-    Connect(#[from] kubernetes::CannotConnect),
-    #[error(transparent)]
-    Serve(#[from] serve::CannotServe),
-    #[error("cannot wait for signals: {0}")]
-    Signals(std::io::Error),
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,9 +92,7 @@ pub struct Options {
 
 /// Waits for its turn, watches and answers, until SIGTERM or SIGINT.
 pub async fn run(mut options: Options) -> Result<(), CannotRun> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate()).map_err(CannotRun::Signals)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(CannotRun::Signals)?;
+    let signals = Signals::new().map_err(CannotRun::Signals)?;
     if options.allowed.is_empty() {
         options.allowed.push(allowed::beside(Path::new(allowed::OWN_NAMESPACE), &options.cert));
     }
@@ -113,8 +105,7 @@ pub async fn run(mut options: Options) -> Result<(), CannotRun> {
         .map(|namespace| lease::Holding::new(client.clone(), namespace, LEASE, &options.identity));
     let done = tokio::select! {
         done = work(&options, client, shared, lease.as_mut()) => done,
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
+        _ = signals.wait() => Ok(()),
     };
     if let Some(lease) = lease {
         lease.release().await;
@@ -129,7 +120,6 @@ async fn work(
     mut lease: Option<&mut lease::Holding>,
 ) -> Result<(), CannotRun> {
     let ready = serve::Ready::default();
-    let server = serve::Server::new(options, client.clone(), shared.clone(), ready.clone());
     let watching = async {
         if let Some(lease) = lease.as_mut() {
             tracing::info!("waiting for the lease {}", LEASE);
@@ -149,7 +139,7 @@ async fn work(
         }
     };
     tokio::select! {
-        served = server.run() => served.map_err(Into::into),
+        served = serve::serve(options, client.clone(), shared.clone(), ready.clone()) => served.map_err(Into::into),
         () = watching => Ok(()),
     }
 }

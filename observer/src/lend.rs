@@ -16,8 +16,9 @@ use kube::Client;
 use tokio::time::sleep;
 
 use crate::{
-    http::tls,
+    companion::CannotRun,
     ledger::lease,
+    signals::Signals,
     sources::kubernetes::{self, ApiClock, terms},
 };
 
@@ -38,24 +39,6 @@ const LEASE: &str = "observer-lend";
 const AUTHORITY: Duration = Duration::from_secs(60);
 /// After a try that failed.
 const AGAIN: Duration = Duration::from_secs(2);
-
-#[derive(Debug, thiserror::Error)]
-pub enum CannotServe {
-    #[error("{0}; `observer ledger-secret` makes a pair")]
-    Certificate(#[from] tls::CannotUse),
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: std::io::Error },
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum CannotRun {
-    #[error(transparent)]
-    Connect(#[from] kubernetes::CannotConnect),
-    #[error(transparent)]
-    Serve(#[from] CannotServe),
-    #[error("cannot wait for signals: {0}")]
-    Signals(std::io::Error),
-}
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -143,16 +126,13 @@ fn share(text: &str) -> Result<f64, String> {
 
 /// Reviews pods, and gives back while it leads, until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), CannotRun> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate()).map_err(CannotRun::Signals)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(CannotRun::Signals)?;
+    let signals = Signals::new().map_err(CannotRun::Signals)?;
     let clock = ApiClock::default();
     let client = kubernetes::client(options.kubeconfig.as_deref(), clock.clone()).await?;
     let mut lease = lease::Holding::new(client.clone(), &options.namespace, LEASE, &options.identity);
     let done = tokio::select! {
         done = work(&options, client, clock, &mut lease) => done,
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
+        _ = signals.wait() => Ok(()),
     };
     lease.release().await;
     done

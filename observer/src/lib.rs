@@ -8,6 +8,7 @@
 //! sinks        findings -> metrics, log lines, what the API shows
 //! http         serves the sinks: TLS, authorisation, routes
 //! recording    events <-> a file; histories kept over restarts
+//! companion    what the next two have in common: how they serve and end
 //! ledger       `observer ledger`: the changes of every workload of the cluster
 //! lend         `observer lend`: memory lent for the start of pods
 //! commands     check, docs, analyse, advise, why, top
@@ -20,6 +21,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod commands;
+pub mod companion;
 pub mod config;
 pub mod descriptors;
 mod failure;
@@ -29,5 +31,6 @@ pub mod ledger;
 pub mod lend;
 pub mod memory;
 pub mod recording;
+mod signals;
 pub mod sinks;
 pub mod sources;

@@ -1,12 +1,8 @@
 //! The ledger's answers: records by uid, over TLS, to service accounts it knows; its metrics in the clear.
 
-use std::{
-    future::pending,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use axum::{
@@ -18,15 +14,14 @@ use axum::{
 };
 use kube::Client;
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 use crate::{
-    descriptors,
+    companion::{CannotServe, Server},
     http::{
-        accept::{self, Limits},
+        accept::Limits,
         auth::{Access, Admits},
-        browser::{self, Hosts},
-        tls::{self, Pair},
+        browser,
+        tls::Pair,
     },
     ledger::{Options, Shared},
     sinks::metrics::CONTENT_TYPE,
@@ -36,14 +31,6 @@ use observer_core::model::kubernetes::ChangeRecord;
 pub const AUDIENCE: &str = "observer-ledger";
 /// Asked for at once at the most: an agent asks for the workloads of pods that just started.
 const UIDS: usize = 512;
-
-#[derive(Debug, thiserror::Error)]
-pub enum CannotServe {
-    #[error("{0}; `observer ledger-secret` makes a pair")]
-    Certificate(#[from] tls::CannotUse),
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: std::io::Error },
-}
 
 /// Set once everything has been listed.
 #[derive(Clone, Default)]
@@ -60,13 +47,6 @@ impl Ready {
     }
 }
 
-pub struct Server {
-    listen: SocketAddr,
-    metrics_listen: SocketAddr,
-    pair: Pair,
-    state: Answering,
-}
-
 #[derive(Clone)]
 struct Answering {
     shared: Shared,
@@ -74,46 +54,27 @@ struct Answering {
     access: Access,
 }
 
-impl Server {
-    pub fn new(options: &Options, client: Client, shared: Shared, ready: Ready) -> Self {
-        let admits = Admits::Accounts { audience: AUDIENCE, allowed: options.allowed.clone() };
-        Self {
-            listen: options.listen,
-            metrics_listen: options.metrics_listen,
-            pair: Pair { cert: options.cert.clone(), key: options.key.clone() },
-            state: Answering { shared, ready, access: Access::new(client, admits) },
-        }
-    }
-
-    pub async fn run(self) -> Result<(), CannotServe> {
-        let tls = self.pair.load().await?;
-        let bind = async |address| {
-            TcpListener::bind(address).await.map_err(|source| CannotServe::Listen { address, source })
-        };
-        let (answers_at, own_at) = (bind(self.listen).await?, bind(self.metrics_listen).await?);
-        let own = Router::new()
-            .route("/metrics", get(metrics))
-            .route("/healthz", get(async || "ok\n"))
-            .route("/readyz", get(ready))
-            .with_state(self.state.clone());
-        let own = browser::headers(Hosts::default().guard(own));
-        let answers =
-            browser::headers(Router::new().route("/v1/records", get(records)).with_state(self.state));
-        tracing::info!(
-            "answering agents on https://{}, /metrics on http://{}",
-            self.listen,
-            self.metrics_listen
-        );
-        let descriptors = descriptors::raise_limit();
-        let (many, few) = (Limits::LEDGER.below(descriptors), Limits::AGENT.below(descriptors / 2));
-        let renewing = self.pair.renew(tls.clone());
-        tokio::select! {
-            () = accept::serve(answers_at, many, Some(tls), answers, pending()) => {}
-            () = accept::serve(own_at, few, None, own, pending()) => {}
-            () = renewing => {}
-        }
-        Ok(())
-    }
+/// Serves until the end of the process.
+pub async fn serve(
+    options: &Options,
+    client: Client,
+    shared: Shared,
+    ready: Ready,
+) -> Result<(), CannotServe> {
+    let admits = Admits::Accounts { audience: AUDIENCE, allowed: options.allowed.clone() };
+    let state = Answering { shared, ready, access: Access::new(client, admits) };
+    let own = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/readyz", get(self::ready))
+        .with_state(state.clone());
+    let answers = browser::headers(Router::new().route("/v1/records", get(records)).with_state(state));
+    let server = Server {
+        listen: options.listen,
+        metrics_listen: options.metrics_listen,
+        pair: Pair { cert: options.cert.clone(), key: options.key.clone() },
+        limits: Limits::LEDGER,
+    };
+    server.run("answering agents", answers, own).await
 }
 
 async fn metrics(State(state): State<Answering>) -> impl IntoResponse {

@@ -1,7 +1,6 @@
 //! What the API server asks: a pod is being created, is it lent to? And the lender's metrics in the clear.
 
 use std::{
-    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -33,18 +32,13 @@ use kube::{
     },
 };
 use serde_json::json;
-use tokio::net::TcpListener;
 
 use crate::{
-    descriptors,
+    companion::{CannotServe, Server},
     failure::one_line,
-    http::{
-        accept::{self, Limits},
-        browser::{self, Hosts},
-        tls::Pair,
-    },
+    http::{accept::Limits, tls::Pair},
     lend::{
-        CannotServe, Options,
+        Options,
         admit::{self, Refused},
         cluster::Cluster,
         events::Events,
@@ -74,32 +68,19 @@ pub struct Webhook {
 
 /// Serves until the end of the process.
 pub async fn serve(options: &Options, webhook: Webhook) -> Result<(), CannotServe> {
-    let pair = Pair { cert: options.cert.clone(), key: options.key.clone() };
-    let tls = pair.load().await?;
-    let bind = async |address| {
-        TcpListener::bind(address).await.map_err(|source| CannotServe::Listen { address, source })
-    };
-    let (asked_at, own_at): (TcpListener, TcpListener) =
-        (bind(options.listen).await?, bind(options.metrics_listen).await?);
     let own = Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(webhook.clone());
-    let own = browser::headers(Hosts::default().guard(own));
     let asked =
         Router::new().route("/v1/admit", post(review)).layer(DefaultBodyLimit::max(BODY)).with_state(webhook);
-    let shown: [SocketAddr; 2] = [options.listen, options.metrics_listen];
-    tracing::info!("reviewing pods on https://{}, /metrics on http://{}", shown[0], shown[1]);
-    let descriptors = descriptors::raise_limit();
-    let (many, few) = (Limits::LENDER.below(descriptors), Limits::AGENT.below(descriptors / 2));
-    let renewing = pair.renew(tls.clone());
-    tokio::select! {
-        () = accept::serve(asked_at, many, Some(tls), asked, std::future::pending()) => {}
-        () = accept::serve(own_at, few, None, own, std::future::pending()) => {}
-        () = renewing => {}
-    }
-    Ok(())
+    let server = Server {
+        listen: options.listen,
+        metrics_listen: options.metrics_listen,
+        pair: Pair { cert: options.cert.clone(), key: options.key.clone() },
+        limits: Limits::LENDER,
+    };
+    server.run("reviewing pods", asked, own).await
 }
 
 async fn metrics(State(webhook): State<Webhook>) -> impl IntoResponse {
