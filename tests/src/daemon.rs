@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{group::Group, interrupted};
@@ -18,6 +18,16 @@ use crate::{group::Group, interrupted};
 /// `TEST_PATIENCE`.
 pub fn patience() -> u32 {
     std::env::var("TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
+/// Asks `every` so often, until it is so.
+pub fn until(what: &str, within: Duration, every: Duration, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !is_so()? {
+        ensure!(began.elapsed() < within * patience(), "{what}: not within {within:?}");
+        sleep(every * patience());
+    }
+    Ok(())
 }
 
 pub struct Daemon {

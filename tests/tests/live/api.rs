@@ -5,12 +5,12 @@ use std::{
     fs,
     process::{Child, Command, Stdio},
     thread::{self, sleep},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
 use observer_tests::{
-    daemon::{self, patience, sum},
+    daemon::{self, sum},
     mock_api::{Answers, MockApi},
     pod::{self, Pod},
 };
@@ -38,13 +38,8 @@ pub const CASES: &[Case] = &[
 /// A client that was refused for long tries again after half a minute at the latest.
 const BACK: Duration = Duration::from_secs(60);
 
-pub fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
-    let began = Instant::now();
-    while !is_so()? {
-        ensure!(began.elapsed() < BACK * patience(), "{what}: not within {BACK:?}");
-        sleep(Duration::from_millis(100) * patience());
-    }
-    Ok(())
+fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+    daemon::until(what, BACK, Duration::from_millis(100), is_so)
 }
 
 fn agent(stage: &Stage) -> Result<()> {

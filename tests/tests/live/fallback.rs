@@ -7,11 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use observer_tests::{
-    daemon::{Daemon, patience},
+    daemon::{Daemon, patience, until},
     group::Group,
 };
 
-use super::api::until;
 use super::kernel::{counts_faults_of, group, own, run};
 use crate::{
     Case,
@@ -101,7 +100,9 @@ fn no_growth(stage: &Stage) -> Result<()> {
     let file = stage.directory.join("cached.bin");
     let script = format!("dd if=/dev/zero of={} bs=1M count=64 2>/dev/null; sleep 60", file.display());
     let child = group.spawn("/bin/sh".as_ref(), &["-c", &script])?;
-    until("the file is written", || Ok(fs::metadata(&file).is_ok_and(|file| file.len() == 64 * MIB)))?;
+    until("the file is written", SOON, Duration::from_millis(100), || {
+        Ok(fs::metadata(&file).is_ok_and(|file| file.len() == 64 * MIB))
+    })?;
     // On a machine that is short of memory the kernel takes some of it back while it is written.
     let peak = group.peak().unwrap_or(48 * MIB); // kernels before 5.19 say none on cgroup v2
     ensure!(peak > 32 * MIB, "the kernel counts {peak}");

@@ -3,13 +3,13 @@
 use std::{
     fs,
     process::{Child, Stdio},
-    thread::{self, sleep},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use observer_tests::{
-    daemon::{Daemon, patience},
+    daemon::{Daemon, patience, until},
     group::Group,
     mock_api::MockApi,
     pod::{self, Pod},
@@ -77,12 +77,7 @@ impl Limited {
 
 /// Without the log, which has a line for each container.
 fn within_reason(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
-    let began = Instant::now();
-    while !is_so()? {
-        ensure!(began.elapsed() < SLOW * patience(), "{what}: not within {SLOW:?}");
-        sleep(Duration::from_millis(500));
-    }
-    Ok(())
+    until(what, SLOW, Duration::from_millis(500), is_so)
 }
 
 /// Processes that sleep, ended when dropped.
