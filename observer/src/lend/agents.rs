@@ -10,7 +10,10 @@ use tokio::time::timeout;
 use crate::{failure::one_line, http::tls};
 use observer_core::{
     loan::{Earlier, Measured},
-    model::container::Workload,
+    model::{
+        container::{ContainerState, Workload},
+        past_startup::StartupOutcome,
+    },
 };
 
 /// An agent that takes longer is asked again the next time.
@@ -85,10 +88,15 @@ impl Agent {
     /// Earlier start-ups of the workload of this container, those that came through.
     pub async fn earlier(&self, id: &str) -> Result<Curves, String> {
         let detail: Detail = self.get(&format!("/api/v1/containers/{id}")).await?;
-        let whole = |outcome: &str| ["stable", "drifting", "oscillating"].contains(&outcome);
-        let whole = detail.earlier.into_iter().filter(|startup| whole(&startup.outcome));
+        let whole = detail.earlier.into_iter().filter(|startup| is_verdict(&startup.outcome));
         Ok(Curves(whole.map(|startup| (startup.peak_bytes, startup.curve)).collect()))
     }
+}
+
+/// Whether a start-up came to this, and not to its end, nor is under way.
+fn is_verdict(name: &str) -> bool {
+    let state = ContainerState::ALL.into_iter().find(|state| state.name() == name);
+    state.and_then(StartupOutcome::reached).is_some()
 }
 
 /// Of /api/v1/advice, what is needed of it.
@@ -162,7 +170,7 @@ impl Holding {
                 .working_set_bytes
                 .max(self.usage_bytes.saturating_sub(self.file_bytes.unwrap_or(0))),
             peak: self.peak_bytes.max(self.startup_peak_bytes.unwrap_or(0)),
-            settled: ["stable", "drifting", "oscillating"].contains(&self.state.as_str()),
+            settled: is_verdict(&self.state),
             earlier: earlier.and_then(|curves| curves.after(age)),
         }
     }

@@ -1,7 +1,7 @@
 //! The leading replica's work: follows every pod with a loan, and gives back.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -142,9 +142,9 @@ impl Loans {
     /// What the containers with loans hold, by the agents of their nodes.
     async fn measure(&self, entries: &mut Entries) -> Holdings {
         let open = entries.values().filter(|entry| entry.is_open());
-        let nodes: Vec<String> = open.filter_map(|entry| entry.held.node.clone()).collect();
+        let nodes: BTreeSet<&str> = open.filter_map(|entry| entry.held.node.as_deref()).collect();
         let mut agents = self.cluster.agents();
-        agents.retain(|node, _| nodes.contains(node));
+        agents.retain(|node, _| nodes.contains(node.as_str()));
         let ask = agents.iter().map(|(node, agent)| async move {
             let answer = match agent {
                 Ok(agent) => agent.containers().await,
