@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
-use procfs::{FromBufRead, Meminfo, MemoryPressure};
+use procfs::{FromBufRead, MemoryPressure};
 use rustix::{
     process::{Resource, getrlimit},
     time::ClockId,
@@ -18,7 +18,7 @@ use observer_core::model::{
 };
 
 pub fn memory_total(proc: &Path) -> io::Result<u64> {
-    Ok(meminfo(proc)?.mem_total)
+    Ok(Meminfo::read(proc)?.total)
 }
 
 /// Unix time of the host's boot (`btime` of /proc/stat).
@@ -29,7 +29,7 @@ pub fn booted(proc: &Path) -> Option<f64> {
 
 /// Without `pods_available`, which is of the cgroup tree.
 pub fn reading(proc: &Path) -> io::Result<NodeReading> {
-    let meminfo = meminfo(proc)?;
+    let meminfo = Meminfo::read(proc)?;
     // Four of its two hundred lines: to parse all of them each second takes longer than the kernel takes to write them.
     let vmstat = fs::read_to_string(proc.join("vmstat"))?;
     let counter = |name: &str| {
@@ -37,9 +37,9 @@ pub fn reading(proc: &Path) -> io::Result<NodeReading> {
         vmstat.lines().find_map(value).unwrap_or(0)
     };
     Ok(NodeReading {
-        available: meminfo.mem_available.unwrap_or(meminfo.mem_free),
+        available: meminfo.available.unwrap_or(meminfo.free),
         pods_available: None,
-        free: meminfo.mem_free,
+        free: meminfo.free,
         pressure: pressure(proc)?,
         faults: counter("pgfault"),
         major_faults: counter("pgmajfault"),
@@ -48,8 +48,39 @@ pub fn reading(proc: &Path) -> io::Result<NodeReading> {
     })
 }
 
-fn meminfo(proc: &Path) -> io::Result<Meminfo> {
-    parse(&proc.join("meminfo"))
+/// Three of the fifty lines of /proc/meminfo, in bytes. Not `procfs::Meminfo`: it multiplies all fifty by their units
+/// without a look at overflow, which panics or, optimised, gives another number.
+struct Meminfo {
+    total: u64,
+    /// `None`: a kernel before 3.14.
+    available: Option<u64>,
+    free: u64,
+}
+
+impl Meminfo {
+    fn read(proc: &Path) -> io::Result<Self> {
+        let path = proc.join("meminfo");
+        Self::parse(&fs::read_to_string(&path)?)
+            .map_err(|error| invalid(format!("{}: {error}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let bytes = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let parsed = line.map(|value| {
+                let kib = value.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
+                kib.and_then(|kib| kib.checked_mul(1 << 10))
+                    .ok_or_else(|| format!("{name} is {:?}, not a number of kB", value.trim()))
+            });
+            parsed.transpose()
+        };
+        let needed = |name: &str| bytes(name)?.ok_or_else(|| format!("no {name}"));
+        Ok(Self { total: needed("MemTotal")?, available: bytes("MemAvailable")?, free: needed("MemFree")? })
+    }
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// `None`: the kernel has no PSI, or it is off (psi=0).
@@ -67,8 +98,7 @@ fn pressure(proc: &Path) -> io::Result<Option<Pressure>> {
 
 fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
     let text = fs::read(path)?;
-    T::from_buf_read(text.as_slice())
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))
+    T::from_buf_read(text.as_slice()).map_err(|error| invalid(format!("{}: {error}", path.display())))
 }
 
 /// What this process takes, and what room it has. All of it takes ten files and more.
@@ -94,7 +124,7 @@ impl Own {
         let mut sizes =
             text.split_whitespace().map(|pages| pages.parse::<u64>().ok()?.checked_mul(page_size));
         let (Some(Some(size)), Some(Some(resident))) = (sizes.next(), sizes.next()) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("statm: {text:?}")));
+            return Err(invalid(format!("statm: {text:?}")));
         };
         let holds =
             |(at, before): (Time, u64)| now.since(at) < EVERY_OWN && resident.abs_diff(before) < MOVED_BYTES;
@@ -115,5 +145,41 @@ impl Own {
             max_files: getrlimit(Resource::Nofile).current,
             room,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Meminfo;
+
+    fn read(meminfo: &str) -> Result<[Option<u64>; 3], String> {
+        let Meminfo { total, available, free } = Meminfo::parse(meminfo)?;
+        Ok([Some(total), available, Some(free)])
+    }
+
+    #[test]
+    fn meminfo_is_in_bytes() {
+        let text = "MemTotal:       24683520 kB\nMemFree:  20484096 kB\nMemAvailable:   24027136 kB\nHugePages_Total:  7\n";
+        assert_eq!(read(text), Ok([Some(25_275_924_480), Some(24_603_787_264), Some(20_975_714_304)]));
+        assert_eq!(
+            read("MemTotal: 8 kB\nMemFree: 4 kB\n"),
+            Ok([Some(8192), None, Some(4096)]),
+            "before 3.14"
+        );
+    }
+
+    #[test]
+    fn what_meminfo_cannot_hold_is_an_error_that_names_the_line() {
+        for (text, named) in [
+            ("MemTotal: 18014398509481984 kB\nMemFree: 4 kB\n", "MemTotal"),
+            ("MemTotal: 8 kB\nMemFree: 4\n", "MemFree"),
+            ("MemTotal: 8 kB\nMemFree: -4 kB\n", "MemFree"),
+            ("MemTotal: 8 kB\nMemFree: 4 kB\nMemAvailable: many kB\n", "MemAvailable"),
+            ("MemTotal: 8 kB\n", "MemFree"),
+            ("", "MemTotal"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(named), "{text:?}: {error}");
+        }
     }
 }
