@@ -239,6 +239,30 @@ const rewrite = change => page => page.route("**/api/v1/state", async route => {
   await route.fulfill({ json: state });
 });
 
+await test("a limit that a container will meet is marked, in the table and in the container", async open => {
+  const lines = readFileSync(`${cases}/limit_ahead/events.jsonl`, "utf8").split("\n");
+  const cut = `${out}/limit-ahead.jsonl`;
+  writeFileSync(cut, lines.slice(0, lines.findIndex(line => line.includes('"what":{"oom_kill":'))).join("\n") + "\n");
+  const served = await serve(cut);
+  try {
+    const [one] = (await served.api("containers")).filter(one => one.limit_ahead);
+    truth(one?.limit_ahead.limit === "container", `the API foresees ${JSON.stringify(one?.limit_ahead)}`);
+    const at = new Date(one.limit_ahead.at * 1000).toISOString().slice(11, 19);
+    const page = await open(served.url, { hash: `#/container/${one.id}` });
+    await page.waitForSelector(".panel .numbers");
+    const verdict = await page.textContent(".panel .verdict");
+    truth(verdict.includes(`meets its limit of ${bytes(one.limit_ahead.bytes)} at ${at}`), verdict);
+    await shot(page, "limit-ahead");
+    const table = await open(served.url, { hash: "#/?range=900" });
+    await table.keyboard.press("ArrowDown");
+    await table.keyboard.press("ArrowRight");
+    await table.waitForSelector(".row.container");
+    const row = await table.textContent(".row.container");
+    truth(row.includes(`meets its limit at ${at}`), row);
+    await shot(table, "limit-ahead-table");
+  } finally { await served.stop(); }
+});
+
 await test("names that are hostile are text", async open => {
   const page = await open(scaled.url, { before: rewrite(state => {
     hostile.forEach((name, i) => {
