@@ -5,11 +5,12 @@
 //! each group. *Feeds* what is known of a container at rest.
 //!
 //! The iterator writes no output: the kernel cannot continue a walk of cgroups whose output buffer is full. Each group
-//! is stored in a mapped array at a running index instead, and userland reads it there. The walk is in pre-order, so a
-//! group comes after its parent and before its next sibling. As long as no group comes or goes each keeps its index, so
-//! the program compares with what it stored there last, and lists what changed: of a group at rest userland touches
-//! nothing.
-//!
+//! is stored in a mapped array at a running index instead. The walk is in pre-order, so a group comes after its parent
+//! and before its next sibling. As long as no group comes or goes each keeps its index, so the program compares with
+//! what it stored there last, and lists what changed: of a group at rest userland touches nothing.
+//! Once a second a group's memory has left the processor's caches, and what a pass costs is how many cache lines it
+//! fetches. So of a group at rest it reads only the memory counter, two lines, beside what says who it is. The rest
+//! (page lists, swap, events, pressure) is read when the counter moved, near a limit, and once in [`WHOLE_EVERY`] runs.
 //! Fields are loaded through typed pointers. A helper takes some 60 ns with the mitigations of return instructions, so
 //! twenty for each group are most of a pass; they are used only where the kernel cannot cast (before v6.2).
 
@@ -22,7 +23,7 @@ use crate::{
 
 pub const PROBE: Probe = Probe {
     name: "cgroup_pass",
-    sees: "usage, peak, limits, events, pressure and page lists of every memory cgroup, once a second",
+    sees: "usage, peak and limits of every memory cgroup once a second, the rest when that moves",
     intent: Intent::Optional,
     hooks: &[Hook { attachments: &[iter("cgroup_pass", "cgroup")] }],
     fallback: Fallback {
@@ -65,9 +66,9 @@ pub const PROBE: Probe = Probe {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct CgroupRecord {
+    // Read in each run: 64 bytes.
     pub cgroup: u64,
-    pub parent: u64,
-    /// `cgroup_subsys_state.serial_nr`: never used twice, unlike the id.
+    /// `serial_nr` of the css: never used twice, unlike the id.
     pub serial: u64,
     /// Depth below the root of the hierarchy.
     pub level: u32,
@@ -79,6 +80,8 @@ pub struct CgroupRecord {
     pub high: u64,
     /// v1: times usage hit the limit.
     pub failcnt: u64,
+    // Of a group at rest as it was at most `WHOLE_EVERY` runs ago.
+    pub parent: u64,
     pub swap: u64,
     pub memsw: u64,
     /// `memory_events[]`: with what happened below (v2).
@@ -110,6 +113,8 @@ pub struct EventCounts {
 pub struct Header {
     /// [`mode`].
     pub mode: u64,
+    /// Remainder of the indexes whose records are read whole; [`EVERY_ONE`]: all.
+    pub whole: u64,
     /// Records of this run: the first so many of the table.
     pub stored: u64,
     /// Those that are not as the run before left them; the map `PASS_CHANGED` begins with their indexes, ascending.
@@ -124,15 +129,22 @@ pub mod mode {
     pub const CONTAINERS: u64 = 1;
 }
 
+/// Runs after which a group at rest is read whole again: page lists change by ageing, too.
+pub const WHOLE_EVERY: u64 = 16;
+/// Of [`Header::whole`].
+pub const EVERY_ONE: u64 = u64::MAX;
+/// Pages by which usage may be short of a limit that is hit: `MEMCG_CHARGE_BATCH` (include/linux/memcontrol.h).
+pub const CHARGE_BATCH: u64 = 64;
+
 /// `NR_LRU_LISTS` of every kernel so far; another number is a kernel this program does not know.
 pub const LRU_LISTS: usize = 5;
 /// At most: `MAX_NR_ZONES` is 3 to 6.
 pub const MAX_ZONES: usize = 8;
-/// `MAX_NR_GENS` and `MIN_NR_GENS` of the multi-gen LRU (kernel: include/linux/mmzone.h, v6.1 to v7.2): how many
-/// generations there can be, and how many of the newest are active.
+/// Generations of the multi-gen LRU, and how many of the newest are active: `MAX_NR_GENS` and `MIN_NR_GENS` (kernel:
+/// include/linux/mmzone.h, v6.1 to v7.2).
 pub const GENERATIONS: usize = 4;
 pub const ACTIVE_GENERATIONS: usize = 2;
-/// NUMA nodes looked at, at most.
+/// NUMA nodes, at most.
 pub const MAX_NODES: u32 = 64;
 /// Records the table holds unless userland says otherwise.
 pub const CAPACITY: u32 = 8192;
@@ -146,7 +158,7 @@ pub mod lru {
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 32);
+    assert!(size_of::<Header>() == 40);
     assert!(size_of::<CgroupRecord>() == 208);
 };
 
@@ -158,8 +170,8 @@ mod program {
     use aya_ebpf::{Global, macros::map, maps::Array};
 
     use super::{
-        ACTIVE_GENERATIONS, CAPACITY, CgroupRecord, GENERATIONS, Header, LRU_LISTS, MAX_NODES, MAX_ZONES,
-        lru, mode,
+        ACTIVE_GENERATIONS, CAPACITY, CHARGE_BATCH, CgroupRecord, EVERY_ONE, GENERATIONS, Header, LRU_LISTS,
+        MAX_NODES, MAX_ZONES, WHOLE_EVERY, lru, mode,
     };
     use crate::{
         abi::UNKNOWN,
@@ -208,10 +220,8 @@ mod program {
         }
         // SAFETY: one entry; userland writes it only between two runs.
         let header = unsafe { &mut *PASS_HEADER.get_ptr_mut(0)? };
-        // SAFETY: typed by the context.
-        let id = unsafe { walk::cgroup_id(cgroup) };
-        // SAFETY: entries are written whole and only removed after the cgroup is gone.
-        if header.mode == mode::CONTAINERS && unsafe { CONTAINERS.get(id) }.is_none() {
+        // SAFETY: typed by the context; entries are written whole and only removed after the cgroup is gone.
+        if header.mode == mode::CONTAINERS && unsafe { CONTAINERS.get(walk::cgroup_id(cgroup)) }.is_none() {
             header.dropped += 1;
             return None;
         }
@@ -222,22 +232,18 @@ mod program {
         };
         // SAFETY: an entry of the table, which no other run writes.
         let record = unsafe { &mut *record };
-        let mut differs = put(&mut record.cgroup, id);
         // SAFETY: typed pointers.
-        unsafe {
-            let parent = walk::load::<Ptr>(css, Field::CssParent);
-            let parent = if parent.is_null() { 0 } else { walk::css_cgroup_id(parent) };
-            differs |= put(&mut record.parent, parent);
-            differs |= put(&mut record.serial, walk::load::<u64>(css, Field::CssSerial));
-            let (level, populated) = (record.level, record.populated);
-            record.level = walk::load::<u32>(cgroup, Field::CgroupLevel);
-            record.populated = walk::load::<u32>(cgroup, Field::CgroupPopulatedCsets);
-            differs |= u64::from((level ^ record.level) | (populated ^ record.populated));
+        let (serial, populated) = unsafe {
+            (walk::load::<u64>(css, Field::CssSerial), walk::load::<u32>(cgroup, Field::CgroupPopulatedCsets))
+        };
+        let memcg = Memcg::of(css);
+        let populates = core::mem::replace(&mut record.populated, populated) ^ populated;
+        let mut differs = u64::from(populates) | put(&mut record.serial, serial) | counter(record, memcg);
+        let is_due = header.whole == EVERY_ONE || u64::from(index) % WHOLE_EVERY == header.whole;
+        let near = record.usage + CHARGE_BATCH;
+        if differs != 0 || is_due || near >= record.max || near >= record.high {
+            differs |= whole(record, cgroup, css, memcg);
         }
-        // Pages leave their lists before they are uncharged.
-        differs |= pages(record, Memcg::of(css));
-        differs |= counters(record, Memcg::of(css));
-        differs |= pressure(record, cgroup);
         if differs != 0 {
             // SAFETY: as many entries as the table has, written by this run alone.
             unsafe { *PASS_CHANGED.get_ptr_mut(header.changed as u32)? = index.into() };
@@ -247,33 +253,58 @@ mod program {
         Some(())
     }
 
+    /// What is not read of a group at rest in each run.
+    #[inline(always)]
+    fn whole(record: &mut CgroupRecord, cgroup: Ptr, css: Ptr, memcg: Memcg) -> u64 {
+        // SAFETY: typed pointers.
+        let mut differs = unsafe {
+            record.level = walk::load::<u32>(cgroup, Field::CgroupLevel); // never changes
+            let parent = walk::load::<Ptr>(css, Field::CssParent);
+            let parent = if parent.is_null() { 0 } else { walk::css_cgroup_id(parent) };
+            put(&mut record.cgroup, walk::cgroup_id(cgroup)) | put(&mut record.parent, parent)
+        };
+        // Pages leave their lists before they are uncharged, so the counter is read again, after the lists.
+        differs |= pages(record, memcg) | counter(record, memcg);
+        differs | events(record, memcg) | pressure(record, cgroup)
+    }
+
     /// Stores a value; the bits in which it is another than the one before.
     #[inline(always)]
     fn put(stored: &mut u64, value: u64) -> u64 {
         core::mem::replace(stored, value) ^ value
     }
 
+    /// The memory counter: two cache lines (kernel: include/linux/page_counter.h).
     #[inline(always)]
-    fn counters(record: &mut CgroupRecord, memcg: Memcg) -> u64 {
+    fn counter(record: &mut CgroupRecord, memcg: Memcg) -> u64 {
+        let typed = memcg.typed();
+        put(&mut record.usage, typed.word(walk::offset(Field::MemcgUsage)))
+            | put(&mut record.watermark, typed.word(walk::offset(Field::MemcgWatermark)))
+            | put(&mut record.max, typed.word(walk::offset(Field::MemcgMax)))
+            | put(&mut record.high, optional(typed, Field::MemcgHigh))
+            | put(&mut record.failcnt, optional(typed, Field::MemcgFailcnt))
+    }
+
+    #[inline(always)]
+    fn events(record: &mut CgroupRecord, memcg: Memcg) -> u64 {
         let typed = memcg.typed();
         let read = |field| typed.word(walk::offset(field));
-        let optional = |field| if walk::has(field) { read(field) } else { UNKNOWN };
         let events = &mut record.events;
-        put(&mut record.usage, read(Field::MemcgUsage))
-            | put(&mut record.watermark, read(Field::MemcgWatermark))
-            | put(&mut record.max, read(Field::MemcgMax))
-            | put(&mut record.high, optional(Field::MemcgHigh))
-            | put(&mut record.failcnt, optional(Field::MemcgFailcnt))
-            | put(&mut record.swap, optional(Field::MemcgSwap))
-            | put(&mut record.memsw, optional(Field::MemcgMemsw))
-            | put(&mut events.low, optional(Field::MemcgEventsLow))
+        put(&mut record.swap, optional(typed, Field::MemcgSwap))
+            | put(&mut record.memsw, optional(typed, Field::MemcgMemsw))
+            | put(&mut events.low, optional(typed, Field::MemcgEventsLow))
             | put(&mut events.high, read(Field::MemcgEventsHigh))
             | put(&mut events.max, read(Field::MemcgEventsMax))
             | put(&mut events.oom, read(Field::MemcgEventsOom))
             | put(&mut events.oom_kill, read(Field::MemcgEventsOomKill))
-            | put(&mut events.oom_group_kill, optional(Field::MemcgEventsOomGroupKill))
+            | put(&mut events.oom_group_kill, optional(typed, Field::MemcgEventsOomGroupKill))
             | put(&mut record.oom_local, read(Field::MemcgOomEvents))
             | put(&mut record.oom_kill_local, read(Field::MemcgOomKillsLocal))
+    }
+
+    #[inline(always)]
+    fn optional(typed: Typed, field: Field) -> u64 {
+        if walk::has(field) { typed.word(walk::offset(field)) } else { UNKNOWN }
     }
 
     /// Absent on v1, and where PSI is off.

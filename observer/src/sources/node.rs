@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn meminfo_is_in_bytes() {
-        let text = "MemTotal:       24683520 kB\nMemFree:  20484096 kB\nMemAvailable:   24027136 kB\nHugePages_Total:  7\n";
+        let text =
+            "MemTotal:       24683520 kB\nMemFree:  20484096 kB\nMemAvailable:   24027136 kB\nHugePages: 7\n";
         assert_eq!(read(text), Ok([Some(25_275_924_480), Some(24_603_787_264), Some(20_975_714_304)]));
         assert_eq!(
             read("MemTotal: 8 kB\nMemFree: 4 kB\n"),

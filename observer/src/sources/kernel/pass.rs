@@ -13,7 +13,7 @@ use aya::{
     maps::{Map, MapData},
     programs::ProgramFd,
 };
-use observer_ebpf::probes::cgroup_pass::{CAPACITY, CgroupRecord, Header, mode};
+use observer_ebpf::probes::cgroup_pass::{CAPACITY, CgroupRecord, EVERY_ONE, Header, WHOLE_EVERY, mode};
 use rustix::{
     io::Errno,
     mm::{MapFlags, ProtFlags, mmap, munmap},
@@ -38,6 +38,7 @@ pub struct Pass {
     changed: Mapping<u64>,
     header: Mapping<Header>,
     mode: u64,
+    runs: u64,
     /// The table is as the last run over everything left it, or differs from what the next will write.
     kept: bool,
     /// Of the first record of that run.
@@ -73,6 +74,7 @@ impl Pass {
             changed: Mapping::new(programs, "PASS_CHANGED", capacity as usize)?,
             header: Mapping::new(programs, "PASS_HEADER", 1)?,
             mode: mode::ALL,
+            runs: 0,
             kept: false,
             first: 0,
         })
@@ -86,10 +88,12 @@ impl Pass {
     /// Every group there is. Where they do not fit, the containers come first.
     pub fn run(&mut self) -> io::Result<Found<'_>> {
         let kept = std::mem::take(&mut self.kept);
-        let counts = self.go(None, self.mode)?;
+        self.runs += 1;
+        let whole = self.runs % WHOLE_EVERY;
+        let counts = self.go(None, self.mode, whole)?;
         let (counts, kept) = if counts.dropped > 0 && self.mode == mode::ALL {
             self.mode = mode::CONTAINERS;
-            (self.go(None, self.mode)?, false)
+            (self.go(None, self.mode, whole)?, false)
         } else {
             (counts, kept)
         };
@@ -106,14 +110,14 @@ impl Pass {
     /// Overwrites the beginning of the table: the next run over everything finds that changed.
     pub fn run_below(&mut self, group: &Below) -> io::Result<Found<'_>> {
         let kept = std::mem::take(&mut self.kept);
-        let counts = self.go(Some(group.0.as_fd()), mode::ALL)?;
+        let counts = self.go(Some(group.0.as_fd()), mode::ALL, EVERY_ONE)?;
         // But if that is what is at the beginning anyway.
         self.kept = kept && self.records.as_slice().first().is_some_and(|record| record.cgroup != self.first);
         Ok(Found { changed: None, ..self.found(counts) })
     }
 
-    fn go(&mut self, link: Option<BorrowedFd>, mode: u64) -> io::Result<Header> {
-        self.header.write(Header { mode, ..Header::default() });
+    fn go(&mut self, link: Option<BorrowedFd>, mode: u64, whole: u64) -> io::Result<Header> {
+        self.header.write(Header { mode, whole, ..Header::default() });
         let iterator = sys::create_iter(link.unwrap_or(self.whole.as_fd()))?;
         // The program writes no output: the read that ran it over everything returns 0.
         let mut nothing = [0u8; 64];
