@@ -59,6 +59,8 @@ const CHANNEL: usize = 1024;
 const STALLED: Duration = Duration::from_secs(5);
 /// When stopping, the thread that reads the host is waited for this long.
 const LAST_LOOK: Duration = Duration::from_secs(2);
+/// Probes are attached, what was kept is read, the API is asked: what runs from then on is a part of the program.
+const START_IS_OVER: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CannotRun {
@@ -138,6 +140,10 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         stalled_seconds: 0,
         starting,
     };
+    tokio::spawn(async {
+        sleep(START_IS_OVER).await;
+        memory::unmap_code();
+    });
     let give_up = until(stopped.clone());
     let core = tokio::spawn(core.run(batches, received, async move {
         give_up.await;
