@@ -25,6 +25,7 @@ const LONG: &[(&str, &str)] = &[
     ("observer-core/src/container/oom.rs", "half of it tests"),
     ("observer-core/src/container/oom_counts.rs", "half of it tests"),
     ("observer-core/src/simulate/run.rs", "one run, half of it tests"),
+    ("observer-core/src/attribution/cgroup_path.rs", "a table of layouts, most of it tests"),
     ("observer-core/src/ledger.rs", "the changes of a workload, half of it tests"),
     ("observer-core/src/model/event.rs", "one list of what sources say"),
     ("observer-core/src/model/finding.rs", "one list of what the core concludes"),

@@ -63,12 +63,23 @@ pub fn owner(path: &str) -> Option<Owner<'_>> {
     // Nothing but a container runtime names a group by 64 hex digits, below whatever `--cgroup-parent` it was given.
     for (at, part) in parts.iter().enumerate() {
         let Some((runtime, id)) = runtime_leaf(part.name) else { continue };
-        if runtime.is_some_and(is_monitor) {
+        // Podman's pods, with the driver cgroupfs: /libpod_parent/POD/libpod-CONTAINER.
+        let holds_containers = at > 0 && parts[at - 1].name == "libpod_parent" && runtime.is_none();
+        if runtime.is_some_and(is_monitor) || (holds_containers && at + 1 == parts.len()) {
             return None;
+        }
+        if holds_containers {
+            continue;
         }
         return Some(own(path, &parts, at, Kind::Container { runtime, id }));
     }
     if let Some(at) = parts.iter().rposition(|part| is_unit(part.name)) {
+        // Slurm's one scope holds the jobs of all users.
+        if parts[at].name.ends_with("slurmstepd.scope")
+            && parts.get(at + 1).is_some_and(|part| part.name.starts_with("job_"))
+        {
+            return Some(own(path, &parts, at + 1, Kind::Plain));
+        }
         return Some(own(path, &parts, at, Kind::Unit { name: parts[at].name }));
     }
     if parts.last()?.name.ends_with(".slice") {
@@ -126,8 +137,13 @@ fn pod_uid(name: &str) -> Option<String> {
     (dashed || hash).then(|| uid.replace('_', "-"))
 }
 
-/// `<runtime>-<64 hex>.scope`, `<runtime>-<64 hex>` or `<64 hex>`.
+/// `<runtime>-<64 hex>.scope`, `<runtime>-<64 hex>` or `<64 hex>`; and `<slice>:<runtime>:<64 hex>`, where the runtime
+/// was given a path for systemd and does not use it.
 fn runtime_leaf(name: &str) -> Option<(Option<&str>, &str)> {
+    if let Some((place, id)) = name.rsplit_once(':') {
+        let (_, runtime) = place.rsplit_once(':')?;
+        return runtime_leaf(id).map(|(_, id)| (Some(runtime), id));
+    }
     let name = name.strip_suffix(".scope").unwrap_or(name);
     let at = name.len().checked_sub(64)?;
     let (prefix, id) = name.split_at_checked(at)?;
@@ -168,7 +184,7 @@ pub fn labels(owner: &Owner) -> Labels {
         }
         Kind::Unit { .. } => {
             let manager = workload_name::manager(place);
-            let workload = join(&manager, &workload_name::of_unit(name));
+            let workload = join(&manager, &workload_name::of_unit_in(place, name));
             of(join(&manager, name), workload, "systemd_unit")
         }
         Kind::Plain => of(owner.path.to_owned(), workload_name::of_group(owner.path), "cgroup"),
@@ -252,6 +268,26 @@ mod tests {
             ("/user.slice/user-0.slice/user@0.service/app.slice/a.scope".into(), "unit a.scope +0".into()),
             ("/system.slice".into(), "none".into()),
             ("/demo/web/3".into(), "plain /demo/web/3 +0".into()),
+            (format!("/system.slice:docker:{ID}"), "container +0".into()),
+            (format!("/user.slice:podman:{ID}/init.scope"), "container +1".into()),
+            (format!("/libpod_parent/libpod-{ID}"), "container +0".into()),
+            (format!("/libpod_parent/{}", ID.replace('3', "4")), "none".into()),
+            (format!("/libpod_parent/{}/libpod-{ID}", ID.replace('3', "4")), "container +0".into()),
+            (
+                format!("/machine.slice/machine-libpod_pod_{ID}.slice/libpod-{ID}.scope/container"),
+                "container +1".into(),
+            ),
+            (format!("/machine.slice/machine-libpod_pod_{ID}.slice"), "none".into()),
+            (format!("/docker/{ID}/docker/{}", ID.replace('3', "4")), "container +2".into()),
+            (
+                "/system.slice/slurmstepd.scope/job_42/step_0/user/task_0".into(),
+                "plain /system.slice/slurmstepd.scope/job_42 +3".into(),
+            ),
+            ("/system.slice/slurmstepd.scope/system".into(), "unit slurmstepd.scope +1".into()),
+            (
+                "/machine.slice/machine-qemu\\x2d1\\x2dweb.scope/libvirt/emulator".into(),
+                "unit machine-qemu\\x2d1\\x2dweb.scope +2".into(),
+            ),
         ];
         for (path, expected) in table {
             assert_eq!(kind_of(&path), expected, "{path}");

@@ -7,10 +7,11 @@
 //! |---|---|---|
 //! | 12 or more hex digits, one of them 0 to 9 | container ids (64), ECS tasks (32), short ids (12) | everywhere |
 //! | uuid, with `-` or `_` | Nomad allocations, Snap and VTE scopes | everywhere |
-//! | 16 or more letters and digits, four of them digits | BuildKit, ULID, KSUID | everywhere |
+//! | 16 or more letters and digits, four of them digits; 20, two; 24, one | BuildKit, ULID, KSUID, XID | everywhere |
 //! | a number, also after one letter | pids, sessions (`session-c2.scope`), `run-u12.scope` | scopes |
 //! | a number of four digits and more, or one that is all of a name | pids, `/web/3`, `build-31337` | plain groups |
 //! | a number after `uid_`, `job_`, `step_`, `task_` | Slurm | plain groups |
+//! | the number in `qemu-3-web` | libvirt: `machine-qemu-3-web.scope`, `/machine/qemu-3-web.libvirt-qemu` | machines |
 //! | what follows `@` | `web@3.service` | units: systemd.unit(5), instances of a template |
 //!
 //! A number in the name of a service is part of the name: `redis-6379.service`, `postgresql-15.service`.
@@ -36,6 +37,15 @@ pub fn of_unit(name: &str) -> String {
     match without_ids(stem, if transient { 1 } else { NEVER }) {
         stem if stem.is_empty() => format!("*.{suffix}"),
         stem => format!("{stem}.{suffix}"),
+    }
+}
+
+/// A unit whose name is nothing but an id (Proxmox' `/qemu.slice/101.scope`) is called by its slice.
+pub fn of_unit_in(place: &str, name: &str) -> String {
+    let unit = of_unit(name);
+    match place.rsplit('/').next() {
+        Some(slice) if unit.starts_with("*.") && slice.ends_with(".slice") => format!("{slice}/{unit}"),
+        _ => unit,
     }
 }
 
@@ -80,8 +90,15 @@ fn of_directory(name: &str) -> String {
     let slurm = name
         .split_once('_')
         .filter(|(kind, number)| matches!(*kind, "uid" | "job" | "step" | "task") && is_number(number));
+    // libvirt without systemd: /machine/qemu-3-web.libvirt-qemu.
+    let libvirt = name.rsplit_once(".libvirt-").and_then(|(stem, driver)| {
+        let (_, machine) = stem.split_once('-')?;
+        let (number, machine) = machine.split_once('-')?;
+        is_number(number).then(|| format!("{driver}-{machine}"))
+    });
     match slurm {
         Some((kind, _)) => kind.to_owned(),
+        None if libvirt.is_some() => libvirt.unwrap_or_default(),
         None if is_numbered(name) => String::new(),
         None => without_ids(name, PID_DIGITS),
     }
@@ -131,8 +148,15 @@ fn uuid(text: &str) -> Option<&str> {
 fn is_id(part: &str) -> bool {
     let digits = part.bytes().filter(u8::is_ascii_digit).count();
     let all = |test: fn(&u8) -> bool| part.bytes().all(|byte| test(&byte));
+    // The longer, the less likely it is a word that somebody wrote.
+    let least = match part.len() {
+        ..16 => usize::MAX,
+        16..20 => 4,
+        20..24 => 2,
+        24.. => 1,
+    };
     (part.len() >= 12 && digits > 0 && all(u8::is_ascii_hexdigit))
-        || (part.len() >= 16 && digits >= 4 && all(u8::is_ascii_alphanumeric))
+        || (digits >= least && all(u8::is_ascii_alphanumeric))
 }
 
 /// A number, or an id after a single letter, as systemd makes them: `u12`, `c2`, `r0123456789abcdef`.
@@ -194,6 +218,29 @@ mod tests {
             ),
             ("/machine.slice/machine-qemu\\x2d3\\x2dweb\\x2d2.scope".into(), "machine-qemu-web-2.scope"),
             ("/buildkit/k2j4h6g8f1d3s5a7q9w1e3r5t".into(), "/buildkit"),
+            ("/buildkit/abcdefghijklmnopqrstuvw1x".into(), "/buildkit"),
+            ("/jobs/2NfWqDbBhYtmKsRzXwVcLpGaJeU".into(), "/jobs"),
+            (format!("/system.slice:docker:{ID}"), "docker"),
+            (format!("/libpod_parent/{}/libpod-{ID}", ID.replace('3', "4")), "libpod"),
+            ("/machine/qemu-3-web-2.libvirt-qemu".into(), "/machine/qemu-web-2"),
+            ("/machine/lxc-4711-db.libvirt-lxc".into(), "/machine/lxc-db"),
+            ("/machine.slice/machine-lxc\\x2d1234\\x2dci.scope".into(), "machine-lxc-ci.scope"),
+            ("/qemu.slice/101.scope".into(), "qemu.slice/*.scope"),
+            (format!("/user.slice/user-7.slice/{UUID}.scope"), "user-7.slice/*.scope"),
+            (
+                "/system.slice/slurmstepd.scope/job_42/step_0/user/task_0".into(),
+                "/system.slice/slurmstepd.scope/job",
+            ),
+            (format!("/ecstasks.slice/ecstasks-{}.slice/docker-{ID}.scope", &ID[..32]), "docker"),
+            (
+                format!(
+                    "/user.slice/user-7.slice/user@7.service/app.slice/snap.firefox.firefox-{UUID}.scope"
+                ),
+                "user@7.service/snap.firefox.firefox.scope",
+            ),
+            (format!("/actions_job/{ID}"), "/actions_job"),
+            (format!("/mesos/{UUID}"), "/mesos"),
+            (format!("/system.slice/nerdctl-{ID}.scope"), "nerdctl"),
             ("/facade".into(), "/facade"),
             ("/deadbeefcafe".into(), "/deadbeefcafe"),
         ];
