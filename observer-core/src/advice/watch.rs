@@ -16,7 +16,7 @@ use crate::{
         container::{Container, ContainerState, Workload},
         event::Limit,
         finding::{Advised, Finding, FindingKind, Measured, OomScope, Stable},
-        kubernetes::{Pod, PodContainer},
+        kubernetes::{Pod, PodContainer, Role},
         past_startup::StartupOutcome,
         time::Time,
     },
@@ -378,6 +378,8 @@ fn current(
     let init = pod.and_then(|(pod, _)| pod_need::while_initializing(pod, need));
     Current {
         containers: of_it().count() as u64,
+        role: pod
+            .map_or(before.role, |(_, container)| Some(container.role).filter(|role| *role != Role::Main)),
         starting: of_it().filter(|running| running.starting).count() as u64,
         request: pod.map(|(_, container)| container.request).or(before.request),
         limit: limit.map(Limit::bytes).or(before.limit),

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use strum::EnumCount;
 
-use crate::model::{container::Workload, kubernetes::Autoscaler};
+use crate::model::{
+    container::Workload,
+    kubernetes::{Autoscaler, Role},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
@@ -191,6 +194,9 @@ pub struct Steady {
 pub struct Current {
     /// Alive now.
     pub containers: u64,
+    /// Of the container in its pod; none for a main one, and where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     /// Of them, still starting.
     #[serde(default)]
     pub starting: u64,

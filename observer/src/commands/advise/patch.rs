@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::commands::advise::{WorkloadAdvice, table::quantity};
-use observer_core::model::{advice::AdvisedLimit, printable::printable};
+use observer_core::model::{advice::AdvisedLimit, kubernetes::Role, printable::printable};
 
 pub fn commands(advised: &[WorkloadAdvice]) -> String {
     let head = "# Read before you run: each line changes a workload, and a changed template is rolled out.\n";
@@ -64,9 +64,15 @@ fn command(advised: &WorkloadAdvice) -> String {
 fn how(advised: &WorkloadAdvice, sizes: &Sizes) -> String {
     let of = &advised.facts.workload;
     let edit = |place: &str| format!("# {place}\n{}", lines(&printable(&of.container), sizes));
+    // Where a pod's template has the container: a merge into the other list would add one without an image.
+    let list = match advised.facts.current.role {
+        Some(Role::Init | Role::Sidecar) => "initContainers",
+        Some(Role::Ephemeral) => return "# an ephemeral container can be given no resources\n".to_owned(),
+        Some(Role::Main) | None => "containers",
+    };
     let template = || {
         let resources = resources(sizes);
-        json!({"spec": {"containers": [{"name": of.container, "resources": resources}]}})
+        json!({"spec": {list: [{"name": of.container, "resources": resources}]}})
     };
     match of.workload_type.as_str() {
         "deployment" | "statefulset" | "daemonset" | "replicaset" => {
@@ -248,6 +254,21 @@ mod tests {
         ] {
             let text = commands(&[advised(kind, namespace, workload, "app")]);
             assert!(text.contains(expected), "{kind} {workload}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_patched_where_the_template_has_it() {
+        for (role, expected) in [
+            (None, r#"{"spec":{"template":{"spec":{"containers":[{"name":"app""#),
+            (Some(Role::Sidecar), r#"{"spec":{"template":{"spec":{"initContainers":[{"name":"app""#),
+            (Some(Role::Init), r#"{"spec":{"template":{"spec":{"initContainers":[{"name":"app""#),
+            (Some(Role::Ephemeral), "# an ephemeral container"),
+        ] {
+            let mut facts = advised("deployment", "shop", "web", "app").facts;
+            facts.current.role = role;
+            let text = commands(&[with(facts)]);
+            assert!(text.contains(expected), "{role:?}: {text}");
         }
     }
 
