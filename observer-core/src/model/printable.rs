@@ -25,8 +25,10 @@ fn is_hostile(one: char) -> bool {
         || matches!(one,
             '\u{200b}'..='\u{200f}' // invisible, and marks of direction
             | '\u{2028}'..='\u{202e}' // separators, embeddings and overrides
-            | '\u{2060}'..='\u{2069}' // invisible operators, isolates
-            | '\u{feff}' | '\u{061c}')
+            | '\u{2060}'..='\u{206f}' // invisible operators, isolates, obsolete marks
+            | '\u{fff9}'..='\u{fffb}' // annotations
+            | '\u{e0000}'..='\u{e007f}' // tags: invisible letters
+            | '\u{ad}' | '\u{061c}' | '\u{180e}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -39,6 +41,7 @@ mod tests {
             ("a\n2026 ERROR x", "a\\n2026 ERROR x"),
             ("\u{1b}[31mX\u{7f}", "\\u{1b}[31mX\\u{7f}"),
             ("gpj.\u{202e}exe", "gpj.\\u{202e}exe"),
+            ("a\u{e0041}\u{ad}b", "a\\u{e0041}\\u{ad}b"),
             ("r\rOK\u{85}", "r\\rOK\\u{85}"),
             ("tmux: server (\u{540c}) \\ \"x\"", "tmux: server (\u{540c}) \\ \"x\""),
         ];
