@@ -66,7 +66,7 @@ const SIZE_MAX_BYTES: f64 = 9_007_199_254_740_992.0;
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let refuse = |why: &str| Err(format!("{} {why}", quoted(text)));
-    let digits = text.trim_start_matches(|c: char| c.is_ascii_digit() || "+-.,".contains(c));
+    let digits = &text[number_end(text)..];
     // An exponent belongs to the number only where digits follow: 1.5e8, but 2E is two exa.
     let unit = match digits.strip_prefix(['e', 'E']) {
         Some(rest) if rest.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit()) => {
@@ -114,6 +114,10 @@ pub fn size_factor(unit: &str) -> Option<f64> {
     if ["", "b", "byte", "bytes"].contains(&unit.to_ascii_lowercase().as_str()) {
         return Some(1.0);
     }
+    // Grafana's unit "short".
+    if let Some(power) = ["Mil", "Bil", "Tri"].iter().position(|short| *short == unit) {
+        return Some(DECIMAL[power + 1]);
+    }
     let mut letters = unit.chars();
     let letter = letters.next()?;
     let power = "kmgtpe".find(letter.to_ascii_lowercase())?;
@@ -126,10 +130,44 @@ pub fn size_factor(unit: &str) -> Option<f64> {
     }
 }
 
-/// A number with a decimal point or a decimal comma. `1,234` is refused: it may be either.
+/// Between groups of three digits: blanks of all widths, apostrophes, and what programming languages write.
+const GROUPING: [char; 7] = [' ', '\u{a0}', '\u{2009}', '\u{202f}', '\'', '\u{2019}', '_'];
+
+/// Where the number at the beginning of a size ends; a blank belongs to it only between two digits.
+fn number_end(text: &str) -> usize {
+    let mut before = ' ';
+    let mut letters = text.char_indices().peekable();
+    while let Some((at, letter)) = letters.next() {
+        let digit_follows = letters.peek().is_some_and(|(_, next)| next.is_ascii_digit());
+        let groups = GROUPING.contains(&letter) && before.is_ascii_digit() && digit_follows;
+        if !(letter.is_ascii_digit() || "+-.,".contains(letter) || groups) {
+            return at;
+        }
+        before = letter;
+    }
+    text.len()
+}
+
+/// A number with a decimal point or a decimal comma, with or without thousands set apart. `1,234` is refused: it may be
+/// either.
 pub fn parse_decimal(text: &str) -> Result<f64, String> {
     let plain = |text: &str| text.parse::<f64>().map_err(|_| format!("{} is not a number", quoted(text)));
-    let Some((whole, fraction)) = text.split_once(',') else { return plain(text) };
+    if let Some(separator) = text.chars().find(|letter| GROUPING.contains(letter)) {
+        let end = text.find(['.', ',']).unwrap_or(text.len());
+        let (whole, fraction) = text.split_at(end);
+        let whole = ungrouped(whole, separator).ok_or_else(|| format!("{} is not a number", quoted(text)))?;
+        let fraction = fraction.get(1..).unwrap_or_default();
+        return plain(&format!("{whole}.{fraction}"));
+    }
+    let Some((whole, fraction)) = text.split_once(',') else {
+        // Two points are no decimal points: 1.234.567.
+        return plain(&ungrouped(text, '.').filter(|_| text.matches('.').count() > 1).unwrap_or(text.into()));
+    };
+    if whole.contains('.')
+        && let Some(whole) = ungrouped(whole, '.')
+    {
+        return plain(&format!("{whole}.{fraction}")); // 1.234,5
+    }
     let grouped = fraction.split(',').all(|group| {
         let digits = group.split('.').next().unwrap_or_default();
         digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit())
@@ -144,6 +182,15 @@ pub fn parse_decimal(text: &str) -> Result<f64, String> {
         ));
     }
     plain(&text.replacen(',', ".", 1))
+}
+
+/// Digits without what sets thousands apart; none if these are no groups of three.
+fn ungrouped(text: &str, separator: char) -> Option<String> {
+    let groups: Vec<&str> = text.split(separator).collect();
+    let first = groups.first()?.trim_start_matches(['+', '-']).len();
+    let digits = |group: &&str| group.bytes().all(|byte| byte.is_ascii_digit());
+    let fits = (1..=3).contains(&first) && groups[1..].iter().all(|group| group.len() == 3 && digits(group));
+    fits.then(|| groups.concat())
 }
 
 /// Text of others in our messages: one line, escaped, never long.
@@ -217,12 +264,23 @@ mod tests {
             ("4096000m", 4096),
             ("2097152m", 2 << 40),
             ("0B", 0),
+            ("41.943.040", 41_943_040),
+            ("41.943.040,5", 41_943_040),
+            ("1.234,5 KiB", 1_264_128),
+            ("41 943 040 B", 41_943_040),
+            ("41\u{202f}943\u{202f}040", 41_943_040),
+            ("41'943'040", 41_943_040),
+            ("1 234,5 kB", 1_234_500),
+            ("40\u{a0}MiB", 40 << 20),
+            ("41.9 Mil", 41_900_000),
+            ("1.5 Bil", 1_500_000_000),
         ] {
             assert_eq!(parse_size(text), Ok(expected), "{text}");
         }
-        for text in
-            ["", "Mi", "-1", "NaN", "inf", "1Zi", "1,234", "0.5", "1e30", "9E", "5 apples", "0x10", "1.2.3"]
-        {
+        for text in [
+            "", "Mi", "-1", "NaN", "inf", "1Zi", "1,234", "0.5", "1e30", "9E", "5 apples", "0x10", "1.2.3",
+            "12 34", "1 2", "1234 567", "1.234.56", "12.34,5",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
         assert!(parse_size(&"9x".repeat(5000)).is_err_and(|why| why.len() < 200));

@@ -61,6 +61,9 @@ pub struct Analysis {
     pub plateaus: u32,
     /// Growth of the floor over the last two octaves of time; a verdict only if drifting.
     pub drift_bytes_per_second: f64,
+    /// Whether anonymous memory alone drifts as well; null where it was not recorded. Of what else grows, only shared
+    /// memory cannot be taken back.
+    pub anonymous_memory_drifts: Option<bool>,
     pub fastest_growth_bytes_per_second: f64,
     pub swing_low_bytes: Option<u64>,
     pub swing_high_bytes: Option<u64>,
@@ -176,6 +179,21 @@ mod tests {
         let rows = "usage_bytes,inactive_file_bytes,seconds\n500,100,1790000000.5\n700,,1790000002\n";
         let analysis = of(rows).unwrap();
         assert_eq!((analysis.peak_bytes, analysis.peak_seconds), (700, 1.5));
+    }
+
+    #[test]
+    fn growing_file_cache_is_no_leak() {
+        let curve = |header: &str, parts: &dyn Fn(u64) -> String| {
+            let rows = (0..600).map(|t| format!("{t},{},{}\n", (60 + 2 * t) << 20, parts(t)));
+            of(&rows.fold(format!("seconds,usage_bytes,{header}\n"), |text, row| text + &row)).unwrap()
+        };
+        let leak = curve("anon_bytes", &|t| ((50 + 2 * t) << 20).to_string());
+        assert_eq!((leak.verdict, leak.anonymous_memory_drifts), ("drifting", Some(true)));
+        let unnamed = curve("anon_bytes", &|_| (50 << 20).to_string());
+        assert_eq!(unnamed.anonymous_memory_drifts, Some(false));
+        assert!(unnamed.story().contains("not its anonymous memory: file cache"), "{}", unnamed.story());
+        let cache = curve("active_file_bytes", &|t| ((2 * t) << 20).to_string());
+        assert_eq!(cache.verdict, "stable", "{}", cache.story());
     }
 
     #[test]

@@ -107,7 +107,14 @@ fn recorded(cli: &Cli) -> Result<()> {
 }
 
 fn synthetic(seconds: f64, mib: f64) -> Row {
-    Row { seconds, usage: (mib * MIB) as u64, anon: None, inactive_file: None, begins: false }
+    Row {
+        seconds,
+        usage: (mib * MIB) as u64,
+        anon: None,
+        inactive_file: None,
+        active_file: None,
+        begins: false,
+    }
 }
 
 fn workload(name: &str, kind: Option<Kind>, rows: &[Row], seed: u64, which: u64) -> Workload {

@@ -68,6 +68,9 @@ impl Stamp {
 
 /// A comma is a decimal comma here: digits of times are not grouped.
 fn parse_time_number(text: &str) -> Result<f64, String> {
+    if text.contains(char::is_whitespace) {
+        return Err(format!("{} is not a number", quoted(text)));
+    }
     match text.split_once(',') {
         Some((_, rest)) if !rest.contains(',') => parse_decimal(&text.replacen(',', ".", 1)),
         _ => parse_decimal(text),
@@ -144,7 +147,9 @@ fn words(text: &str) -> Option<Stamp> {
     let seconds = f64::from(of_day.0) * 3600.0 + f64::from(of_day.1) * 60.0 + of_day.2;
     match (year, month, day) {
         (None, None, None) => Some(Stamp::TimeOfDay(seconds)),
-        (Some(year), Some(month), Some(day)) => {
+        (year, Some(month), Some(day)) => {
+            // syslog and `ts` write no year; only differences count, and this one has every day.
+            let year = year.unwrap_or(2024);
             let midnight = civil::Date::new(year, month, day).ok()?.at(0, 0, 0, 0);
             let midnight = Offset::UTC.to_timestamp(midnight).ok()?.as_second();
             Some(Stamp::Date(midnight as f64 + seconds - offset))
@@ -157,7 +162,7 @@ fn words(text: &str) -> Option<Stamp> {
 type OfDay = (u8, u8, f64);
 
 /// 2024-05-21, 2024/05/21, 2024.05.21 or, as dots have it elsewhere, 21.05.2024; the first also with its time. With
-/// slashes the day may be the first number as well as the second: refused.
+/// slashes the day may be the first number as well as the second: refused, unless one of them is no month.
 fn numeric_date(word: &str) -> Option<(civil::Date, Option<OfDay>)> {
     if !word.starts_with(|first: char| first.is_ascii_digit()) || word.len() < 8 {
         return None;
@@ -171,6 +176,11 @@ fn numeric_date(word: &str) -> Option<(civil::Date, Option<OfDay>)> {
     let (year, day) = match (parts[0].len(), parts[2].len()) {
         (4, 1..=2) => (first, last),
         (1..=2, 4) if word.bytes().filter(|byte| *byte == b'.').count() == 2 => (last, first),
+        (1..=2, 4) if word.contains('/') && first > 12 => (last, first),
+        (1..=2, 4) if word.contains('/') && month > 12 => {
+            let date = civil::Date::new(last, i8::try_from(first).ok()?, month).ok()?;
+            return (parts.len() == 3).then_some((date, None));
+        }
         _ => return None,
     };
     let date = civil::Date::new(year, month, i8::try_from(day).ok()?).ok()?;
@@ -416,6 +426,10 @@ mod tests {
             "21.05.2024 16:00:00",
             "[2024-05-21 16:00:00]",
             "Tue May 21 2024 18:00:00 GMT+0200 (Central European Summer Time)",
+            "May 21 16:00:00",
+            "05/21/2024 16:00:00",
+            "21/5/2024 16:00:00",
+            "5/21/2024, 4:00:00 PM",
         ] {
             assert_eq!(Stamp::parse(text), Ok(Stamp::Date(unix)), "{text}");
         }

@@ -7,10 +7,14 @@ use super::rows::{BadInput, Rows};
 mod cadvisor;
 mod csv;
 mod docker_stats;
+mod exposition;
 mod json;
 mod kubectl_top;
+mod kubernetes;
+mod loop_values;
 mod mprof;
 mod pidstat;
+mod processes;
 mod prometheus;
 mod psrecord;
 mod records;
@@ -25,15 +29,20 @@ pub struct Format {
 }
 
 /// The most particular shape first.
-const ALL: [&Format; 11] = [
+const ALL: [&Format; 16] = [
     &docker_stats::JSON,
     &victoriametrics::FORMAT,
     &prometheus::FORMAT,
+    &kubernetes::FORMAT,
     &cadvisor::FORMAT,
+    &exposition::FORMAT,
     &records::FORMAT,
     &mprof::FORMAT,
     &psrecord::FORMAT,
     &pidstat::FORMAT,
+    &processes::STATUS,
+    &processes::TABLE,
+    &loop_values::FORMAT,
     &kubectl_top::FORMAT,
     &docker_stats::TABLE,
     &csv::FORMAT,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{Options, Reading, Report, analyse};
 
 /// What each fixture is recognised as.
-const FIXTURES: [(&str, &str, &[u8]); 24] = [
+const FIXTURES: [(&str, &str, &[u8]); 45] = [
     ("columns", "plain", include_bytes!("fixtures/plain.csv")),
     ("columns", "tabs", include_bytes!("fixtures/tabs.tsv")),
     ("columns", "blanks", include_bytes!("fixtures/blanks.txt")),
@@ -30,6 +30,27 @@ const FIXTURES: [(&str, &str, &[u8]); 24] = [
     ("cAdvisor stats", "Docker's API", include_bytes!("fixtures/docker_api.jsonl")),
     ("JSON records", "a list", include_bytes!("fixtures/records.json")),
     ("JSON records", "one a line", include_bytes!("fixtures/records.jsonl")),
+    ("columns", "comments", include_bytes!("fixtures/comments.txt")),
+    ("columns", "Grafana short", include_bytes!("fixtures/grafana_short.csv")),
+    ("columns", "grouped", include_bytes!("fixtures/grouped.csv")),
+    ("Prometheus range query", "instant, in a loop", include_bytes!("fixtures/prometheus_instant.jsonl")),
+    ("Prometheus range query", "its result", include_bytes!("fixtures/prometheus_result.json")),
+    ("Prometheus text", "an exporter", include_bytes!("fixtures/exporter.txt")),
+    ("Prometheus text", "promtool", include_bytes!("fixtures/promtool.txt")),
+    ("kubectl top", "--sum", include_bytes!("fixtures/kubectl_top_sum.txt")),
+    ("kubectl top", "node", include_bytes!("fixtures/kubectl_top_node.txt")),
+    ("docker stats", "columns", include_bytes!("fixtures/docker_stats_columns.txt")),
+    ("docker stats JSON", "its own time", include_bytes!("fixtures/docker_stats_dated.jsonl")),
+    ("docker stats JSON", "podman", include_bytes!("fixtures/podman_stats.txt")),
+    ("Kubernetes JSON", "metrics API", include_bytes!("fixtures/metrics_api.jsonl")),
+    ("Kubernetes JSON", "kubelet", include_bytes!("fixtures/kubelet_summary.jsonl")),
+    ("Kubernetes JSON", "crictl", include_bytes!("fixtures/crictl_stats.jsonl")),
+    ("process table", "ps aux", include_bytes!("fixtures/ps_aux.txt")),
+    ("process table", "ps -o rss", include_bytes!("fixtures/ps_rss.txt")),
+    ("process table", "top", include_bytes!("fixtures/top.txt")),
+    ("process table", "smem", include_bytes!("fixtures/smem.txt")),
+    ("/proc/PID/status", "", include_bytes!("fixtures/proc_status.txt")),
+    ("times and sizes in turn", "", include_bytes!("fixtures/in_turn.txt")),
 ];
 
 fn report(bytes: &[u8], reading: Reading) -> Result<Report, String> {
@@ -69,7 +90,10 @@ fn parts_are_read_where_the_tool_has_them() {
     for (format, variant, bytes) in FIXTURES {
         let first = report(bytes, Reading::default()).unwrap().first;
         let steady = first.steady_bytes.unwrap() >> 20;
-        if format == "cAdvisor stats" || variant == "tabs" {
+        let has_both = format == "cAdvisor stats" || ["tabs", "kubelet", "crictl"].contains(&variant);
+        if format == "/proc/PID/status" {
+            assert_eq!((first.peak_anon_bytes, steady), (Some(280 << 20), 200), "{format} {variant}");
+        } else if has_both {
             assert_eq!((first.peak_anon_bytes, steady), (Some(280 << 20), 192), "{format} {variant}");
         } else {
             assert_eq!((first.peak_anon_bytes, steady), (None, 200), "{format} {variant}");
@@ -190,6 +214,20 @@ fn sizes_are_of_the_unit_that_the_tool_means() {
     }
     let small = read("0,12345\n1,12346\n").unwrap();
     assert!(small.notes.iter().any(|note| note.contains("read as bytes")), "{:?}", small.notes);
+}
+
+#[test]
+fn comments_are_no_rows_and_may_be_the_header() {
+    let peak = |text: &str| read(text).map(|report| report.first.peak_bytes);
+    for text in [
+        "# recorded on web-0\n# time usage\nseconds,usage_bytes\n0,1000\n# paused\n1,2000\n",
+        "# seconds,usage_bytes\n0,1000\n1,2000\n",
+        "# elapsed rss_kb\n0 1\n# paused\n1 2\n",
+        "time,name,mem\n1716307200,web,1000B / 1GiB\n1716307201,web,2000B / 1GiB\n",
+    ] {
+        assert_eq!(peak(text), Ok(2000), "{text}");
+    }
+    assert!(peak("# elapsed rss_kb\n0 1\n1 lots\n").is_err_and(|why| why.contains("line 3")));
 }
 
 #[test]

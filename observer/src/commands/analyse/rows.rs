@@ -26,6 +26,7 @@ pub struct Row {
     pub usage: u64,
     pub anon: Option<u64>,
     pub inactive_file: Option<u64>,
+    pub active_file: Option<u64>,
     /// Another instance of the container than in the row before.
     pub begins: bool,
 }
@@ -34,6 +35,11 @@ impl Row {
     /// What the kubelet calls so: usage less the file cache that is first to go.
     pub fn working_set(&self) -> u64 {
         self.usage.saturating_sub(self.inactive_file.unwrap_or(0))
+    }
+
+    /// What the kernel cannot take back, as far as it was recorded.
+    pub fn unreclaimable(&self) -> u64 {
+        self.working_set().saturating_sub(self.active_file.unwrap_or(0))
     }
 }
 
@@ -74,6 +80,7 @@ pub struct Sizes {
     pub usage: u64,
     pub anon: Option<u64>,
     pub inactive_file: Option<u64>,
+    pub active_file: Option<u64>,
 }
 
 /// Takes what the formats read, checks it, and hands it on.
@@ -157,6 +164,7 @@ impl<'a> Rows<'a> {
             usage,
             anon: part(sizes.anon, "anonymous memory")?,
             inactive_file: part(sizes.inactive_file, "inactive file cache")?,
+            active_file: part(sizes.active_file, "active file cache")?,
             begins,
         };
         self.remember(seconds, usage);
@@ -312,14 +320,23 @@ pub struct LoopTimes {
 impl LoopTimes {
     /// Takes the time off the beginning of a line.
     pub fn strip<'a>(&mut self, line: &'a str) -> &'a str {
+        // watch(1): `Every 5.0s: COMMAND   HOST: Tue May 21 16:00:00 2024`
+        let line = match line.strip_prefix("Every ").and_then(|rest| rest.rsplit_once(": ")) {
+            Some((_, time)) => time,
+            None => line,
+        };
         match Stamp::split(line) {
             Some((stamp, rest)) => {
-                self.stamp = Some(stamp);
-                self.dated.clear();
+                self.set(stamp);
                 rest
             }
             None => line.trim(),
         }
+    }
+
+    pub fn set(&mut self, stamp: Stamp) {
+        self.stamp = Some(stamp);
+        self.dated.clear();
     }
 
     /// The time of a reading: one time dates one reading of each series.

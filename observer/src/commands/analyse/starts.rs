@@ -129,6 +129,9 @@ impl Starts {
 struct Start {
     origin: f64,
     startup: Startup,
+    /// The same of anonymous memory alone.
+    anon: Startup,
+    anon_samples: u64,
     samples: u64,
     first: f64,
     last: f64,
@@ -147,6 +150,8 @@ impl Start {
         Self {
             origin,
             startup: Startup::default(),
+            anon: Startup::default(),
+            anon_samples: 0,
             samples: 0,
             first: 0.0,
             last: 0.0,
@@ -168,7 +173,7 @@ impl Start {
     fn sample(&mut self, row: Row) {
         let gaps = self.gaps;
         let seconds = self.space(row);
-        let (Row { usage, anon, .. }, working_set) = (row, row.working_set());
+        let (Row { usage, anon, .. }, unreclaimable) = (row, row.unreclaimable());
         self.highest = self.highest.max(usage);
         // A sample holds until the next. Where they are far apart that has to be said, or the filter takes a lone one,
         // which stands for seconds, for an outlier of a tenth.
@@ -176,13 +181,23 @@ impl Start {
             && seconds - held.seconds > COARSE_SECONDS
             && gaps == self.gaps
         {
-            self.startup.sample(Sample { seconds: seconds - HELD_UNTIL_SECONDS, ..held });
+            let held = Sample { seconds: seconds - HELD_UNTIL_SECONDS, ..held };
+            self.startup.sample(held);
+            self.sample_anon(held);
             let growth = (usage as f64 - held.usage as f64) / (seconds - held.seconds);
             self.fastest_coarse_growth = self.fastest_coarse_growth.max(growth);
         }
-        let sample = Sample { seconds, usage, unreclaimable: working_set, anon };
+        let sample = Sample { seconds, usage, unreclaimable, anon };
         self.startup.sample(sample);
+        self.sample_anon(sample);
+        self.anon_samples += u64::from(anon.is_some());
         self.held = Some(sample);
+    }
+
+    fn sample_anon(&mut self, sample: Sample) {
+        if let Some(anon) = sample.anon {
+            self.anon.sample(Sample { usage: anon, unreclaimable: anon, ..sample });
+        }
     }
 
     /// A row without memory.
@@ -202,6 +217,7 @@ impl Start {
             if seconds > 0.0 {
                 // What was before the first row is not known: no hold reaches back into it.
                 self.startup.unseen_until(seconds);
+                self.anon.unseen_until(seconds);
             }
         } else if self.spacing == 0.0 {
             self.spacing = step;
@@ -209,6 +225,7 @@ impl Start {
             self.gaps += 1;
             self.longest_gap = self.longest_gap.max(step);
             self.startup.unseen_until(seconds);
+            self.anon.unseen_until(seconds);
         } else {
             // An average that forgets: samplers slow down when nothing happens.
             self.spacing += (step - self.spacing) / 16.0;
@@ -261,6 +278,8 @@ impl Start {
             overshoot_ratio: startup.overshoot(),
             plateaus: startup.plateaus(),
             drift_bytes_per_second: startup.drift_rate(),
+            anonymous_memory_drifts: (self.anon_samples == self.samples)
+                .then(|| self.anon.verdict() == Verdict::Drifting),
             fastest_growth_bytes_per_second: startup.fastest_growth().max(self.fastest_coarse_growth),
             swing_low_bytes: swing_of(|swing| swing.low).map(|bytes| bytes as u64),
             swing_high_bytes: swing_of(|swing| swing.high).map(|bytes| bytes as u64),

@@ -94,7 +94,13 @@ impl Analysis {
             ("drifting", _) => {
                 let rate = self.drift_bytes_per_second;
                 let way = if rate < 0.0 { "falls" } else { "grows" };
-                format!("drifting: it {way} by {}/s and does not slow down{end}", Bytes(rate.abs() as u64))
+                let rate = Bytes(rate.abs() as u64);
+                match self.anonymous_memory_drifts {
+                    Some(false) => format!(
+                        "drifting, but not its anonymous memory: file cache, shared or kernel memory {way} by {rate}/s and does not slow down{end}"
+                    ),
+                    _ => format!("drifting: it {way} by {rate}/s and does not slow down{end}"),
+                }
             }
             ("oscillating", _) => format!(
                 "oscillating between {} and {} every {}, inside that since {}{end}",

@@ -88,6 +88,7 @@ fn stat(name: &str, index: usize, value: &Value, rows: &mut Rows) -> Result<(), 
         usage,
         anon: json::bytes(memory.get("rss")).or(kernel(["total_rss", "anon"])),
         inactive_file: inactive,
+        active_file: kernel(["total_active_file", "active_file"]),
     };
     Stamp::parse(time).and_then(|stamp| rows.push(&labels, Some(stamp), sizes)).map_err(|why| {
         BadInput::File(format!(

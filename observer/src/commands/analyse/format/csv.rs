@@ -26,6 +26,8 @@ const EXPECTED: &str =
 
 fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     let mut lines = 0;
+    // The comment above the first row may be its header: NumPy's and gnuplot's way to write one.
+    let mut comment: Option<String> = None;
     // Excel's hint, which Grafana writes on request.
     let first = loop {
         let mut line = String::new();
@@ -35,14 +37,31 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
             return Ok(());
         }
         let line = line.trim();
-        if !(line.is_empty() || line.starts_with("sep=")) {
-            break line.to_owned();
+        if line.is_empty() || line.starts_with("sep=") {
+            continue;
+        }
+        match line.strip_prefix('#') {
+            Some(text) => comment = Some(text.trim().to_owned()).filter(|text| is_header(text)),
+            None => break line.to_owned(),
         }
     };
-    match delimiter(&first) {
-        Some(delimiter) => by_delimiter(delimiter, &first, lines, input, rows),
-        None => by_blanks(&first, lines, input, rows),
+    let head = match comment.filter(|_| !is_header(&first)) {
+        Some(header) => vec![header, first],
+        None => vec![first],
+    };
+    let number = lines + 1 - head.len() as u64;
+    match delimiter(&head[0]) {
+        Some(delimiter) => by_delimiter(delimiter, &head.join("\n"), number, input, rows),
+        None => by_blanks(&head, number, input, rows),
     }
+}
+
+fn is_header(line: &str) -> bool {
+    let fields: Vec<&str> = match delimiter(line) {
+        Some(delimiter) => line.split(char::from(delimiter)).map(str::trim).collect(),
+        None => line.split_whitespace().collect(),
+    };
+    Table::of(&fields).is_ok_and(|(_, is_header)| is_header)
 }
 
 fn not_text(error: std::io::Error) -> BadInput {
@@ -79,6 +98,7 @@ fn by_delimiter(
         .has_headers(false)
         .trim(::csv::Trim::All)
         .delimiter(delimiter)
+        .comment(Some(b'#'))
         .from_reader(text);
     let mut record = ::csv::StringRecord::new();
     let mut table = None;
@@ -90,16 +110,19 @@ fn by_delimiter(
     Ok(())
 }
 
-fn by_blanks(first: &str, lines: u64, input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
+fn by_blanks(head: &[String], lines: u64, input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     let mut table = None;
-    take(&mut table, &blanks(first), lines, rows)?;
+    for (line, text) in (lines..).zip(head) {
+        take(&mut table, &blanks(text), line, rows)?;
+    }
+    let lines = lines + head.len() as u64 - 1;
     let mut rest = Lines::new(input);
     while let Some((line, text)) = rest.numbered()? {
         let fields = blanks(&text);
         if fields.len() == 1 && Stamp::parse(fields[0]).is_ok() {
             // Where a loop asked for a process that was gone.
             rows.pass_over();
-        } else if !fields.is_empty() {
+        } else if !fields.is_empty() && !text.trim_start().starts_with('#') {
             take(&mut table, &fields, line + lines, rows)?;
         }
     }
@@ -163,6 +186,7 @@ pub struct Table {
     usage: Vec<(Column, Labels)>,
     anon: Option<Column>,
     inactive_file: Option<Column>,
+    active_file: Option<Column>,
     /// Columns that identify the container of a row.
     labels: Vec<(usize, String)>,
     note: Option<String>,
@@ -312,6 +336,7 @@ impl Table {
                 usage: vec![(column(1), Labels::default())],
                 anon: has(2),
                 inactive_file: has(3),
+                active_file: None,
                 labels: Vec::new(),
                 note: None,
             };
@@ -329,6 +354,7 @@ impl Table {
         };
         let anon = find(&|name| name.has(&["anon", "anonymous"]));
         let inactive_file = find(&|name| name.has(&["inactive"]) && name.has(&["file"]));
+        let active_file = find(&|name| name.has(&["active"]) && name.has(&["file"]));
         let labels: Vec<(usize, String)> = names
             .iter()
             .enumerate()
@@ -352,7 +378,10 @@ impl Table {
             None => {
                 // A Grafana panel: a column for each series, with its legend for a name.
                 let is_series = |at: usize| {
-                    let taken = [anon, inactive_file].into_iter().flatten().any(|column| column.at == at);
+                    let taken = [anon, inactive_file, active_file]
+                        .into_iter()
+                        .flatten()
+                        .any(|column| column.at == at);
                     at != time
                         && !taken
                         && !labels.iter().any(|(label, _)| *label == at)
@@ -368,25 +397,39 @@ impl Table {
         if usage.is_empty() {
             return refuse("usage_bytes");
         }
-        Ok((Self { fields: first.len(), time, time_unit, usage, anon, inactive_file, labels, note }, true))
+        Ok((
+            Self {
+                fields: first.len(),
+                time,
+                time_unit,
+                usage,
+                anon,
+                inactive_file,
+                active_file,
+                labels,
+                note,
+            },
+            true,
+        ))
     }
 
     pub fn row(&self, fields: &[&str], rows: &mut Rows) -> Result<(), String> {
         if fields.len() != self.fields {
             return Err(format!("{} fields, expected {}", fields.len(), self.fields));
         }
-        let stamp = Stamp::parse(fields[self.time])?;
+        let stamp = Stamp::parse(fields[self.time].trim_matches('\''))?;
         let optional = |column: Option<Column>, name: &str| match column {
             Some(column) => bytes(fields[column.at], column.factor, name),
             None => Ok(None),
         };
         let anon = optional(self.anon, "anon_bytes")?;
         let inactive_file = optional(self.inactive_file, "inactive_file_bytes")?;
+        let active_file = optional(self.active_file, "active_file_bytes")?;
         let mut any = false;
         for (column, labels) in &self.usage {
             let Some(usage) = bytes(fields[column.at], column.factor, "usage_bytes")? else { continue };
             any = true;
-            let sizes = Sizes { usage, anon, inactive_file };
+            let sizes = Sizes { usage, anon, inactive_file, active_file };
             if self.labels.is_empty() {
                 rows.push(labels, Some(stamp), sizes)?;
                 continue;
@@ -410,6 +453,12 @@ impl Table {
 
 /// An empty cell is a missing reading.
 fn bytes(cell: &str, factor: f64, name: &str) -> Result<Option<u64>, String> {
+    let cell = cell.trim_matches('\'');
+    // Docker's `40MiB / 1GiB`: the second is the limit.
+    let cell = match cell.split_once(" / ") {
+        Some((usage, limit)) if parse_size(limit).is_ok() => usage,
+        _ => cell,
+    };
     if ["", "-", "null", "undefined"].contains(&cell) {
         return Ok(None);
     }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     super::{
+        clock::Stamp,
         labels::Labels,
         rows::{BadInput, Lines, LoopTimes, Rows, Sizes, bounded},
     },
@@ -17,9 +18,10 @@ pub const TABLE: Format = Format {
     name: "docker stats",
     expects: "docker stats printed no container",
     recognises: |head| {
-        head.lines()
-            .take(100)
-            .any(|line| is_header(line) || pair(line).is_some_and(|(_, memory)| parse_size(memory).is_ok()))
+        let is_row = |line: &str| pair(line).is_some();
+        // Columns set apart otherwise are those of a file without a header.
+        let first = head.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        is_row(&blanks(first)) || head.lines().take(100).any(|line| is_header(line) || is_row(line))
     },
     read: read_table,
 };
@@ -31,6 +33,11 @@ pub const JSON: Format = Format {
     read: read_json,
 };
 
+/// `--format '{{.Name}},{{.MemUsage}}'` and the like: other columns are set apart as these are, by blanks.
+fn blanks(line: &str) -> String {
+    line.replace([',', ';', '"'], " ")
+}
+
 fn is_header(line: &str) -> bool {
     line.contains("MEM USAGE / LIMIT")
 }
@@ -39,7 +46,8 @@ fn read_table(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> 
     let mut times = LoopTimes::default();
     let mut with_id = false;
     Lines::new(input).each(|line| {
-        let rest = times.strip(line);
+        let line = blanks(line);
+        let rest = times.strip(&line);
         if rest.is_empty() {
             return Ok(());
         }
@@ -71,27 +79,57 @@ fn pair(line: &str) -> Option<(&str, &str)> {
     (is_size(memory) && is_size(limit)).then_some((names, memory))
 }
 
+/// Objects, or podman's lists, that may take several lines; a time stands before one or is a field of it.
 fn read_json(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
+    const TEXT_MAX_BYTES: usize = 1024 * 1024;
     let mut times = LoopTimes::default();
+    let mut text = String::new();
     Lines::new(input).each(|line| {
-        let (before, object) = line.split_at(line.find(['{', '[']).unwrap_or(line.len()));
-        let rest = times.strip(before);
-        if object.is_empty() && rest.is_empty() {
-            return Ok(());
+        if text.is_empty() {
+            let rest = times.strip(line);
+            if rest.is_empty() {
+                return Ok(());
+            }
+            text = rest[rest.find(['{', '[']).unwrap_or(0)..].to_owned();
+        } else {
+            text += line;
         }
-        let value: Value = serde_json::from_str(object).map_err(|error| {
-            format!("{} is no JSON of docker stats: {}", quoted(line), bounded(&error.to_string()))
-        })?;
-        // podman prints a list.
-        let items = value.as_array().cloned().unwrap_or_else(|| vec![value]);
-        items.iter().try_for_each(|item| {
-            let text =
-                |names: [&str; 2]| names.iter().find_map(|name| item.get(name)?.as_str()).unwrap_or_default();
-            let labels = Labels::of(&[("id", text(["ID", "id"])), ("name", text(["Name", "name"]))]);
-            let memory = text(["MemUsage", "mem_usage"]);
-            let memory = memory.split('/').next().unwrap_or_default().trim();
-            push(&labels, memory, &mut times, rows)
-        })
+        match serde_json::from_str(&text) {
+            Err(error) if error.is_eof() && text.len() < TEXT_MAX_BYTES => Ok(()),
+            Err(error) => Err(not_json(&text, &error)),
+            Ok(value) => {
+                text.clear();
+                items(value, &mut times, rows)
+            }
+        }
+    })?;
+    match serde_json::from_str::<Value>(&text) {
+        Err(error) if !text.is_empty() => Err(BadInput::File(not_json(&text, &error))),
+        _ => Ok(()),
+    }
+}
+
+fn not_json(text: &str, error: &serde_json::Error) -> String {
+    format!("{} is no JSON of docker stats: {}", quoted(text), bounded(&error.to_string()))
+}
+
+fn items(value: Value, times: &mut LoopTimes, rows: &mut Rows) -> Result<(), String> {
+    let items = match value {
+        Value::Array(items) => items,
+        item => vec![item],
+    };
+    items.iter().try_for_each(|item| {
+        let text =
+            |names: [&str; 2]| names.iter().find_map(|name| item.get(name)?.as_str()).unwrap_or_default();
+        for name in ["time", "timestamp", "ts", "date", "read"] {
+            if let Some(time) = item.get(name) {
+                times.set(Stamp::parse(&time.as_str().map_or_else(|| time.to_string(), str::to_owned))?);
+            }
+        }
+        let labels = Labels::of(&[("id", text(["ID", "id"])), ("name", text(["Name", "name"]))]);
+        let memory = text(["MemUsage", "mem_usage"]);
+        let memory = memory.split('/').next().unwrap_or_default().trim();
+        push(&labels, memory, times, rows)
     })
 }
 

@@ -2,10 +2,16 @@
 
 use serde_json::Value;
 
-use super::super::rows::{BadInput, bounded};
+use super::super::{
+    clock::Stamp,
+    rows::{BadInput, bounded},
+};
 
+/// A line may begin with a time in brackets instead: `[2024-05-21 16:00:00] web-0 5m 40Mi`.
 pub fn is_json(head: &str) -> bool {
-    head.trim_start().starts_with(['{', '['])
+    let head = head.trim_start();
+    let first = head.lines().next().unwrap_or_default();
+    head.starts_with(['{', '[']) && !(head.starts_with('[') && Stamp::split(first).is_some())
 }
 
 /// Whether a field of this name holds an object, not a number.

@@ -29,8 +29,14 @@ fn is_header(line: &str) -> bool {
 fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     let mut times = LoopTimes::default();
     let mut columns: Vec<String> = Vec::new();
+    // --sum: a line, and the sum below it.
+    let mut sum_follows = false;
     Lines::new(input).each(|line| {
         let rest = times.strip(line);
+        if rest.starts_with("____") || std::mem::take(&mut sum_follows) {
+            sum_follows = rest.starts_with("____");
+            return Ok(());
+        }
         if is_header(rest) {
             columns = rest.split_whitespace().map(str::to_owned).collect();
             return Ok(());
@@ -39,10 +45,15 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
             return Ok(());
         }
         // What kubectl says of a pod that is not there (yet): nothing was read.
-        if rest.starts_with("error:")
-            || rest.starts_with("Error from server")
-            || rest.starts_with("No resources found")
-        {
+        const REFUSALS: [&str; 6] = [
+            "error:",
+            "Error from server",
+            "No resources found",
+            "Warning:",
+            "Unable to connect",
+            "The connection to the server",
+        ];
+        if REFUSALS.iter().any(|refusal| rest.starts_with(refusal)) || rest.contains("<unknown>") {
             rows.pass_over();
             return Ok(());
         }
@@ -74,14 +85,14 @@ fn labels(columns: &[String], names: &[&str]) -> Labels {
 
 /// Names and memory of a row: one to three names, millicores, and a quantity.
 fn row(line: &str) -> Option<(Vec<&str>, &str)> {
-    let words: Vec<&str> = line.split_whitespace().collect();
+    // Of a node there are percentages too.
+    let words: Vec<&str> = line.split_whitespace().filter(|word| !word.ends_with('%')).collect();
     let memory = words.iter().rposition(|word| {
         word.ends_with("Ki") || word.ends_with("Mi") || word.ends_with("Gi") || *word == "0"
     })?;
     let cpu = words.get(memory.checked_sub(1)?)?;
     let is_cpu = cpu.trim_end_matches(['m', 'u', 'n']).parse::<u64>().is_ok();
     let names = &words[..memory - 1];
-    // Behind memory only what kubectl top node shows: a percentage.
     (is_cpu
         && (1..=3).contains(&names.len())
         && words.len() == memory + 1

@@ -30,7 +30,11 @@ fn header(line: &str) -> Option<Vec<&str>> {
 fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     let mut columns: Vec<String> = Vec::new();
     Lines::new(input).each(|line| {
-        if line.trim().is_empty() || line.starts_with("Linux ") || line.starts_with("Average:") {
+        // The averages at the end, in the language of the locale: "Average:", "Durchschn.:", "Moyenne :".
+        let mut words = line.split_whitespace().take(2);
+        let is_average =
+            words.any(|word| word.ends_with(':') && !word.starts_with(|first: char| first.is_ascii_digit()));
+        if line.trim().is_empty() || line.starts_with("Linux ") || is_average {
             return Ok(());
         }
         if let Some(names) = header(line) {

@@ -1,9 +1,10 @@
-//! The answer of a range query:
-//! `{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[s,"b"]]}]}}`.
+//! Answers of Prometheus' API: of a range query, of many (a loop), or of instant queries in a loop; whole, or what `jq`
+//! left of them: `{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[s,"b"]]}]}}`.
 
 use std::{collections::BTreeMap, io::BufRead};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     super::{
@@ -21,52 +22,94 @@ pub const FORMAT: Format = Format {
     recognises: |head| {
         json::is_json(head)
             && (head.contains("\"resultType\"")
-                || (head.contains("\"status\"") && head.contains("\"error\"")))
+                || (head.contains("\"status\"") && head.contains("\"error\""))
+                || (json::has_object(head, "metric") && head.contains("\"value")))
     },
     read,
 };
 
-#[derive(Deserialize)]
-struct Answer {
-    error: Option<String>,
-    data: Option<Data>,
-}
+const WHAT: &str = "a Prometheus range query's answer";
 
 #[derive(Deserialize)]
-struct Data {
-    #[serde(rename = "resultType")]
-    result_type: String,
-    result: serde_json::Value,
-}
-
-#[derive(Deserialize)]
-struct Matrix {
+struct Item {
     #[serde(default)]
     metric: BTreeMap<String, String>,
     #[serde(default)]
-    values: Vec<(f64, String)>,
+    values: Vec<(f64, Value)>,
+    /// Of an instant query.
+    value: Option<(f64, Value)>,
 }
 
 fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
-    let what = "a Prometheus range query's answer";
-    let answer: Answer = serde_json::from_reader(input).map_err(|error| json::refused(what, &error))?;
-    if let Some(error) = answer.error {
-        return Err(BadInput::File(format!("the server answered with an error: {}", bounded(&error))));
+    let mut series: Vec<Series> = Vec::new();
+    let (mut answers, mut instant) = (0, None);
+    for answer in serde_json::Deserializer::from_reader(input).into_iter::<Value>() {
+        answers += 1;
+        let (kind, items) = items(answer.map_err(|error| json::refused(WHAT, &error))?)?;
+        if kind != "matrix" {
+            instant = Some(kind);
+        }
+        let earlier = series.len();
+        for item in items {
+            let points = item.values.into_iter().chain(item.value).map(|(at, value)| {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let usage = parse_size(&value).map_err(|why| format!("value {why}"));
+                usage.map(|usage| (Stamp::Number(at), usage))
+            });
+            let labels = Labels(item.metric.into_iter().collect());
+            match series[..earlier].iter_mut().find(|(of, _)| *of == labels) {
+                Some((_, all)) => all.extend(points),
+                None => series.push((labels, points.collect())),
+            }
+        }
     }
-    let data = answer.data.ok_or_else(|| BadInput::File(format!("not {what}: no \"data\"")))?;
-    if data.result_type != "matrix" {
-        let kind = quoted(&data.result_type);
+    if let Some(kind) = instant.filter(|_| answers == 1) {
+        let kind = quoted(&kind);
         return Err(BadInput::File(format!("the answer is a {kind}; ask /api/v1/query_range for a range")));
     }
-    let result: Vec<Matrix> =
-        serde_json::from_value(data.result).map_err(|error| json::refused(what, &error))?;
-    let series = result.into_iter().map(|series| {
-        let points = series.values.into_iter().map(|(at, value)| {
-            parse_size(&value).map(|usage| (Stamp::Number(at), usage)).map_err(|why| format!("value {why}"))
-        });
-        (Labels(series.metric.into_iter().collect()), points.collect())
+    if answers > 1 {
+        series.iter_mut().for_each(|(_, points)| in_order(points));
+    }
+    push(series, rows)
+}
+
+/// What an answer holds, and of which type.
+fn items(mut answer: Value) -> Result<(String, Vec<Item>), BadInput> {
+    if let Some(error) = answer.get("error").and_then(Value::as_str) {
+        return Err(BadInput::File(format!("the server answered with an error: {}", bounded(error))));
+    }
+    if let Some(data) = answer.get_mut("data") {
+        answer = data.take();
+    }
+    let kind = answer.get("resultType").and_then(Value::as_str).map(str::to_owned);
+    if let Some(result) = answer.get_mut("result") {
+        answer = result.take();
+    }
+    if answer.is_object() && answer.get("metric").is_some() {
+        answer = Value::Array(vec![answer]);
+    }
+    if !answer.is_array() {
+        return Err(BadInput::File(format!("not {WHAT}: no \"data\"")));
+    }
+    let kind = kind.unwrap_or_else(|| {
+        let first = answer.get(0).and_then(|item| item.get("value"));
+        if first.is_some() { "vector" } else { "matrix" }.to_owned()
     });
-    push(series.collect(), rows)
+    if !["matrix", "vector"].contains(&kind.as_str()) {
+        let kind = quoted(&kind);
+        return Err(BadInput::File(format!("the answer is a {kind}; ask /api/v1/query_range for a range")));
+    }
+    let items = serde_json::from_value(answer).map_err(|error| json::refused(WHAT, &error))?;
+    Ok((kind, items))
+}
+
+/// Answers of a loop may overlap.
+pub fn in_order(points: &mut Vec<Result<(Stamp, u64), String>>) {
+    points.sort_by(|a, b| match (a, b) {
+        (Ok((Stamp::Number(a), _)), Ok((Stamp::Number(b), _))) => a.total_cmp(b),
+        _ => std::cmp::Ordering::Equal,
+    });
+    points.dedup();
 }
 
 pub type Series = (Labels, Vec<Result<(Stamp, u64), String>>);

@@ -60,11 +60,6 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
             None => series.push((labels, points.collect())),
         }
     }
-    for (_, points) in &mut series {
-        points.sort_by(|a, b| match (a, b) {
-            (Ok((Stamp::Number(a), _)), Ok((Stamp::Number(b), _))) => a.total_cmp(b),
-            _ => std::cmp::Ordering::Equal,
-        });
-    }
+    series.iter_mut().for_each(|(_, points)| prometheus::in_order(points));
     prometheus::push(series, rows)
 }
