@@ -13,7 +13,12 @@ use clap::Parser;
 use observer::{
     app,
     cli::{Cli, Command, Document},
-    commands::{analyse, incident, kubectl, notice::notice, output::Unwritten, report, top, why},
+    commands::{
+        analyse, incident, kubectl,
+        notice::{notice, shown},
+        output::Unwritten,
+        report, top, why,
+    },
     config::{Config, Flags, LogFormat, ProbeChoice, RootFlags, Roots},
     recording::{self, replay},
     sinks::log,
@@ -184,7 +189,7 @@ fn unwritten(error: Unwritten) -> (u8, String) {
 }
 
 fn replay(path: &Path, findings: bool, story: bool) -> Done {
-    let bad = |error: &dyn std::fmt::Display| (BAD_INPUT, format!("{}: {error}", path.display()));
+    let bad = |error: &dyn std::fmt::Display| (BAD_INPUT, format!("{}: {error}", shown(path)));
     let recording = open(path)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut began = None;
@@ -207,7 +212,7 @@ fn replay(path: &Path, findings: bool, story: bool) -> Done {
     if replayed.cut {
         notice(format_args!(
             "observer: {}: the last line is cut, the recorder was killed; {} events before it were replayed",
-            path.display(),
+            shown(path),
             replayed.events
         ));
     }
@@ -229,7 +234,7 @@ fn serve(path: &Path, address: std::net::SocketAddr, speed: Option<f64>) -> Done
 
 fn analyse(path: &Path, json: bool, plot: Option<&Path>, options: &analyse::Options) -> Done {
     let analysed = analyse::analyse(open(path)?, options)
-        .map_err(|error| (BAD_INPUT, format!("{}: {error}", path.display())))?;
+        .map_err(|error| (BAD_INPUT, format!("{}: {error}", shown(path))))?;
     if json {
         let text = serde_json::to_string(&analysed.report).map_err(|error| (FAILED, error.to_string()))?;
         print(&(text + "\n"))?;
@@ -240,7 +245,7 @@ fn analyse(path: &Path, json: bool, plot: Option<&Path>, options: &analyse::Opti
     let title = path.file_stem().unwrap_or_default().to_string_lossy();
     analyse::plot::svg(&analysed, &title)
         .and_then(|svg| std::fs::write(plot, svg).map_err(|error| error.to_string()))
-        .map_err(|error| (FAILED, format!("cannot draw {}: {error}", plot.display())))
+        .map_err(|error| (FAILED, format!("cannot draw {}: {error}", shown(plot))))
 }
 
 /// A file, or standard input for `-`.
@@ -250,7 +255,7 @@ fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, (u8, String)> {
     }
     match File::open(path) {
         Ok(file) => Ok(Box::new(BufReader::new(file))),
-        Err(error) => Err((BAD_INPUT, format!("cannot open {}: {error}", path.display()))),
+        Err(error) => Err((BAD_INPUT, format!("cannot open {}: {error}", shown(path)))),
     }
 }
 

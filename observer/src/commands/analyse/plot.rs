@@ -5,7 +5,10 @@ use plotters::prelude::*;
 use crate::commands::analyse::{Analysed, Analysis};
 use observer_core::{
     container::{curve::Curve, stability::band},
-    model::units::{Bytes, Seconds},
+    model::{
+        printable::printable,
+        units::{Bytes, Seconds},
+    },
 };
 
 const SIZE: (u32, u32) = (1000, 480);
@@ -42,7 +45,7 @@ fn draw(
     let zero = analysis.started_seconds;
     let first_end = report.starts.get(1).map_or(end, |next| next.started_seconds);
     let mut chart = ChartBuilder::on(&area)
-        .caption(caption, ("sans-serif", 18).into_font().color(&INK))
+        .caption(printable(&caption), ("sans-serif", 18).into_font().color(&INK))
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(64)
@@ -142,4 +145,17 @@ fn highest<const N: usize>(curve: &Curve<N>) -> u64 {
 fn has_cache<const N: usize>(usage: &Curve<N>, working_set: &Curve<N>) -> bool {
     let apart = |(u, w): (&f32, &f32)| f64::from(u - w) > band(f64::from(*u)) / 2.0;
     usage.highest().iter().zip(working_set.highest()).any(apart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::analyse::{Options, analyse};
+
+    #[test]
+    fn a_title_cannot_break_the_document() {
+        let analysed = analyse("0,1000000\n1,2000000\n".as_bytes(), &Options::default()).unwrap();
+        let document = svg(&analysed, "</text><script>\u{1b}[2J\u{202e}\n").unwrap();
+        assert!(!document.contains("<script>") && !document.contains(['\u{1b}', '\u{202e}']), "{document}");
+    }
 }

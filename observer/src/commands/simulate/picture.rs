@@ -3,7 +3,10 @@
 use plotters::prelude::*;
 
 use super::Simulated;
-use observer_core::simulate::{NodeOutcome, Requests};
+use observer_core::{
+    model::printable::printable,
+    simulate::{NodeOutcome, Requests},
+};
 
 const SIZE: (u32, u32) = (1000, 480);
 const INK: RGBColor = RGBColor(60, 60, 60);
@@ -37,7 +40,7 @@ fn draw(document: &mut String, simulated: &Simulated) -> Result<(), DrawingAreaE
         None => format!("{}: nothing starts", simulated.change),
     };
     let mut chart = ChartBuilder::on(&area)
-        .caption(caption, ("sans-serif", 18).into_font().color(&INK))
+        .caption(printable(&caption), ("sans-serif", 18).into_font().color(&INK))
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(64)
