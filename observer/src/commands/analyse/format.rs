@@ -5,6 +5,7 @@ use std::io::BufRead;
 use super::rows::{BadInput, Rows};
 
 mod cadvisor;
+mod crictl;
 mod csv;
 mod docker_stats;
 mod exposition;
@@ -29,7 +30,7 @@ pub struct Format {
 }
 
 /// The most particular shape first.
-const ALL: [&Format; 16] = [
+const ALL: [&Format; 17] = [
     &docker_stats::JSON,
     &victoriametrics::FORMAT,
     &prometheus::FORMAT,
@@ -43,6 +44,7 @@ const ALL: [&Format; 16] = [
     &processes::STATUS,
     &processes::TABLE,
     &loop_values::FORMAT,
+    &crictl::FORMAT,
     &kubectl_top::FORMAT,
     &docker_stats::TABLE,
     &csv::FORMAT,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{Options, Reading, Report, analyse};
 
 /// What each fixture is recognised as.
-const FIXTURES: [(&str, &str, &[u8]); 45] = [
+const FIXTURES: [(&str, &str, &[u8]); 46] = [
     ("columns", "plain", include_bytes!("fixtures/plain.csv")),
     ("columns", "tabs", include_bytes!("fixtures/tabs.tsv")),
     ("columns", "blanks", include_bytes!("fixtures/blanks.txt")),
@@ -45,6 +45,7 @@ const FIXTURES: [(&str, &str, &[u8]); 45] = [
     ("Kubernetes JSON", "metrics API", include_bytes!("fixtures/metrics_api.jsonl")),
     ("Kubernetes JSON", "kubelet", include_bytes!("fixtures/kubelet_summary.jsonl")),
     ("Kubernetes JSON", "crictl", include_bytes!("fixtures/crictl_stats.jsonl")),
+    ("crictl stats", "", include_bytes!("fixtures/crictl_stats.txt")),
     ("process table", "ps aux", include_bytes!("fixtures/ps_aux.txt")),
     ("process table", "ps -o rss", include_bytes!("fixtures/ps_rss.txt")),
     ("process table", "top", include_bytes!("fixtures/top.txt")),
@@ -214,6 +215,22 @@ fn sizes_are_of_the_unit_that_the_tool_means() {
     }
     let small = read("0,12345\n1,12346\n").unwrap();
     assert!(small.notes.iter().any(|note| note.contains("read as bytes")), "{:?}", small.notes);
+}
+
+#[test]
+fn a_page_of_many_containers_is_refused_before_it_is_read() {
+    let mut text = String::new();
+    for scrape in 0..3 {
+        for container in 0..2000 {
+            text +=
+                &format!("container_memory_rss{{id=\"{container}\"}} 5 {}\n", 1_716_307_200_000_u64 + scrape);
+        }
+    }
+    let error = read(&text).unwrap_err();
+    assert!(error.contains("series that differ in id"), "{error}");
+    let gone =
+        "1716307200\nweb 5MiB / 1GiB\n1716307201\nError response from daemon: No such container: web\n";
+    assert_eq!(read(gone).unwrap().first.samples, 1);
 }
 
 #[test]

@@ -51,6 +51,10 @@ fn read_table(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> 
         if rest.is_empty() {
             return Ok(());
         }
+        if rest.starts_with("Error") {
+            rows.pass_over();
+            return Ok(());
+        }
         if is_header(rest) {
             with_id = rest.starts_with("CONTAINER ID") || rest.starts_with("ID ");
             return Ok(());

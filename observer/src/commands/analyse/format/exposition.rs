@@ -10,7 +10,7 @@ use super::{
         rows::{BadInput, Lines, LoopTimes, Rows, Sizes},
     },
     Format,
-    prometheus::{self, Series},
+    prometheus::{self, MANY_SERIES, Series},
 };
 use observer_core::model::units::{parse_size, quoted};
 
@@ -45,8 +45,8 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
             (None, Some(labels)) => (labels.clone(), rest),
             (None, None) => return Err(format!("{} is no sample", quoted(rest))),
         };
-        // A page of an exporter holds much else.
-        if !is_memory(&labels) {
+        // A page of an exporter holds much else; what is too much is refused once it is read so far.
+        if !is_memory(&labels) || !rows.wants(&labels) || all.len() > MANY_SERIES {
             return Ok(());
         }
         let mut words = sample.split_whitespace();

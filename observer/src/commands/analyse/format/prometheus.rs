@@ -57,6 +57,9 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
                 usage.map(|usage| (Stamp::Number(at), usage))
             });
             let labels = Labels(item.metric.into_iter().collect());
+            if !rows.wants(&labels) || (earlier > 0 && series.len() > MANY_SERIES) {
+                continue;
+            }
             match series[..earlier].iter_mut().find(|(of, _)| *of == labels) {
                 Some((_, all)) => all.extend(points),
                 None => series.push((labels, points.collect())),
@@ -111,6 +114,9 @@ pub fn in_order(points: &mut Vec<Result<(Stamp, u64), String>>) {
     });
     points.dedup();
 }
+
+/// More instances of one container than this are not told apart.
+pub const MANY_SERIES: usize = 1024;
 
 pub type Series = (Labels, Vec<Result<(Stamp, u64), String>>);
 
