@@ -206,7 +206,8 @@ fn offset_seconds(word: &str) -> Option<f64> {
 }
 
 fn is_weekday(lower: &str) -> bool {
-    ["sun", "mon", "tue", "wed", "thu", "fri", "sat"].contains(&lower)
+    const NAMES: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+    NAMES.iter().any(|name| *name == lower || name[..3] == *lower)
 }
 
 /// UTC, CEST: in capitals, as no container is named, and most with a T for time at their end, as no column is.
@@ -242,6 +243,14 @@ fn unit_name(scale: f64) -> &'static str {
         1e-9 => "nanoseconds",
         60.0 => "minutes",
         _ => "seconds",
+    }
+}
+
+/// As in the file, unless that is a page of zeros.
+fn short(number: f64) -> String {
+    match number.abs() {
+        0.0 | 1e-6..1e21 => number.to_string(),
+        _ => format!("{number:e}"),
     }
 }
 
@@ -292,7 +301,8 @@ impl Clock {
                 let seconds = number * scale;
                 if !is_unix(seconds) {
                     return Err(format!(
-                        "time {number} cannot be: as Unix {} it is not between 2001 and 2103",
+                        "time {} cannot be: as Unix {} it is not between 2001 and 2103",
+                        short(number),
                         unit_name(scale)
                     ));
                 }
@@ -302,7 +312,8 @@ impl Clock {
                 let seconds = number * scale;
                 if !(0.0..UNIX_MIN_SECONDS).contains(&seconds) {
                     return Err(format!(
-                        "time {number} cannot be: it is not a finite number of zero or more, or of another unit than the first row"
+                        "time {} cannot be: it is not a finite number of zero or more, or of another unit than the first row",
+                        short(number)
                     ));
                 }
                 seconds
@@ -329,12 +340,13 @@ impl Clock {
             self.stepped = true;
             if step >= SPARSE_SECONDS {
                 return Err(format!(
-                    "time is {step} further than in the first row; are these milliseconds? Name the unit in the header: elapsed_ms, or elapsed_s for seconds"
+                    "time is {} further than in the first row; are these milliseconds? Name the unit in the header: elapsed_ms, or elapsed_s for seconds",
+                    short(step)
                 ));
             }
         }
         if seconds < self.last {
-            let (now, before) = (seconds + self.origin, self.last + self.origin);
+            let (now, before) = (short(seconds + self.origin), short(self.last + self.origin));
             return Err(format!(
                 "time goes back, {now} after {before}: sort by time, or cut where the clock stepped"
             ));
@@ -369,7 +381,7 @@ impl Clock {
             Stamp::Number(number) => number,
         };
         if !number.is_finite() || number < 0.0 {
-            return Err(format!("time {number} is not a finite number of zero or more"));
+            return Err(format!("time {} is not a finite number of zero or more", short(number)));
         }
         let named = self.unit.unwrap_or(1.0);
         let seconds = number * named;
@@ -381,7 +393,8 @@ impl Clock {
         }
         let Some(scale) = unix_scale(number) else {
             return Err(format!(
-                "time {number} cannot be: no Unix time between 2001 and 2103, be the unit seconds, milliseconds, microseconds or nanoseconds"
+                "time {} cannot be: no Unix time between 2001 and 2103, be the unit seconds, milliseconds, microseconds or nanoseconds",
+                short(number)
             ));
         };
         let but = if self.unit.is_some() {
@@ -427,6 +440,7 @@ mod tests {
             "[2024-05-21 16:00:00]",
             "Tue May 21 2024 18:00:00 GMT+0200 (Central European Summer Time)",
             "May 21 16:00:00",
+            "Tuesday, May 21, 2024 4:00:00 PM",
             "05/21/2024 16:00:00",
             "21/5/2024 16:00:00",
             "5/21/2024, 4:00:00 PM",

@@ -143,6 +143,8 @@ fn what_cannot_be_is_refused_in_one_short_line() {
         ("0,5\n1000,5\n", "line 2: time is 1000 further than in the first row; are these milliseconds?"),
         ("time,usage\n250,5\n500,5\n", "line 3: time is 250 further"),
         ("hello world\n", "do not name seconds"),
+        ("0,1\n1e300,5\n", "line 2: time 1e300 cannot be"),
+        ("0,1\n-1e-300,5\n", "line 2: time -1e-300 cannot be"),
         ("seconds,usage_bytes\n100000000000,5\n", "line 2: time 100000000000 cannot be"),
         ("seconds,usage_bytes\n0,5\n1716307200,5\n", "line 3: time 1716307200 cannot be"),
         ("time,usage\n2024-05-21 16:00:00,5\n12,6\n", "line 3: the time is of another kind"),

@@ -53,7 +53,7 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
         } else {
             parse_size(&format!("{rss}iB"))? // pidstat --human: 13.0M, of 1024
         };
-        let pid = field("PID").ok_or_else(|| missing("PID"))?;
+        let pid = field("PID").or(field("TGID")).ok_or_else(|| missing("PID"))?;
         let labels = Labels::of(&[("pid", pid), ("command", field("Command").unwrap_or_default())]);
         rows.push(&labels, Some(stamp), Sizes { usage, ..Sizes::default() })
     })
