@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 pub enum Answers {
     #[default]
     Well,
-    /// 429 with Retry-After, as priority and fairness does.
+    /// 429 with Retry-After ([`RETRY_AFTER`]), as priority and fairness does.
     TooManyRequests,
     /// 503 with a page, as a proxy that has no server.
     BadGateway,
@@ -52,6 +52,8 @@ impl Answers {
     ];
 }
 
+/// Asked of those who are refused.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 const LATE: Duration = Duration::from_secs(2);
 /// As the API server does, each minute; sooner here, so that a short test has some.
@@ -72,6 +74,9 @@ struct State {
     /// How often that changed.
     turns: AtomicUsize,
     refused: AtomicUsize,
+    /// When requests to a path were refused for a time, and those that came before it was over.
+    refused_at: Mutex<BTreeMap<String, Instant>>,
+    early: AtomicUsize,
     connections: AtomicUsize,
     ended: AtomicBool,
     store: Mutex<Store>,
@@ -106,6 +111,10 @@ impl State {
 
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused_at(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.refused_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ended(&self) -> bool {
@@ -147,6 +156,12 @@ impl MockApi {
     /// Requests so far that were not answered well.
     pub fn refused(&self) -> usize {
         self.state.refused.load(Ordering::Relaxed)
+    }
+
+    /// Requests that came although the one to the same path before them was refused for longer. Of clients that ask one
+    /// after the other: two that ask at once cannot know.
+    pub fn early(&self) -> usize {
+        self.state.early.load(Ordering::Relaxed)
     }
 
     /// Adds or changes an object of a collection, by its uid.
@@ -198,11 +213,17 @@ fn connection(stream: &TcpStream, state: &State) -> std::io::Result<()> {
         if answers != Answers::Well {
             state.refused.fetch_add(1, Ordering::Relaxed);
         }
+        let refused = state.refused_at().remove(&request.path);
+        if refused.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+            state.early.fetch_add(1, Ordering::Relaxed);
+        }
         match answers {
             Answers::Well => {}
             Answers::TooManyRequests => {
                 let body = status(429, "TooManyRequests", "Too many requests, please try again later.");
-                respond(stream, "429 Too Many Requests\r\nRetry-After: 1", &body)?;
+                let head = format!("429 Too Many Requests\r\nRetry-After: {}", RETRY_AFTER.as_secs());
+                state.refused_at().insert(request.path, Instant::now());
+                respond(stream, &head, &body)?;
                 continue;
             }
             Answers::BadGateway => {
@@ -294,7 +315,7 @@ fn respond(mut stream: &TcpStream, head: &str, body: &str) -> std::io::Result<()
 
 fn status(code: u16, reason: &str, message: &str) -> String {
     json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
-        "message": message, "details": { "retryAfterSeconds": 1 } })
+        "message": message, "details": { "retryAfterSeconds": RETRY_AFTER.as_secs() } })
     .to_string()
 }
 

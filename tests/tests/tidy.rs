@@ -44,6 +44,7 @@ const LONG: &[(&str, &str)] = &[
     ("tests/cluster/scenes.rs", "one list of scenes"),
     ("tests/src/bin/bench_faults.rs", "one run of all figures"),
     ("tests/src/bin/bench_stability.rs", "one run of all figures"),
+    ("tests/src/mock_api.rs", "one mock, with each way in which it fails"),
     ("tests/src/bin/workload.rs", "one list of what the tests' program can do"),
     ("tests/src/synthetic.rs", "one list of classes of start-ups"),
     ("tests/tests/live/host.rs", "one test per thing that a host may lack"),
@@ -66,6 +67,7 @@ const CLOCKS: &[(&str, &str)] = &[
     ("observer/src/recording/history_file/saver.rs", "when to write, and how long a disk is waited for"),
     ("observer/src/recording/kill_journal.rs", "when to write, and how long a disk is waited for"),
     ("observer/src/sources/kubernetes.rs", "when to ask again"),
+    ("observer/src/sources/kubernetes/pace.rs", "when to ask again"),
     ("observer/src/ledger/client.rs", "when to ask again"),
     ("observer/src/lend/loans.rs", "when to resize again, and for how long one is not in force"),
 ];

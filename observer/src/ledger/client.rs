@@ -15,6 +15,7 @@ use crate::{
     failure::{connection_failed, one_line},
     http::tls,
     ledger::Shared,
+    sources::kubernetes::pace::patient,
 };
 use observer_core::model::{
     event::{Event, EventKind},
@@ -90,7 +91,7 @@ fn connect(address: &LedgerAddress) -> Result<Client, String> {
     config.root_cert = Some(tls::certificates(&pem).ok_or_else(|| bad(&authority, &"no PEM certificate"))?);
     config.root_cert_file = Some(address.ca.clone());
     config.auth_info.token_file = Some(address.token.display().to_string());
-    Client::try_from(config).map_err(|error| bad("client", &error))
+    Client::try_from(config).map(patient).map_err(|error| bad("client", &error))
 }
 
 fn settings(uri: Uri) -> kube::Config {

@@ -19,7 +19,10 @@ use crate::{
     failure::one_line,
     ledger::Shared,
     memory,
-    sources::kubernetes::{metadata, owner, reach},
+    sources::kubernetes::{
+        metadata, owner,
+        pace::{self, Watched},
+    },
 };
 use observer_core::{
     ledger::{RescaleNotice, Scaler},
@@ -101,8 +104,8 @@ impl Watch {
         let mut config = watcher::Config::default().page_size(PAGE);
         config.field_selector = selector.map(str::to_owned);
         config.timeout = selector.map(|_| EVENTS_WATCH);
-        let (client, mut taken_up) = reach::counted(client);
-        let mut stream = watcher(api(client), config).default_backoff().boxed();
+        let Watched { client, mut taken_up, pace } = pace::watched(client);
+        let mut stream = watcher(api(client), config).backoff(pace).boxed();
         // By uid: whether it was in the last list.
         let mut known: HashMap<Box<str>, bool> = HashMap::new();
         let metrics = self.shared.metrics.clone();

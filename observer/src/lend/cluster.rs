@@ -28,7 +28,11 @@ use crate::{
         agents::{Access, Agent, Needs, Seen},
         metrics::Metrics,
     },
-    sources::kubernetes::{metadata, pod::bytes},
+    sources::kubernetes::{
+        metadata,
+        pace::{self, Watched},
+        pod::bytes,
+    },
 };
 use observer_core::model::{container::Workload, kubernetes::ObjectKind};
 
@@ -228,21 +232,26 @@ impl Watches {
         let all = watcher::Config::default();
         tokio::join!(
             asking,
-            follow(Api::all(client.clone()), all.clone(), self.nodes, |node: &mut Node| {
+            follow(&client, Api::all, all.clone(), self.nodes, |node: &mut Node| {
                 if let Some(status) = node.status.as_mut() {
                     (status.images, status.conditions) = (None, None);
                 }
             }),
-            follow(Api::all(client.clone()), all.clone(), self.limit_ranges, |_| {}),
-            follow(Api::all(client.clone()), all, self.quotas, |_| {}),
-            follow(Api::namespaced(client.clone(), namespace), agents, self.agents, |_| {}),
-            vertical(client, self.vertical),
+            follow(&client, Api::all, all.clone(), self.limit_ranges, |_| {}),
+            follow(&client, Api::all, all, self.quotas, |_| {}),
+            follow(&client, |client| Api::namespaced(client, namespace), agents, self.agents, |_| {}),
+            vertical(&client, self.vertical),
         );
     }
 }
 
-async fn follow<K>(api: Api<K>, config: watcher::Config, writer: Writer<K>, slim: impl FnMut(&mut K) + Send)
-where
+async fn follow<K>(
+    client: &Client,
+    api: impl FnOnce(Client) -> Api<K>,
+    config: watcher::Config,
+    writer: Writer<K>,
+    slim: impl FnMut(&mut K) + Send,
+) where
     K: Resource + Lookup + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
     <K as Lookup>::DynamicType: Eq + std::hash::Hash + Clone,
     <K as Resource>::DynamicType: Eq + std::hash::Hash + Clone,
@@ -252,7 +261,8 @@ where
         object.managed_fields_mut().clear();
         slim(object);
     };
-    let stream = watcher(api, config.page_size(PAGE).timeout(WATCH)).default_backoff().modify(slimmed);
+    let Watched { client, pace, .. } = pace::watched(client.clone());
+    let stream = watcher(api(client), config.page_size(PAGE).timeout(WATCH)).backoff(pace).modify(slimmed);
     let mut stream = std::pin::pin!(reflector::reflector(writer, stream));
     let mut up = true;
     while let Some(next) = stream.next().await {
@@ -267,7 +277,7 @@ where
 }
 
 /// Once they are installed.
-async fn vertical(client: Client, writer: Writer<DynamicObject>) {
+async fn vertical(client: &Client, writer: Writer<DynamicObject>) {
     loop {
         let found = client.list_api_group_resources(VPA.0).await;
         if found.is_ok_and(|list| list.resources.iter().any(|resource| resource.kind == VPA.1)) {
@@ -275,6 +285,7 @@ async fn vertical(client: Client, writer: Writer<DynamicObject>) {
         }
         sleep(DISCOVER).await;
     }
-    let api = Api::all_with(client, &metadata::resource(VPA.0, VPA.1));
-    follow(api, watcher::Config::default(), writer, |_: &mut DynamicObject| {}).await;
+    let of = metadata::resource(VPA.0, VPA.1);
+    let api = |client| Api::all_with(client, &of);
+    follow(client, api, watcher::Config::default(), writer, |_: &mut DynamicObject| {}).await;
 }

@@ -26,7 +26,11 @@ use crate::{
         metrics::Metrics,
         resize::{self, Resized},
     },
-    sources::kubernetes::{ApiClock, terms},
+    sources::kubernetes::{
+        ApiClock,
+        pace::{self, Watched},
+        terms,
+    },
 };
 use observer_core::loan::{Ask, Loan, Measured, State};
 
@@ -58,12 +62,13 @@ type Holdings = HashMap<(String, String, String), Holding>;
 impl Loans {
     /// Until the end of the process, or of its lease.
     pub async fn run(&self) {
-        let api = Api::<Pod>::all(self.client.clone());
+        let Watched { client, pace, .. } = pace::watched(self.client.clone());
+        let api = Api::<Pod>::all(client);
         let config = watcher::Config::default()
             .labels(&format!("{}=true", terms::LENT_LABEL))
             .page_size(PAGE)
             .timeout(WATCH);
-        let mut pods = watcher(api, config).default_backoff().boxed();
+        let mut pods = watcher(api, config).backoff(pace).boxed();
         let mut entries = Entries::new();
         let mut listed = false;
         let mut up = true;

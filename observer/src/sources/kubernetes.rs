@@ -30,11 +30,14 @@ use observer_core::model::{
 
 pub mod metadata;
 pub mod owner;
+pub mod pace;
 pub mod pod;
 pub mod reach;
 pub mod terms;
 
 pub use reach::{ApiClock, CannotConnect, client, connect};
+
+use pace::Watched;
 
 /// Owner look-ups a second; a burst of 110 pods of 20 workloads is 40 of them.
 const BUDGET: u32 = 10;
@@ -94,8 +97,8 @@ async fn pods(
     came: Option<mpsc::Sender<Uid>>,
 ) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
-    let (client, mut taken_up) = reach::counted(client);
-    let mut stream = watcher(Api::<Pod>::all(client), config).default_backoff().boxed();
+    let Watched { client, mut taken_up, pace } = pace::watched(client);
+    let mut stream = watcher(Api::<Pod>::all(client), config).backoff(pace).boxed();
     let mut known: HashMap<Uid, bool> = HashMap::new();
     // What was reported last, if it does not stand: another kind of refusal is news.
     let mut away: Option<Discriminant<ApiState>> = None;

@@ -75,6 +75,7 @@ fn agent(stage: &Stage) -> Result<()> {
         .map_err(|error| error.context(format!("wanted {wanted:?}; log:\n{}", daemon.log_text())))?;
         println!("{failure:?}: {} starts, {} kills", wanted.0, wanted.1);
     }
+    ensure!(api.early() == 0, "{} requests came before Retry-After was over", api.early());
     sleep(Duration::from_secs(5)); // not one more
     let counted = (count("observer_workload_starts_total")?, count("observer_workload_oom_kills_total")?);
     ensure!(counted == (pods.len() as f64, kills as f64), "{counted:?} of {} and {kills}", pods.len());

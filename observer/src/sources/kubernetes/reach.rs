@@ -1,4 +1,4 @@
-//! How the API server is reached: a client of it, what the time is there, and whether a watch stands.
+//! How the API server is reached: a client of it, and what the time is there.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,24 +10,23 @@ use http::{
     HeaderMap,
     header::{DATE, HeaderValue, USER_AGENT},
 };
-use jiff::fmt::rfc2822::DateTimeParser;
 use kube::{
     Client,
-    client::{Body, ClientBuilder},
+    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
-};
-use tower::{layer::layer_fn, service_fn, util::MapResponse};
+use tokio::{sync::mpsc, time::sleep};
+use tower::{layer::layer_fn, util::MapResponse};
 
 use observer_core::model::{
     event::{Event, EventKind},
     kubernetes::ApiState,
 };
 
-use crate::clock;
+use crate::{
+    clock,
+    sources::kubernetes::pace::{DATES, patient},
+};
 
 /// Between tries to find the API's address and authority. Files that are not there yet come within seconds, or never.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
@@ -70,7 +69,8 @@ pub async fn client(kubeconfig: Option<&Path>, clock: ApiClock) -> Result<Client
     config.read_timeout = Some(QUIET);
     config.reset_reader_on_write = true; // counted from the request, not from when its connection was last used
     // A refusal for a while (429, 503) is an answer like others: each caller reports it, and tries again in its own
-    // time. The client's own retries are silent, and so far apart after minutes that the end of it is seen late.
+    // time, but not before the server allows it. The client's own retries are silent, and so far apart after minutes
+    // that the end of it is seen late.
     config.default_retry = false;
     let builder =
         ClientBuilder::try_from(config).map_err(|error| CannotConnect::InCluster(error.to_string()))?;
@@ -81,7 +81,7 @@ pub async fn client(kubeconfig: Option<&Path>, clock: ApiClock) -> Result<Client
             response
         })
     });
-    Ok(builder.with_layer(&dated).build())
+    Ok(patient(builder.with_layer(&dated).build()))
 }
 
 /// The same, until there is one; reports the reason whenever it is another one.
@@ -114,27 +114,6 @@ fn authority(file: &Kubeconfig) -> Option<PathBuf> {
     file.map(PathBuf::from)
 }
 
-/// This client for one watch, and a count of the times the API server took the watch up. A `watcher` that goes on where
-/// it was says nothing until an object changes, which on a quiet node is hours later.
-pub fn counted(client: Client) -> (Client, watch::Receiver<u64>) {
-    let (times, taken_up) = watch::channel(0);
-    let times = Arc::new(times);
-    let namespace = client.default_namespace().to_owned();
-    let service = service_fn(move |request: http::Request<Body>| {
-        let (client, times) = (client.clone(), times.clone());
-        let watches =
-            request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
-        async move {
-            let response = client.send(request).await?;
-            if watches && response.status().is_success() {
-                times.send_modify(|times| *times += 1);
-            }
-            Ok::<_, kube::Error>(response)
-        }
-    });
-    (Client::new(service, namespace), taken_up)
-}
-
 /// How far the API server's clock is ahead of this host's, from the `Date` of its answers.
 #[derive(Clone, Debug, Default)]
 pub struct ApiClock(Arc<Mutex<Ahead>>);
@@ -154,9 +133,7 @@ impl Default for Ahead {
 
 impl ApiClock {
     fn learn(&self, headers: &HeaderMap) {
-        static DATES: DateTimeParser = DateTimeParser::new();
         let text = headers.get(DATE).and_then(|value| value.to_str().ok());
-        // RFC 9110's fixed form is one of RFC 5322.
         if let Some(date) = text.and_then(|text| DATES.parse_timestamp(text).ok()) {
             self.update(|ahead| ahead.narrowed(date.as_second() as f64, clock::unix_seconds()));
         }
