@@ -1,11 +1,16 @@
 //! The ledger's own series: what happened in the cluster, and what watching it takes.
 
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use prometheus::{CounterVec, Encoder, GaugeVec, Registry, TextEncoder};
 
 use crate::sinks::metrics::{Declaration, Kind};
 use observer_core::{
     ledger::{News, Sizes},
-    model::kubernetes::Changed,
+    model::kubernetes::{ByKind, Changed},
 };
 
 static SCALINGS: Declaration = Declaration {
@@ -72,9 +77,42 @@ static REFUSED: Declaration = Declaration {
 pub static ALL: &[&Declaration] =
     &[&SCALINGS, &ROLLOUTS, &OBJECTS, &FAILURES, &UP, &SKEW, &ASKED, &WORKLOADS, &CHANGES, &REFUSED];
 
+/// Workloads with series; that which changed longest ago makes room. Names of Deployments may be made by the hour.
+const MOST: usize = 10_000;
+const DIRECTIONS: [&str; 2] = ["up", "down"];
+
+/// Namespace, name and type of a workload.
+type Key = [String; 3];
+
+/// The workloads that have series, by when they changed last.
+#[derive(Default)]
+struct Latest {
+    turn: u64,
+    turns: HashMap<Key, u64>,
+    by_turn: BTreeMap<u64, Key>,
+}
+
+impl Latest {
+    /// It changed now. Returns which has to make room for it.
+    fn changed(&mut self, key: Key) -> Option<Key> {
+        self.turn += 1;
+        if let Some(before) = self.turns.insert(key.clone(), self.turn) {
+            self.by_turn.remove(&before);
+        }
+        self.by_turn.insert(self.turn, key);
+        if self.turns.len() <= MOST {
+            return None;
+        }
+        let (_, oldest) = self.by_turn.pop_first()?;
+        self.turns.remove(&oldest);
+        Some(oldest)
+    }
+}
+
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    latest: Arc<Mutex<Latest>>,
     scalings: CounterVec,
     rollouts: CounterVec,
     objects: CounterVec,
@@ -101,6 +139,7 @@ impl Default for Metrics {
             workloads: WORKLOADS.gauges(&registry),
             changes: CHANGES.gauges(&registry),
             refused: REFUSED.counters(&registry),
+            latest: Arc::default(),
             registry,
         }
     }
@@ -127,9 +166,12 @@ impl Metrics {
         for (workload, namespace, change) in news {
             let kind = workload.kind.label();
             let labels = [namespace.as_str(), &workload.name, &kind];
+            if matches!(change.what, Changed::Scaled { .. } | Changed::RolledOut { .. }) {
+                self.make_room(labels);
+            }
             match &change.what {
                 Changed::Scaled { from, to, by } => {
-                    let direction = if to > from { "up" } else { "down" };
+                    let direction = DIRECTIONS[usize::from(to <= from)];
                     let [namespace, name, kind] = labels;
                     self.scalings
                         .with_label_values(&[namespace, name, kind, by.kind.name(), direction])
@@ -137,6 +179,18 @@ impl Metrics {
                 }
                 Changed::RolledOut { .. } => self.rollouts.with_label_values(&labels).inc(),
                 Changed::Created | Changed::Disrupted { .. } => {}
+            }
+        }
+    }
+
+    fn make_room(&self, of: [&str; 3]) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some([namespace, name, kind]) = latest.changed(of.map(str::to_owned)) else { return };
+        // A series that is not there is what is wanted.
+        let _ = self.rollouts.remove_label_values(&[&namespace, &name, &kind]);
+        for by in [ByKind::Hpa, ByKind::Keda, ByKind::Manual, ByKind::Unknown] {
+            for direction in DIRECTIONS {
+                let _ = self.scalings.remove_label_values(&[&namespace, &name, &kind, by.name(), direction]);
             }
         }
     }
@@ -154,5 +208,31 @@ impl Metrics {
             // Encoding fails only for a family without series, which gather leaves out.
             Err(error) => format!("# cannot encode: {error}\n"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use observer_core::model::kubernetes::{By, Change, Reference};
+
+    #[test]
+    fn series_of_workloads_that_come_and_go_are_bounded() {
+        let metrics = Metrics::default();
+        let news = |name: usize, what: Changed| {
+            let workload =
+                Reference { kind: "Deployment".into(), name: format!("w{name}"), ..Reference::default() };
+            metrics.news(&vec![(workload, "ci".to_owned(), Change { at: 0.0, what })]);
+        };
+        for n in 0..MOST + 500 {
+            news(n, Changed::Scaled { from: 1, to: 2, by: By::default() });
+            news(n, Changed::RolledOut { revision: "1".into(), stepped: 0.0 });
+            news(0, Changed::Scaled { from: 2, to: 1, by: By::default() }); // it goes on
+        }
+        let text = metrics.render(Sizes::default(), 0.0);
+        let of = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(of("observer_ledger_rollouts_total{"), MOST);
+        assert_eq!(of("observer_ledger_scale_events_total{"), MOST + 1);
+        assert!(text.contains(&format!("\"w{}\"", MOST + 499)) && text.contains("\"w0\""));
     }
 }
