@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     accept::WHOLE,
-    rendered::{FRESH, Rendered},
+    rendered::{FRESH, Room},
     shared::Shared,
 };
 use crate::sinks::api_state::NodeState;
@@ -33,14 +33,27 @@ const LIVE: Duration = Duration::from_millis(200);
 /// A stream ends before its connection must ([`WHOLE`]); its reader comes back and goes on where it stopped.
 const STREAM: Duration = WHOLE.saturating_sub(Duration::from_secs(3));
 
-pub fn routes() -> Router<Shared> {
+pub fn routes(room: &Room) -> Router<Shared> {
+    let shared = |render: fn(&NodeState) -> Vec<u8>| rendered(room, FRESH, render);
+    let own = room.clone();
+    let curves = move |state: State<Shared>, id: Path<String>| container(state, id, own);
+    let own = room.clone();
+    let history = move |State(shared): State<Shared>, Query(window): Query<Window>| async move {
+        let (from, until) = window.span();
+        own.answer(JSON, || json(&shared.state().node_history(from, until)))
+    };
+    let own = room.clone();
+    let startups = move |State(shared): State<Shared>, Query(window): Query<Window>| async move {
+        let (from, until) = window.span();
+        own.answer(JSON, || json(&shared.state().startups(from, until)))
+    };
     Router::new()
         .route("/api/v1/state", shared(|state| json(&state.view())))
         .route("/api/v1/status", shared(|state| json(&state.status())))
         .route("/api/v1/probes", shared(|state| json(&state.probes())))
         .route("/api/v1/workloads", shared(|state| json(&state.workloads())))
-        .route("/api/v1/containers", rendered(LIVE, |state| json(&state.containers())))
-        .route("/api/v1/containers/{id}", get(container))
+        .route("/api/v1/containers", rendered(room, LIVE, |state| json(&state.containers())))
+        .route("/api/v1/containers/{id}", get(curves))
         .route("/api/v1/history", get(history))
         .route("/api/v1/startups", get(startups))
         .route("/api/v1/scale-events", shared(|state| json(&state.scale_events())))
@@ -51,15 +64,13 @@ pub fn routes() -> Router<Shared> {
         .route("/api/v1/openapi.yaml", get(async || ([(header::CONTENT_TYPE, "application/yaml")], OPENAPI)))
 }
 
-/// Made at most once a second, however many ask.
-fn shared(render: fn(&NodeState) -> Vec<u8>) -> MethodRouter<Shared> {
-    rendered(FRESH, render)
-}
+const JSON: &str = "application/json";
 
-fn rendered(fresh: Duration, render: fn(&NodeState) -> Vec<u8>) -> MethodRouter<Shared> {
-    let rendered = Rendered::fresh_for(fresh);
+/// Made at most once in this time, however many ask.
+fn rendered(room: &Room, fresh: Duration, render: fn(&NodeState) -> Vec<u8>) -> MethodRouter<Shared> {
+    let rendered = room.text(fresh);
     get(async move |State(shared): State<Shared>, request: HeaderMap| {
-        rendered.answer(&request, "application/json", || render(&shared.state()))
+        rendered.answer(&request, JSON, || render(&shared.state()))
     })
 }
 
@@ -76,27 +87,15 @@ impl Window {
     }
 }
 
-async fn history(State(shared): State<Shared>, Query(window): Query<Window>) -> Response {
-    let (from, until) = window.span();
-    answer(json(&shared.state().node_history(from, until)))
-}
-
-async fn startups(State(shared): State<Shared>, Query(window): Query<Window>) -> Response {
-    let (from, until) = window.span();
-    answer(json(&shared.state().startups(from, until)))
-}
-
-async fn container(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+async fn container(State(shared): State<Shared>, Path(id): Path<String>, room: Room) -> Response {
     let Ok(id) = id.parse() else {
         return refused(StatusCode::BAD_REQUEST, "the id of a container is a number: see /api/v1/containers");
     };
-    match shared.state().container(id) {
-        Some(detail) => answer(json(&detail)),
-        None => refused(
-            StatusCode::NOT_FOUND,
-            "no such container: it ended and its retention is over, or never was",
-        ),
+    if shared.state().container(id).is_none() {
+        let why = "no such container: it ended and its retention is over, or never was";
+        return refused(StatusCode::NOT_FOUND, why);
     }
+    room.answer(JSON, || json(&shared.state().container(id)))
 }
 
 #[derive(Deserialize)]
@@ -140,8 +139,4 @@ fn json(what: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(what)
         .inspect_err(|error| tracing::error!("cannot write JSON: {error}"))
         .unwrap_or_default()
-}
-
-fn answer(json: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], json).into_response()
 }

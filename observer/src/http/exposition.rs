@@ -7,18 +7,23 @@ use axum::{
 use mime::Mime;
 
 use crate::{
-    http::rendered::Rendered,
+    http::rendered::{FRESH, Rendered, Room},
     sinks::metrics::{CONTENT_TYPE, Metrics, OPEN_METRICS, Page},
 };
 
 /// Each format is rendered at most once a second.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Exposed {
     text: Rendered,
     open_metrics: Rendered,
 }
 
 impl Exposed {
+    /// A scrape of it gets through whatever else is being sent.
+    pub fn always(room: &Room) -> Self {
+        Self { text: room.text(FRESH).always(), open_metrics: room.text(FRESH).always() }
+    }
+
     pub fn answer(&self, request: &HeaderMap, metrics: &Metrics, page: Page) -> Response {
         let mut response = if prefers_open_metrics(request) {
             self.open_metrics.answer(request, OPEN_METRICS, || metrics.open_metrics(page).into_bytes())

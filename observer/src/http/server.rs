@@ -20,6 +20,7 @@ use crate::{
         auth::{self, Access},
         browser::{self, Hosts},
         exposition::Exposed,
+        rendered::Room,
         shared::Shared,
         tls::Certificate,
     },
@@ -75,15 +76,16 @@ pub async fn serve(
 
 /// What answers a request.
 pub fn router(shared: Shared, protection: Protection) -> Router {
+    let room = Room::default();
     let serving =
-        Serving { shared: shared.clone(), current: Exposed::default(), history: Exposed::default() };
+        Serving { shared: shared.clone(), current: Exposed::always(&room), history: Exposed::always(&room) };
     let mut reported = Router::new()
         .route("/", get(async || Html(include_str!("web/page.html"))))
         .route("/page.js", get(async || (SCRIPT, include_str!("web/page.js"))))
         .route("/page.css", get(async || (STYLE, include_str!("web/page.css"))))
         .route("/metrics", get(current))
         .route("/metrics/history", get(history))
-        .merge(api::routes().with_state(shared));
+        .merge(api::routes(&room).with_state(shared));
     if let Some(access) = protection.access {
         reported = reported.layer(from_fn_with_state(access, auth::guard));
     }

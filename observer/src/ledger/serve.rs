@@ -6,9 +6,9 @@ use std::sync::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{Query, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -21,6 +21,7 @@ use crate::{
         accept::Limits,
         auth::{Access, Admits},
         browser,
+        rendered::{FRESH, Rendered, Room},
         tls::Pair,
     },
     ledger::{Options, Shared},
@@ -52,7 +53,12 @@ struct Answering {
     shared: Shared,
     ready: Ready,
     access: Access,
+    room: Room,
+    exposed: Rendered,
 }
+
+/// Bytes of records that are being sent; one answer has some megabytes at the most.
+const RECORDS: usize = 32 << 20;
 
 /// Serves until the end of the process.
 pub async fn serve(
@@ -62,7 +68,9 @@ pub async fn serve(
     ready: Ready,
 ) -> Result<(), CannotServe> {
     let admits = Admits::Accounts { audience: AUDIENCE, allowed: options.allowed.clone() };
-    let state = Answering { shared, ready, access: Access::new(client, admits) };
+    let room = Room::of(RECORDS);
+    let exposed = room.text(FRESH).always();
+    let state = Answering { shared, ready, access: Access::new(client, admits), room, exposed };
     let own = Router::new()
         .route("/metrics", get(metrics))
         .route("/readyz", get(self::ready))
@@ -77,12 +85,11 @@ pub async fn serve(
     server.run("answering agents", answers, own).await
 }
 
-async fn metrics(State(state): State<Answering>) -> impl IntoResponse {
-    let sizes = state.shared.book().sizes();
-    (
-        [(header::CONTENT_TYPE, CONTENT_TYPE)],
-        state.shared.metrics.render(sizes, state.shared.clock.ahead_seconds()),
-    )
+async fn metrics(State(state): State<Answering>, request: HeaderMap) -> Response {
+    state.exposed.answer(&request, CONTENT_TYPE, || {
+        let sizes = state.shared.book().sizes();
+        state.shared.metrics.render(sizes, state.shared.clock.ahead_seconds()).into_bytes()
+    })
 }
 
 async fn ready(State(state): State<Answering>) -> (StatusCode, &'static str) {
@@ -109,9 +116,12 @@ async fn records(State(state): State<Answering>, headers: HeaderMap, Query(asked
         metrics.asked("failed");
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response();
     }
-    let book = state.shared.book();
-    let found: Vec<ChangeRecord> =
-        asked.uids.split(',').take(UIDS).filter_map(|uid| book.record(uid)).collect();
-    metrics.asked("answered");
-    Json(found).into_response()
+    let response = state.room.answer("application/json", || {
+        let book = state.shared.book();
+        let found: Vec<ChangeRecord> =
+            asked.uids.split(',').take(UIDS).filter_map(|uid| book.record(uid)).collect();
+        serde_json::to_vec(&found).unwrap_or_default() // no key of ours is anything but text
+    });
+    metrics.asked(if response.status().is_success() { "answered" } else { "failed" });
+    response
 }

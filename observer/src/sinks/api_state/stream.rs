@@ -175,24 +175,18 @@ impl Reader {
         self.due().flatten()
     }
 
-    /// Everything made since the last: one write for a reader that was away.
+    /// The first made since the last. One after the other, as they are kept: joined for each reader that was away they
+    /// would be copied for each, and a reader that does not read holds what it was given.
     fn due(&mut self) -> Option<Option<Bytes>> {
         let mut inner = self.hub.lock();
         if inner.closed {
             return None;
         }
         let at = *inner.readers.get(&self.id)?;
-        let mut due = inner.kept.iter().filter(|(id, _)| *id > at).map(|(_, bytes)| bytes);
-        let bytes = match (due.next(), due.next()) {
-            (None, _) => return Some(None),
-            (Some(one), None) => one.clone(),
-            (Some(one), Some(two)) => {
-                let all: Vec<&Bytes> = [one, two].into_iter().chain(due).collect();
-                all.into_iter().flatten().copied().collect()
-            }
+        let Some((id, bytes)) = inner.kept.iter().find(|(id, _)| *id > at).cloned() else {
+            return Some(None);
         };
-        let last = inner.last;
-        inner.readers.insert(self.id, last);
+        inner.readers.insert(self.id, id);
         Some(Some(bytes))
     }
 }
@@ -228,10 +222,8 @@ mod tests {
             hub.push(Some("1".into()));
             hub.push(Some("2".into()));
             let mut reader = hub.read(after).unwrap();
-            assert_eq!(
-                text(reader.next().await),
-                "id: 2\nevent: delta\ndata: 1\n\nid: 3\nevent: delta\ndata: 2\n\n"
-            );
+            assert_eq!(text(reader.next().await), "id: 2\nevent: delta\ndata: 1\n\n");
+            assert_eq!(text(reader.next().await), "id: 3\nevent: delta\ndata: 2\n\n");
             hub.push(Some("3".into()));
             assert!(text(reader.next().await).starts_with("id: 4\n"));
             drop(reader);
@@ -268,6 +260,23 @@ mod tests {
             assert!(hub.lock().bytes <= KEPT_BYTES);
             assert_eq!(hub.counts(), Counts { readers: 0, dropped_slow: 1, turned_away: 0 });
             assert!(slow.next().await.is_none());
+        });
+    }
+
+    #[test]
+    fn readers_that_were_away_are_given_the_same_bytes() {
+        run(async {
+            let hub = Hub::default();
+            hub.last();
+            for _ in 0..20 {
+                hub.push(Some("x".repeat(100_000)));
+            }
+            let mut readers: Vec<_> = (0..READERS).map(|_| hub.read(0).unwrap()).collect();
+            let mut given = std::collections::BTreeSet::new();
+            for reader in &mut readers {
+                given.insert(reader.next().await.unwrap().as_ptr());
+            }
+            assert_eq!(given.len(), 1);
         });
     }
 
