@@ -70,7 +70,10 @@ pub struct Restored {
 /// Some of the file, or all of it, could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
-    #[error("cannot open the state in {path}: {source}; it starts without the workloads' histories")]
+    #[error(
+        "cannot open the state in {path}: {source}; it starts without the workloads' histories, and if it is a file it is \
+         kept beside it as .broken"
+    )]
     Unopened { path: PathBuf, source: io::Error },
     #[error(
         "the state in {path} is not usable as a whole: {why}; {dropped} of its lines or start-ups are dropped, {used} workloads \
@@ -85,7 +88,13 @@ pub fn restore(path: &Path, at: Time, now: f64) -> (Vec<Event>, Option<Damage>) 
     let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (Vec::new(), None),
-        Err(source) => return (Vec::new(), Some(Damage::Unopened { path: path.to_owned(), source })),
+        Err(source) => {
+            // What cannot be read now is not gone: the next one written would take its place.
+            if replaceable(path).is_ok() {
+                let _ = fs::rename(path, beside(path, "broken")); // as below
+            }
+            return (Vec::new(), Some(Damage::Unopened { path: path.to_owned(), source }));
+        }
     };
     let Restored { mut histories, dropped, why } = read(file, now);
     let damage = why.map(|why| {
@@ -115,7 +124,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
+        false => Err(no_file()),
     }
 }
 
@@ -226,6 +235,7 @@ impl Restored {
 /// Written to a second file, then renamed: a crash leaves the old file or the new one. Readable by its owner
 /// only, since it names workloads.
 pub fn save(path: &Path, histories: &Histories) -> io::Result<()> {
+    replaceable(path)?;
     let new = beside(path, "new");
     let written = create(&new).and_then(|file| write(file, histories)?.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(&new, path)) {
@@ -234,6 +244,20 @@ pub fn save(path: &Path, histories: &Histories) -> io::Result<()> {
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// A file, or nothing yet. A rename would put a file in the place of whatever is there, also of /dev/null.
+pub(super) fn replaceable(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(no_file()),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")
 }
 
 pub(super) fn create(path: &Path) -> io::Result<File> {

@@ -9,7 +9,7 @@ use std::{
 
 use observer_core::history::Histories;
 
-use super::{beside, create, save};
+use super::{beside, create, replaceable, save};
 
 /// After something was learned.
 const EVERY: Duration = Duration::from_secs(60);
@@ -44,7 +44,8 @@ impl Saver {
             failing: false,
         };
         let new = beside(&saver.path, "new");
-        let tried = create(&new).and_then(|_| std::fs::remove_file(&new));
+        let tried = replaceable(&saver.path).and_then(|()| create(&new));
+        let tried = tried.and_then(|_| std::fs::remove_file(&new));
         saver.report(tried);
         saver
     }

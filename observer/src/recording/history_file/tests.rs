@@ -91,6 +91,8 @@ fn what_is_saved_is_restored_and_what_is_damaged_is_kept_aside() {
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
         .unwrap();
     assert!(matches!(restore(&pipe, Time::default(), NOW), (_, Some(Damage::Unopened { .. }))));
+    assert!(save(&pipe, &histories).is_err(), "nothing but a file is replaced");
+    assert!(!pipe.metadata().unwrap().is_file() && !beside(&pipe, "new").exists());
     fs::remove_dir_all(directory).unwrap();
 }
 
