@@ -97,7 +97,8 @@ fn restart(facts: &Evidence, pod: &Pod) -> Option<Decision> {
 
 fn after(facts: &Evidence, pod: &Pod, last: &Terminated, before: Option<Cause>) -> Decision {
     let container = facts.container;
-    let ended = format!("the one before ended with exit code {}, reason {}", last.code, last.reason);
+    let reason = if last.reason.is_empty() { String::new() } else { format!(", reason {}", last.reason) };
+    let ended = format!("the one before ended with exit code {}{reason}", last.code);
     // The first process got SIGKILL, and was seen to be the victim: some runtimes miss the mark. The mark alone may be
     // of a child's kill, if the first process ended by itself.
     let seen = before == Some(Cause::RestartAfterOomKill);
@@ -335,7 +336,7 @@ fn rollout(change: &Change, made: f64, confidence: f64) -> Decision {
 fn scaled_up(change: &Change, made: f64, confidence: f64) -> Option<Decision> {
     let Changed::Scaled { from, to, by } = &change.what else { return None };
     let reason = if by.reason.is_empty() { String::new() } else { format!(": {}", by.reason) };
-    let who = format!("by {} {}{reason}", by.kind.name(), by.name);
+    let who = format!("by {}{reason}", by.who());
     let scaled = Scaled { at: change.at, from: Some(*from), to: *to, by: by.clone() };
     let confidence = match by.kind {
         _ if by.guessed => confidence * 0.85,
@@ -399,11 +400,12 @@ fn by_one_look(facts: &Evidence, pod: &Pod, owner: &Owner) -> Decision {
         let by = By { kind: who(&writer), name: writer.manager.clone(), ..By::default() };
         let at = owner.controller_wrote.unwrap_or(made);
         let scaled = Scaled { at, from, to: owner.desired.unwrap_or_default(), by };
-        let evidence = format!(
-            "replicas were last set by {}{}",
-            writer.manager,
-            if writer.scale { " (scale)" } else { "" }
-        );
+        let evidence = match writer.manager.as_str() {
+            "" => "no manager of its replicas is recorded".to_owned(),
+            manager => {
+                format!("replicas were last set by {manager}{}", if writer.scale { " (scale)" } else { "" })
+            }
+        };
         let decision = Decision::new(Cause::scale_up(who(&writer)), confidence * share, why).also(evidence);
         Decision { scaled: Some(scaled), ..decision }
     };
@@ -705,6 +707,34 @@ mod tests {
                 ..Evidence::default()
             };
             assert_eq!(reported(facts), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_evidence_names_what_has_no_name() {
+        let whole =
+            |text: &String| !(text.ends_with([' ', ',', ':']) || text.contains("  ") || text.contains(" :"));
+        let (pod, owner) = (pod("ReplicaSet"), set(1.0));
+        let by = |kind| Changed::Scaled { from: 1, to: 4, by: By { kind, ..By::default() } };
+        let ended = Terminated { code: 7, ..Terminated::default() };
+        let restarted = PodContainer { restarts: 1, last: Some(ended), ..PodContainer::default() };
+        for manager in ["", "kubectl"] {
+            let top = deployment(9000.0, manager, false);
+            for kind in [ByKind::Hpa, ByKind::Unknown] {
+                let record = record(vec![Change { at: MADE - 1.0, what: by(kind) }]);
+                for (record, container) in [(None, None), (Some(&record), None), (None, Some(&restarted))] {
+                    let facts = Evidence {
+                        pod: Some(&pod),
+                        owner: Some(&owner),
+                        top: Some(&top),
+                        record,
+                        container,
+                        ..Evidence::default()
+                    };
+                    let evidence = decide(&facts).unwrap().evidence;
+                    assert!(!evidence.is_empty() && evidence.iter().all(whole), "{evidence:?}");
+                }
+            }
         }
     }
 

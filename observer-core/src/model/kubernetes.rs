@@ -275,6 +275,22 @@ pub struct By {
     pub guessed: bool,
 }
 
+impl By {
+    /// `hpa web`; an autoscaler or manager that is not recorded has no name.
+    pub fn who(&self) -> String {
+        named(self.kind.name(), &self.name)
+    }
+}
+
+/// See [`By::who`].
+pub fn named(kind: &str, name: &str) -> String {
+    match (kind, name) {
+        ("unknown", "") => "a manager that is not recorded".to_owned(),
+        (kind, "") => kind.to_owned(),
+        (kind, name) => format!("{kind} {name}"),
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ByKind {

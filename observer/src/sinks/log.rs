@@ -317,7 +317,9 @@ fn oom_killed(killed: &OomKilled) -> String {
         _ => String::new(),
     };
     let invoker = match &killed.invoker {
-        Some(invoker) => format!("; {} of {} asked for the memory", killed.invoker_command, name(invoker)),
+        Some(invoker) => {
+            format!("; {} of {} asked for the memory", command(&killed.invoker_command), name(invoker))
+        }
         None => String::new(),
     };
     let held = match killed.victim_memory {
@@ -334,18 +336,22 @@ fn oom_killed(killed: &OomKilled) -> String {
     format!("{who}: OOM kill of {victim}{when}: {exceeded}, {held}{invoker}")
 }
 
+/// A process may call itself nothing.
+pub fn command(command: &str) -> &str {
+    if command.is_empty() { "a process without a name" } else { command }
+}
+
 /// `deployment shop/web scaled from 2 to 4 by hpa web (cpu above target)`.
 fn scale_event(event: &ScaleEvent) -> String {
     let from = event.from.map_or(String::new(), |from| format!("from {from} "));
     let reason = if event.by.reason.is_empty() { String::new() } else { format!(" ({})", event.by.reason) };
     format!(
-        "{} {}/{} scaled {from}to {} by {} {}{reason}",
+        "{} {}/{} scaled {from}to {} by {}{reason}",
         event.workload_type,
         event.namespace,
         event.workload,
         event.to,
-        event.by.kind.name(),
-        event.by.name,
+        event.by.who(),
     )
 }
 

@@ -1,11 +1,15 @@
 //! The answer as one screen of text.
 
 use super::answer::Answer;
-use crate::commands::{
-    advise::table::quantity,
-    client::state::{Advice, Container, Kill, ScaleEvent},
+use crate::{
+    commands::{
+        advise::table::quantity,
+        client::state::{Advice, Container, Kill, ScaleEvent},
+    },
+    sinks::log::command,
 };
 use observer_core::model::{
+    kubernetes::named,
     printable::printable,
     units::{Bytes, Seconds},
 };
@@ -209,7 +213,10 @@ impl Screen {
             ),
         );
         if let Some(invoker) = &kill.invoker {
-            self.say(4, &format!("{} of {} asked for the memory", kill.invoker_command, invoker.full()));
+            self.say(
+                4,
+                &format!("{} of {} asked for the memory", command(&kill.invoker_command), invoker.full()),
+            );
         }
         if kill.also_starting_count > 0 {
             let shown: Vec<_> = kill
@@ -229,13 +236,12 @@ impl Screen {
         self.say(
             2,
             &format!(
-                "{} {}/{} {from}to {} by {} {}{reason}, {}",
+                "{} {}/{} {from}to {} by {}{reason}, {}",
                 event.workload_type,
                 event.namespace,
                 event.workload,
                 event.to,
-                event.by_kind,
-                event.by_name,
+                named(&event.by_kind, &event.by_name),
                 self.when(event.at),
             ),
         );

@@ -71,9 +71,9 @@ pub fn controller_wrote(metadata: &ObjectMeta) -> Option<f64> {
 }
 
 /// A condition of a pod's status that is true.
-pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a str> {
+pub fn condition<'a>(pod: &'a Pod, kind: &'a str) -> Option<&'a str> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let condition =
         conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
-    Some(condition.reason.as_deref().unwrap_or_default())
+    Some(condition.reason.as_deref().filter(|reason| !reason.is_empty()).unwrap_or(kind))
 }

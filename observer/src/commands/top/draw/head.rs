@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use observer_core::model::kubernetes::named;
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use super::{ALARM, BOLD, FAINT, PLAIN, WARN, line};
@@ -138,12 +139,11 @@ fn scaling(state: &State) -> Option<Parts> {
     let event = under_way().max_by(|a, b| a.at.total_cmp(&b.at))?;
     let from = event.from.map_or(String::new(), |from| format!("from {from} "));
     let text = format!(
-        "{}/{} {from}to {} by {} {}, {} ago",
+        "{}/{} {from}to {} by {}, {} ago",
         event.namespace,
         event.workload,
         event.to,
-        event.by_kind,
-        event.by_name,
+        named(&event.by_kind, &event.by_name),
         age(state.status.now - event.at)
     );
     let more = under_way().count() - 1;
