@@ -86,6 +86,7 @@ pub enum CannotRun {
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub async fn run(config: Config) -> Result<(), CannotRun> {
+    memory::give_back_large_blocks();
     let began = clock::now();
     let signals = Signals::new().map_err(CannotRun::Signals)?;
     let listener = server::bind(config.listen).await?;

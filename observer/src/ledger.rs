@@ -14,6 +14,7 @@ use kube::Client;
 
 use crate::{
     companion::CannotRun,
+    memory,
     signals::Signals,
     sources::kubernetes::{self, ApiClock},
 };
@@ -92,6 +93,7 @@ pub struct Options {
 
 /// Waits for its turn, watches and answers, until SIGTERM or SIGINT.
 pub async fn run(mut options: Options) -> Result<(), CannotRun> {
+    memory::give_back_large_blocks();
     let signals = Signals::new().map_err(CannotRun::Signals)?;
     if options.allowed.is_empty() {
         options.allowed.push(allowed::beside(Path::new(allowed::OWN_NAMESPACE), &options.cert));

@@ -5,6 +5,20 @@ use std::env;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 use rustix::mm::{Advice, madvise};
 
+/// A block from this size on has pages of its own, which are the system's again when it is freed.
+#[cfg(target_env = "gnu")]
+const LARGE_BYTES: libc::c_int = 256 << 10;
+
+/// Texts of megabytes come and go. By itself the allocator takes the first that is freed as a sign to keep blocks of
+/// that size, and what lies between them, for the next (mallopt(3), M_MMAP_THRESHOLD). Once, before any thread.
+pub fn give_back_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions; a value that is refused leaves the allocator as it is.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+    }
+}
+
 /// Gives back what the allocator keeps of what was freed: after a time of much, before a long one of little.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]

@@ -10,7 +10,7 @@ use observer_ebpf::{
     abi,
     field::{ABSENT, Field},
     probe::{Attachment, Fallback, Hook, Intent, Point, Probe},
-    probes::{self, cgroup_life, cgroup_pass, growth, process},
+    probes::{self, cgroup_life, cgroup_pass, fault_latency, growth, process},
 };
 
 use crate::{
@@ -104,7 +104,8 @@ pub fn all(support: &Support, choice: &ProbeChoice) -> Attached {
         |name| plans.iter().any(|(probe, plan)| probe.name == name && matches!(plan, Plan::Attach { .. }));
     let slot_by_task = attaches(cgroup_life::PROBE.name) && attaches(process::PROBE.name);
     let growth_is_listed = attaches(growth::PROBE.name);
-    let (mut programs, btf) = match load(support, slot_by_task, growth_is_listed) {
+    let times_faults = attaches(fault_latency::PROBE.name);
+    let (mut programs, btf) = match load(support, slot_by_task, growth_is_listed, times_faults) {
         Ok(loaded) => loaded,
         Err(error) => return Attached::nothing(all_broken(&error)),
     };
@@ -183,7 +184,12 @@ pub fn lost(fallback: &Fallback) -> String {
     }
 }
 
-fn load(support: &Support, slot_by_task: bool, growth_is_listed: bool) -> Result<(Ebpf, Btf), String> {
+fn load(
+    support: &Support,
+    slot_by_task: bool,
+    growth_is_listed: bool,
+    times_faults: bool,
+) -> Result<(Ebpf, Btf), String> {
     let object = support.object.ok_or("no eBPF object in this binary")?;
     let layout = support.layout.as_ref().map_err(ToString::to_string)?;
     let btf = Btf::parse_file(&support.btf_path, aya::Endianness::default())
@@ -212,6 +218,10 @@ fn load(support: &Support, slot_by_task: bool, growth_is_listed: bool) -> Result
         .override_global("NUMA_NODES", &support.numa_nodes, true)
         .map_max_entries("PASS", support.pass_capacity)
         .map_max_entries("PASS_CHANGED", support.pass_capacity);
+    if !times_faults {
+        // 2 MiB of the observer's own limit that only this probe uses, and it has to be asked for.
+        loader.map_max_entries("FAULTING", 1).map_max_entries("LATENCIES", 1);
+    }
     let programs =
         loader.load(&object).map_err(|error| format!("cannot load the eBPF object: {}", chain(&error)))?;
     Ok((programs, btf))
