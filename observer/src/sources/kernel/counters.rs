@@ -167,7 +167,10 @@ impl Counters {
             (Loss::ProgramReentered, self.programs.iter().map(|fd| recursion_misses(*fd)).sum()),
         ];
         for (loss, count) in now {
-            if self.reported_lost.insert(loss, count) != Some(count) && count > 0 {
+            // They only rise: less is what could be read of them now.
+            let reported = self.reported_lost.entry(loss).or_default();
+            if count > *reported {
+                *reported = count;
                 events.push(Event { at, what: EventKind::Lost { at: loss, count } });
             }
         }
