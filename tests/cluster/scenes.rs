@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 
 use observer_tests::cluster::{Cluster, HOME, control::IMAGE};
 
@@ -480,25 +481,33 @@ fn restarts(stage: &mut Stage) -> Result<()> {
         ),
     ];
     for (name, causes, command, more) in table {
-        let namespace = stage.namespace.clone();
-        // Three starts: the first is the pod's, the others its restarts (the kubelet waits 10 s and 20 s between them).
-        stage.step(&["standalone"], 1, |stage| stage.apply(&pod(name, "Always", command, more)))?;
-        let restarted = |stage: &Stage| -> Result<u32> {
-            let count = stage.kubectl(&[
-                "get",
-                "pod",
-                name,
-                "-o",
-                "jsonpath={.status.containerStatuses[0].restartCount}",
-            ])?;
-            Ok(count.parse()?)
+        let of = |stage: &Stage, what: &str| {
+            let path = format!("jsonpath={{.status.containerStatuses[0].{what}}}");
+            stage.kubectl(&["get", "pod", name, "-o", &path])
+        };
+        let restarts =
+            |stage: &Stage| Ok::<u32, anyhow::Error>(of(stage, "restartCount")?.parse().unwrap_or(0));
+        let wait = |stage: &Stage, wanted: u32| {
+            let what = format!("restart {wanted} of {name}");
+            stage.cluster.wait(&what, Duration::from_secs(120), || Ok(restarts(stage)? >= wanted))
         };
         let from = now();
-        stage
-            .cluster
-            .wait(&format!("restarts of {name}"), Duration::from_secs(120), || Ok(restarted(stage)? >= 2))?;
+        stage.apply(&pod(name, "Always", command, more))?;
+        // Three starts: the first is the pod's, the others its restarts (the kubelet waits 10 s and 20 s between them).
+        // The first started before that one's end and they after it, however late that is seen here.
+        wait(stage, 1)?;
+        let ended = of(stage, "lastState.terminated.finishedAt")?;
+        ensure!(restarts(stage)? == 1, "{name} restarts faster than this machine is read");
+        let ended: Timestamp = ended.parse().with_context(|| format!("{name} ended at {ended:?}"))?;
+        let restarted = ended.as_second() as f64; // cut off, and seconds after it started
+        wait(stage, 2)?;
         std::thread::sleep(Duration::from_millis(700));
-        stage.truths.push(Truth { namespace, from, until: now(), causes: causes.to_vec(), starts: 2 });
+        let mut truth = |from, until, causes: &[&'static str], starts| {
+            let namespace = stage.namespace.clone();
+            stage.truths.push(Truth { namespace, from, until, causes: causes.to_vec(), starts });
+        };
+        truth(from, restarted, &["standalone"], 1);
+        truth(restarted, now(), causes, 2);
         stage.kubectl(&["delete", "pod", name, "--wait=true"])?;
     }
     Ok(())
