@@ -53,7 +53,8 @@ pub struct Analysis {
     pub peak_bytes: u64,
     pub peak_seconds: f64,
     pub peak_anon_bytes: Option<u64>,
-    /// Level of the working set where it lives; for oscillating, the top of the swing.
+    /// Level of the working set where it lives, less active file cache if `without_active_file`; for oscillating, the
+    /// top of the swing.
     pub steady_bytes: Option<u64>,
     /// Highest working set over steady level, never below 1.
     pub overshoot_ratio: Option<f64>,
@@ -64,6 +65,8 @@ pub struct Analysis {
     /// Whether anonymous memory alone drifts as well; null where it was not recorded. Of what else grows, only shared
     /// memory cannot be taken back.
     pub anonymous_memory_drifts: Option<bool>,
+    /// Active file cache was recorded, so that level and drift are without it.
+    pub without_active_file: bool,
     pub fastest_growth_bytes_per_second: f64,
     pub swing_low_bytes: Option<u64>,
     pub swing_high_bytes: Option<u64>,
@@ -194,6 +197,9 @@ mod tests {
         assert!(unnamed.story().contains("not its anonymous memory: file cache"), "{}", unnamed.story());
         let cache = curve("active_file_bytes", &|t| ((2 * t) << 20).to_string());
         assert_eq!(cache.verdict, "stable", "{}", cache.story());
+        assert!(cache.story().contains("without file cache"), "{}", cache.story());
+        let shared = curve("anon_bytes,active_file_bytes", &|_| format!("{},0", 50 << 20));
+        assert!(shared.story().contains("not its anonymous memory: shared or kernel"), "{}", shared.story());
     }
 
     #[test]

@@ -131,7 +131,10 @@ struct Start {
     startup: Startup,
     /// The same of anonymous memory alone.
     anon: Startup,
+    /// Rows with memory, and those of them that have the part.
+    measured: u64,
     anon_samples: u64,
+    active_file_samples: u64,
     samples: u64,
     first: f64,
     last: f64,
@@ -151,7 +154,9 @@ impl Start {
             origin,
             startup: Startup::default(),
             anon: Startup::default(),
+            measured: 0,
             anon_samples: 0,
+            active_file_samples: 0,
             samples: 0,
             first: 0.0,
             last: 0.0,
@@ -190,7 +195,9 @@ impl Start {
         let sample = Sample { seconds, usage, unreclaimable, anon };
         self.startup.sample(sample);
         self.sample_anon(sample);
+        self.measured += 1;
         self.anon_samples += u64::from(anon.is_some());
+        self.active_file_samples += u64::from(row.active_file.is_some());
         self.held = Some(sample);
     }
 
@@ -278,8 +285,9 @@ impl Start {
             overshoot_ratio: startup.overshoot(),
             plateaus: startup.plateaus(),
             drift_bytes_per_second: startup.drift_rate(),
-            anonymous_memory_drifts: (self.anon_samples == self.samples)
+            anonymous_memory_drifts: (self.anon_samples == self.measured)
                 .then(|| self.anon.verdict() == Verdict::Drifting),
+            without_active_file: self.active_file_samples == self.measured,
             fastest_growth_bytes_per_second: startup.fastest_growth().max(self.fastest_coarse_growth),
             swing_low_bytes: swing_of(|swing| swing.low).map(|bytes| bytes as u64),
             swing_high_bytes: swing_of(|swing| swing.high).map(|bytes| bytes as u64),

@@ -48,7 +48,11 @@ impl Analysis {
         let mut lines = vec![self.headline()];
         lines.push(format!("peak          {}{}", Bytes(self.peak_bytes), self.peak_detail()));
         if let Some(steady) = self.steady_bytes {
-            let what = if self.verdict == "oscillating" { "top of the swing" } else { "working set" };
+            let what = match self.verdict {
+                "oscillating" => "top of the swing",
+                _ if self.without_active_file => "without file cache",
+                _ => "working set",
+            };
             lines.push(format!("steady        {} ({what})", Bytes(steady)));
         }
         if let Some(overshoot) = self.overshoot_ratio {
@@ -96,9 +100,12 @@ impl Analysis {
                 let way = if rate < 0.0 { "falls" } else { "grows" };
                 let rate = Bytes(rate.abs() as u64);
                 match self.anonymous_memory_drifts {
-                    Some(false) => format!(
-                        "drifting, but not its anonymous memory: file cache, shared or kernel memory {way} by {rate}/s and does not slow down{end}"
-                    ),
+                    Some(false) => {
+                        let cache = if self.without_active_file { "" } else { "file cache, " };
+                        format!(
+                            "drifting, but not its anonymous memory: {cache}shared or kernel memory {way} by {rate}/s and does not slow down{end}"
+                        )
+                    }
                     _ => format!("drifting: it {way} by {rate}/s and does not slow down{end}"),
                 }
             }
