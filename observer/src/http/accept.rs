@@ -149,6 +149,8 @@ where
         .max_buf_size(limits.head_bytes)
         .max_headers(HEADER_FIELDS)
         .keep_alive(false)
+        // Who has sent the request and closed that direction (nc -N) waits for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
@@ -318,6 +320,19 @@ mod tests {
             for _ in 0..3 {
                 assert!(ask(address, HEALTH).starts_with("HTTP/1.1 200"));
             }
+        }
+    }
+
+    #[test]
+    fn who_has_sent_all_of_the_request_is_answered() {
+        let address = start(None);
+        for (request, expected) in [(HEALTH, "HTTP/1.1 200"), (&HEALTH[..HEALTH.len() - 2], "")] {
+            let mut stream = net::TcpStream::connect(address).unwrap();
+            stream.write_all(request).unwrap();
+            stream.shutdown(net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            let _ = stream.read_to_string(&mut answer); // a reset is an end, too
+            assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{answer:?}");
         }
     }
 
