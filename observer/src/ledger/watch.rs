@@ -1,6 +1,6 @@
 //! The cluster as the ledger's source: watches -> book.
 
-use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+use std::{collections::HashMap, future::Future, pin::Pin};
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
 use k8s_openapi::api::{
@@ -29,8 +29,6 @@ use observer_core::{
     model::kubernetes::{Autoscaler, ObjectKind},
 };
 
-/// Custom resources that were not there are looked for again this often.
-const DISCOVER: Duration = Duration::from_secs(300);
 /// Objects of a list that are in memory at once. One with a long specification has tens of kilobytes.
 const PAGE: u32 = 50;
 /// Seconds after which a watch of events is begun again: the API server does not cache them, so that it sends no
@@ -220,13 +218,8 @@ impl Watch {
     /// A custom resource, once it is installed.
     async fn custom(self, client: Client, api_version: &'static str) {
         let kind = self.kind;
-        let of = loop {
-            let found = client.list_api_group_resources(api_version).await;
-            if found.is_ok_and(|list| list.resources.iter().any(|resource| resource.kind == kind)) {
-                break metadata::resource(api_version, kind);
-            }
-            tokio::time::sleep(DISCOVER).await;
-        };
+        metadata::installed(&client, api_version, kind).await;
+        let of = metadata::resource(api_version, kind);
         tracing::info!("{kind} is installed: watching it");
         let kind = ObjectKind::from(kind);
         if kind == ObjectKind::Rollout {

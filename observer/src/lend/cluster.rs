@@ -38,8 +38,6 @@ use observer_core::model::{container::Workload, kubernetes::ObjectKind};
 
 /// How often agents are asked what start-ups take.
 const LOOK: Duration = Duration::from_secs(30);
-/// A custom resource that was not there is looked for again this often.
-const DISCOVER: Duration = Duration::from_secs(300);
 const PAGE: u32 = 50;
 /// Seconds after which a watch is begun again where it was: of what seldom changes the API server sends no bookmark
 /// either, and a connection that says nothing for longer is taken for dead.
@@ -278,13 +276,7 @@ async fn follow<K>(
 
 /// Once they are installed.
 async fn vertical(client: &Client, writer: Writer<DynamicObject>) {
-    loop {
-        let found = client.list_api_group_resources(VPA.0).await;
-        if found.is_ok_and(|list| list.resources.iter().any(|resource| resource.kind == VPA.1)) {
-            break;
-        }
-        sleep(DISCOVER).await;
-    }
+    metadata::installed(client, VPA.0, VPA.1).await;
     let of = metadata::resource(VPA.0, VPA.1);
     let api = |client| Api::all_with(client, &of);
     follow(client, api, watcher::Config::default(), writer, |_: &mut DynamicObject| {}).await;

@@ -1,16 +1,44 @@
 //! Metadata of any kind of object: an API for it, and the contents of managedFields.
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{APIResourceList, ObjectMeta},
+};
 use kube::{
     Api, Client,
     core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta},
 };
 
+use tokio::time::sleep;
+
 use observer_core::model::kubernetes::{Reference, Writer, is_of_replica_sets};
+
+/// A kind that is not installed is looked for again this often, and one for which no answer came sooner.
+const DISCOVER: Duration = Duration::from_secs(300);
+const UNANSWERED: Duration = Duration::from_secs(10);
 
 pub fn resource(api_version: &str, kind: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+/// Waits until a custom resource is installed.
+pub async fn installed(client: &Client, api_version: &str, kind: &str) {
+    while let Some(pause) = look_again(client.list_api_group_resources(api_version).await, kind) {
+        sleep(pause).await;
+    }
+}
+
+/// `None`: it is there.
+fn look_again(found: Result<APIResourceList, kube::Error>, kind: &str) -> Option<Duration> {
+    match found {
+        Ok(list) if list.resources.iter().any(|resource| resource.kind == kind) => None,
+        Ok(_) => Some(DISCOVER),
+        Err(kube::Error::Api(status)) if status.code == 404 => Some(DISCOVER),
+        Err(_) => Some(UNANSWERED),
+    }
 }
 
 pub fn api(client: Client, namespace: &str, of: &Reference) -> Api<DynamicObject> {
@@ -76,4 +104,31 @@ pub fn condition<'a>(pod: &'a Pod, kind: &'a str) -> Option<&'a str> {
     let condition =
         conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
     Some(condition.reason.as_deref().filter(|reason| !reason.is_empty()).unwrap_or(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;
+
+    #[test]
+    fn no_answer_does_not_mean_that_a_kind_is_not_installed() {
+        let list = |kind: &str| {
+            let resource = APIResource { kind: kind.into(), ..APIResource::default() };
+            Ok(APIResourceList { resources: vec![resource], ..APIResourceList::default() })
+        };
+        let refused = |code| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            Err(kube::Error::Api(status.boxed()))
+        };
+        for (found, expected) in [
+            (list("Rollout"), None),
+            (list("Experiment"), Some(DISCOVER)),
+            (refused(404), Some(DISCOVER)),
+            (refused(429), Some(UNANSWERED)),
+            (refused(503), Some(UNANSWERED)),
+        ] {
+            assert_eq!(look_again(found, "Rollout"), expected);
+        }
+    }
 }
