@@ -5,18 +5,22 @@
 //! asked for: when the peak is measured to be past, at most twice, and at the verdict. Whatever happens, it ends at its
 //! deadline. A container that ends and is started again is lent to again, unless it ends over and over.
 
+pub mod course;
+pub mod need;
+
 /// Requests are written in whole mebibytes, unless they are the user's own.
 const MIB: u64 = 1 << 20;
 /// Fewest patches are best: each is a write, a status and two Events of the kubelet.
 pub const STEPS: u32 = 3;
-/// Kept above the working set, as the next readings may be higher.
+/// Kept above the working set, as the next readings may be higher; and above the highest need measured.
 const RESERVE: f64 = 1.05;
 /// Kept above what earlier start-ups still took at this age.
 const AHEAD: f64 = 1.1;
 /// Share of the expected peak from which a peak counts as the one expected.
 const OF_PEAK: f64 = 0.8;
-/// For so long memory must stay low before its fall is believed, where no earlier start-up is known. Seconds.
-const HOLD: f64 = 0.2;
+/// For so long memory must stay low, and not grow, before its fall is believed, where no earlier start-up is known:
+/// seconds, or this share of its age. What a garbage collector takes back while a program loads is no end of its spike.
+const HOLD: (f64, f64) = (0.2, 0.1);
 /// A step gives back at least this share of the spike, or is left out.
 const WORTH: f64 = 1.0 / 8.0;
 /// Ends of short runs after which nothing is lent any more.
@@ -74,7 +78,7 @@ pub struct Measured {
 pub struct Earlier {
     /// The lowest of their peaks.
     pub peak: u64,
-    /// The most that any of them still took after this age.
+    /// The most that it will still take, as they went on from where it is now.
     pub still: u64,
 }
 
@@ -106,8 +110,8 @@ pub struct Loan {
     run: Option<u32>,
     /// Steps given back in this run.
     steps: u32,
-    /// Age at which memory was first seen to have fallen.
-    fell: Option<f64>,
+    /// Age at which memory was first seen to have fallen, and the lowest that it was since. Bytes.
+    fell: Option<(f64, u64)>,
     over: bool,
 }
 
@@ -142,8 +146,7 @@ impl Loan {
 
     fn ask(&mut self, terms: &Terms, requested: u64, state: State) -> Option<Ask> {
         let down = |to: u64, why| (to < requested).then_some(Ask { request: to, why });
-        let again = Ask { request: terms.need, why: Why::Restarted };
-        let again = (requested < terms.need).then_some(again);
+        let again = (requested < terms.need).then_some(Ask { request: terms.need, why: Why::Restarted });
         match state {
             State::Finished => None,
             State::Pending { seconds } if seconds >= terms.pending => down(terms.steady, Why::Pending),
@@ -186,13 +189,16 @@ impl Loan {
         if measured.settled {
             return down(floor(measured), Why::Settled);
         }
-        self.fell = match has_fallen(terms, &measured) {
-            true => self.fell.or(Some(age)),
-            false => None,
-        };
+        self.fell = has_fallen(terms, &measured).then(|| match self.fell {
+            // What grows again has not come to rest: the next spike begins like this.
+            Some((fell, lowest)) if measured.working_set as f64 <= lowest as f64 * RESERVE => {
+                (fell, lowest.min(measured.working_set))
+            }
+            _ => (age, measured.working_set),
+        });
         // The last step is the verdict's.
-        let hold = if measured.earlier.is_some() { 0.0 } else { HOLD };
-        if self.steps + 1 >= STEPS || self.fell.is_none_or(|fell| age - fell < hold) {
+        let hold = if measured.earlier.is_some() { 0.0 } else { HOLD.0.max(age * HOLD.1) };
+        if self.steps + 1 >= STEPS || self.fell.is_none_or(|(fell, _)| age - fell < hold) {
             return None;
         }
         let still = measured.earlier.map_or(0.0, |earlier| earlier.still as f64 * AHEAD);
@@ -267,8 +273,7 @@ mod tests {
             running(20.0, verdict),
         ];
         let mut loan = Loan::default();
-        let expected = [(79, Why::PeakPassed), (64, Why::PeakPassed)];
-        assert_eq!(play(&mut loan, &TERMS, &states), expected);
+        assert_eq!(play(&mut loan, &TERMS, &states), [(79, Why::PeakPassed), (64, Why::PeakPassed)]);
         assert!(loan.is_over());
     }
 
@@ -311,7 +316,7 @@ mod tests {
             ("ended for the tenth time in weeks", State::Waiting { restarts: 9, ran: 86400.0 }, None),
             ("finished", State::Finished, None),
         ] {
-            let mut loan = Loan { run: Some(0), fell: Some(0.0), ..Loan::default() };
+            let mut loan = Loan { run: Some(0), fell: Some((0.0, u64::MAX)), ..Loan::default() };
             assert_eq!(play(&mut loan, &TERMS, &[state]).first().copied(), expected, "{name}");
         }
     }
@@ -361,8 +366,7 @@ mod tests {
                     && run.replace(restarts) != Some(restarts) {
                     steps = 0;
                 }
-                let asked = loan.decide(&TERMS, requested, state);
-                if let Some(Ask { request, why }) = asked {
+                if let Some(Ask { request, why }) = loan.decide(&TERMS, requested, state) {
                     prop_assert!((TERMS.steady..=TERMS.need).contains(&request), "{request}");
                     prop_assert_ne!(request, requested, "a patch that changes nothing");
                     prop_assert_eq!(request > requested, why == Why::Restarted);

@@ -28,6 +28,7 @@ pub mod cluster;
 pub mod entry;
 pub mod events;
 pub mod held;
+pub mod lent;
 pub mod loans;
 pub mod metrics;
 pub mod resize;
@@ -45,7 +46,7 @@ pub struct Options {
     /// Address on which the API server asks, by TLS
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9847", env = "OBSERVER_LEND_LISTEN")]
     pub listen: SocketAddr,
-    /// Address of /metrics, /healthz and /readyz, in the clear
+    /// Address of /metrics, /api/v1/loans, /healthz and /readyz, in the clear
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
@@ -154,6 +155,7 @@ async fn work(
     let (cluster, watches) = cluster::Cluster::new(access, options.share, options.no_swap_for_pods);
     let (events, writing) = events::Events::new(client.clone(), &options.identity);
     let ready = Arc::default();
+    let lent = lent::Lent::default();
     let webhook = webhook::Webhook {
         cluster: cluster.clone(),
         metrics: metrics.clone(),
@@ -161,11 +163,13 @@ async fn work(
         deadline_seconds: options.deadline.as_secs_f64(),
         dry_run: options.dry_run,
         ready: Arc::clone(&ready),
+        lent: lent.clone(),
     };
     let loans = loans::Loans {
         client: client.clone(),
         cluster: cluster.clone(),
         metrics: metrics.clone(),
+        lent,
         events,
         clock,
         pending_seconds: options.pending.as_secs_f64(),

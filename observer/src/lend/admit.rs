@@ -4,7 +4,7 @@
 //! capped by each of them, and left out where too little remains.
 
 use k8s_openapi::api::core::v1::{Container, LimitRange, Pod, ResourceQuota};
-use observer_core::model::container::Workload;
+use observer_core::{loan::need::LEAST, model::container::Workload};
 
 use crate::sources::kubernetes::{
     metadata,
@@ -13,8 +13,6 @@ use crate::sources::kubernetes::{
 };
 
 const MIB: u64 = 1 << 20;
-/// A loan of less is not worth two writes of the pod.
-const LEAST: u64 = 8 * MIB;
 
 /// Why a pod gets what it asked for and no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr, strum::EnumIter)]

@@ -9,19 +9,15 @@ use tokio::time::timeout;
 
 use crate::{failure::one_line, http::tls};
 use observer_core::{
-    loan::{Earlier, Measured},
+    loan::{Measured, course::Course, need},
     model::{
         container::{ContainerState, Workload},
-        past_startup::StartupOutcome,
+        past_startup::{PastStartup, StartupOutcome},
     },
 };
 
 /// An agent that takes longer is asked again the next time.
 const ANSWER: Duration = Duration::from_millis(900);
-/// As many as `observer advise` wants before it says anything.
-const STARTUPS: u64 = 3;
-/// Kept above the highest need measured.
-const RESERVE: f64 = 1.05;
 
 /// How agents are reached.
 #[derive(Clone, Debug)]
@@ -85,18 +81,17 @@ impl Agent {
         self.get("/api/v1/containers").await
     }
 
-    /// Earlier start-ups of the workload of this container, those that came through.
-    pub async fn earlier(&self, id: &str) -> Result<Curves, String> {
+    /// This run so far, and the earlier start-ups of its workload that came through.
+    pub async fn course(&self, id: &str) -> Result<Course, String> {
         let detail: Detail = self.get(&format!("/api/v1/containers/{id}")).await?;
-        let whole = detail.earlier.into_iter().filter(|startup| is_verdict(&startup.outcome));
-        Ok(Curves(whole.map(|startup| (startup.peak_bytes, startup.curve)).collect()))
+        Ok(detail.course())
     }
 }
 
-/// Whether a start-up came to this, and not to its end, nor is under way.
-fn is_verdict(name: &str) -> bool {
+/// What a start-up came to, if not to its end, nor is under way.
+fn verdict(name: &str) -> Option<StartupOutcome> {
     let state = ContainerState::ALL.into_iter().find(|state| state.name() == name);
-    state.and_then(StartupOutcome::reached).is_some()
+    state.and_then(StartupOutcome::reached)
 }
 
 /// Of /api/v1/advice, what is needed of it.
@@ -136,8 +131,8 @@ impl Needs {
 
     /// What a start-up of it takes at most. `None`: too few are known.
     pub fn of(&self, workload: &Workload) -> Option<u64> {
-        let (count, need) = self.0.get(workload)?;
-        (*count >= STARTUPS).then_some((*need as f64 * RESERVE) as u64)
+        let (count, worst) = self.0.get(workload)?;
+        need::of(*count, *worst)
     }
 }
 
@@ -162,22 +157,26 @@ impl Holding {
         self.state != "ended"
     }
 
-    pub fn measured(&self, age: f64, earlier: Option<&Curves>) -> Measured {
-        Measured {
-            // The working set is read every second. Usage is sent as it grows, as the peak is: beside it a working set
-            // of a moment before would look like a fall.
-            working_set: self
-                .working_set_bytes
-                .max(self.usage_bytes.saturating_sub(self.file_bytes.unwrap_or(0))),
-            peak: self.peak_bytes.max(self.startup_peak_bytes.unwrap_or(0)),
-            settled: is_verdict(&self.state),
-            earlier: earlier.and_then(|curves| curves.after(age)),
-        }
+    /// Beside its earlier start-ups, where it is known how old it is.
+    pub fn measured(&self, course: Option<(f64, &mut Course)>) -> Measured {
+        // The working set is read every second. Usage is sent as it grows, as the peak is: beside it a working set of a
+        // moment before would look like a fall.
+        let working_set =
+            self.working_set_bytes.max(self.usage_bytes.saturating_sub(self.file_bytes.unwrap_or(0)));
+        let peak = self.peak_bytes.max(self.startup_peak_bytes.unwrap_or(0));
+        let earlier = course.and_then(|(age, course)| {
+            course.note_peak(age, peak);
+            course.note(age, self.usage_bytes);
+            course.earlier(age, working_set)
+        });
+        Measured { working_set, peak, settled: verdict(&self.state).is_some(), earlier }
     }
 }
 
 #[derive(Debug, Deserialize)]
 struct Detail {
+    #[serde(default)]
+    curve: Curve,
     earlier: Vec<Startup>,
 }
 
@@ -188,25 +187,37 @@ struct Startup {
     curve: Curve,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Curve {
     width_seconds: f64,
     kib: Vec<u64>,
 }
 
-/// Peaks and curves of earlier start-ups.
-#[derive(Debug, Default)]
-pub struct Curves(Vec<(u64, Curve)>);
-
-impl Curves {
-    fn after(&self, age: f64) -> Option<Earlier> {
-        let peak = self.0.iter().map(|(peak, _)| *peak).min()?;
-        let still = self.0.iter().filter_map(|(_, curve)| {
-            let first = (age / curve.width_seconds.max(1e-3)) as usize;
-            // After its end, what it ended at.
-            curve.kib.iter().skip(first).max().or(curve.kib.last()).map(|kib| kib << 10)
+impl Detail {
+    fn course(self) -> Course {
+        let past = self.earlier.into_iter().filter_map(|startup| {
+            let past = PastStartup {
+                started: 0.0,
+                pod: String::new(),
+                outcome: verdict(&startup.outcome)?,
+                cut_short: false,
+                peak: startup.peak_bytes,
+                peak_seconds: 0.0,
+                unreclaimable_peak: 0,
+                growth: 0.0,
+                time_to_stable: None,
+                steady: None,
+                overshoot: None,
+                span: startup.curve.width_seconds,
+                curve: startup.curve.kib.iter().map(|kib| (kib << 10) as f32).collect(),
+            };
+            (past.span > 0.0).then_some(past)
         });
-        Some(Earlier { peak, still: still.max().unwrap_or(0) })
+        let mut course = Course::new(past.collect());
+        for (span, kib) in self.curve.kib.iter().enumerate() {
+            course.note(span as f64 * self.curve.width_seconds, kib << 10);
+        }
+        course
     }
 }
 
@@ -255,7 +266,7 @@ mod tests {
                 "file_bytes": file.map(|file| file * MIB), "startup_peak_bytes": 150 * MIB
             });
             let holding: Holding = serde_json::from_value(holding).unwrap();
-            holding.measured(2.0, None)
+            holding.measured(None)
         };
         for (usage, file, working_set, expected) in
             [(150, Some(1), 90, 149), (150, None, 90, 150), (61, Some(1), 61, 61), (150, Some(100), 60, 60)]
@@ -266,14 +277,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_still_to_come_is_the_most_of_any_earlier_start_up() {
-        let curve = |kib: &[u64]| Curve { width_seconds: 0.5, kib: kib.to_vec() };
-        let curves =
-            Curves(vec![(160 << 10, curve(&[10, 160, 60])), (90 << 10, curve(&[90, 20, 20, 40, 30]))]);
-        for (age, still) in [(0.0, 160), (0.9, 160), (1.0, 60), (1.5, 60), (99.0, 60)] {
-            let expected = Some(Earlier { peak: 90 << 10, still: still << 10 });
-            assert_eq!(curves.after(age), expected, "{age}");
-        }
-        assert_eq!(Curves::default().after(1.0), None);
+    fn what_is_still_to_come_is_by_the_earlier_start_ups_that_came_through() {
+        let startup = |outcome: &str, peak: u64, kib: &[u64]| json!({"outcome": outcome, "peak_bytes": peak << 10, "curve": {"width_seconds": 0.5, "kib": kib}});
+        let detail = |earlier: Vec<serde_json::Value>| -> Course {
+            let detail = json!({"curve": {"width_seconds": 0.5, "kib": [10, 160_000, 60_000, 60_000]}, "earlier": earlier});
+            serde_json::from_value::<Detail>(detail).unwrap().course()
+        };
+        let spike = startup("stable", 160_000, &[10, 160_000, 60_000, 60_000]);
+        let twice = startup("stable", 160_000, &[10, 160_000, 60_000, 60_000, 120_000, 60_000]);
+        let killed = startup("oom_killed", 190_000, &[10, 190_000]);
+        let after = |course: Course| Some(course.earlier(2.0, 60_000 << 10)?.still >> 10);
+        assert_eq!(after(detail(vec![spike.clone(), killed.clone()])), Some(60_000));
+        assert_eq!(after(detail(vec![spike, twice])), Some(120_000));
+        assert_eq!(after(detail(vec![killed])), None);
     }
 }

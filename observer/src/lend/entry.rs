@@ -1,14 +1,11 @@
 //! What the leading replica remembers of one pod. All of it may be lost: pod and agent say it again.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::lend::{
-    agents::Curves,
-    held::{Held, HeldContainer},
-};
-use observer_core::loan::{Ask, Loan};
+use crate::lend::held::{Held, HeldContainer};
+use observer_core::loan::{Ask, Loan, course::Course};
 
 /// Between tries of a resize that failed: the first pause and the longest.
 pub const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
@@ -18,7 +15,8 @@ pub struct Entry {
     /// In the last list, if one is under way.
     pub listed: bool,
     pub loans: HashMap<String, Loan>,
-    pub curves: HashMap<String, (String, Arc<Curves>)>,
+    /// By container: the agent's id of its run, and how that went.
+    pub courses: HashMap<String, (String, Course)>,
     /// Nothing is asked for before.
     pub next: Option<Instant>,
     pub pause: Duration,
@@ -32,7 +30,7 @@ impl Entry {
             held,
             listed: true,
             loans: HashMap::new(),
-            curves: HashMap::new(),
+            courses: HashMap::new(),
             next: None,
             pause: RETRY[0],
             asked: None,

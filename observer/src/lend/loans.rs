@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
@@ -18,11 +17,12 @@ use crate::{
     clock,
     failure::one_line,
     lend::{
-        agents::{Agent, Curves, Holding},
+        agents::{Agent, Holding},
         cluster::{Cluster, WATCH},
         entry::{Entry, RETRY, key},
         events::Events,
         held::{Held, HeldContainer, Status},
+        lent::{Answer, Lent},
         metrics::Metrics,
         resize::{self, Resized},
     },
@@ -32,7 +32,7 @@ use crate::{
         terms,
     },
 };
-use observer_core::loan::{Ask, Loan, Measured, State};
+use observer_core::loan::{Ask, Measured, State, course::Course};
 
 /// From one decision to the next: what is lent for a second too long, others wait for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -50,6 +50,7 @@ pub struct Loans {
     pub client: Client,
     pub cluster: Cluster,
     pub metrics: Metrics,
+    pub lent: Lent,
     pub events: Events,
     pub clock: ApiClock,
     pub pending_seconds: f64,
@@ -194,20 +195,20 @@ impl Loans {
             };
             for one in &entry.held.containers {
                 let Some(holding) = holdings.get(&key(&entry.held, one)) else { continue };
-                if entry.curves.get(&one.name).is_none_or(|(id, _)| *id != holding.id) {
+                if entry.courses.get(&one.name).is_none_or(|(id, _)| *id != holding.id) {
                     wanted.push((uid.clone(), one.name.clone(), agent.clone(), holding.id.clone()));
                 }
             }
         }
         let asked = wanted.into_iter().map(|(uid, name, agent, id)| async move {
-            let curves = agent.earlier(&id).await;
-            (uid, name, id, curves)
+            let course = agent.course(&id).await;
+            (uid, name, id, course)
         });
         let answers: Vec<_> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
-        for (uid, name, id, curves) in answers {
-            match (curves, entries.get_mut(&uid)) {
-                (Ok(curves), Some(entry)) => {
-                    entry.curves.insert(name, (id, Arc::new(curves)));
+        for (uid, name, id, course) in answers {
+            match (course, entries.get_mut(&uid)) {
+                (Ok(course), Some(entry)) => {
+                    entry.courses.insert(name, (id, course));
                 }
                 (Ok(_), None) => {}
                 (Err(error), _) => {
@@ -223,11 +224,11 @@ impl Loans {
         let held = &entry.held;
         let mut asked = Vec::new();
         for one in &held.containers {
-            let curves = entry.curves.get(&one.name);
+            let course = entry.courses.get_mut(&one.name);
             let measured = holdings.get(&key(held, one)).and_then(|holding| {
                 // While a container is started again, the agent may still show the run before.
-                let curves = curves.filter(|(id, _)| *id == holding.id).map(|(_, curves)| curves);
-                measured(one.status, holding, curves.map(Arc::as_ref))
+                let course = course.filter(|(id, _)| *id == holding.id).map(|(_, course)| course);
+                measured(one.status, holding, course)
             });
             let state = state(held, one, now, measured);
             let loan = entry.loans.entry(one.name.clone()).or_default();
@@ -321,35 +322,25 @@ impl Loans {
 
     fn count(&self, entries: &Entries) {
         let now = self.clock.unix_seconds();
-        let (mut lent, mut loans, mut oldest) = (0, 0, 0.0f64);
-        for entry in entries.values() {
-            for one in &entry.held.containers {
-                if one.status == Status::Finished {
-                    continue;
-                }
-                lent += one.requested.saturating_sub(one.terms.steady);
-                if !entry.loans.get(&one.name).is_some_and(Loan::is_over) {
-                    loans += 1;
-                    let since = match one.status {
-                        Status::Running { restarts: 1.., since } => since,
-                        _ => entry.held.created,
-                    };
-                    oldest = oldest.max(now - since);
-                }
-            }
-        }
-        self.metrics.now(lent, loans, oldest);
+        let answer = Answer::of(entries.values());
+        let open = || answer.loans.iter().filter(|loan| loan.open);
+        let oldest = open().map(|loan| now - loan.since).fold(0.0, f64::max);
+        self.metrics.now(answer.lent_bytes, open().count() as u64, oldest);
+        self.lent.show(answer);
     }
 }
 
-fn measured(status: Status, holding: &Holding, curves: Option<&Curves>) -> Option<Measured> {
+fn measured(status: Status, holding: &Holding, course: Option<&mut Course>) -> Option<Measured> {
     let Status::Running { since, .. } = status else { return None };
     // Statuses have whole seconds; the exec follows the start within one.
     let started = holding.started.filter(|started| *started >= since - 2.0);
     match started {
-        Some(started) => Some(holding.measured((clock::unix_seconds() - started).max(0.0), curves)),
+        Some(started) => {
+            let age = (clock::unix_seconds() - started).max(0.0);
+            Some(holding.measured(course.map(|course| (age, course))))
+        }
         // It ran before the agent: what it holds is known, its peak is not.
-        None if holding.started.is_none() => Some(holding.measured(0.0, None)),
+        None if holding.started.is_none() => Some(holding.measured(None)),
         None => None,
     }
 }

@@ -42,6 +42,7 @@ use crate::{
         admit::{self, Refused},
         cluster::Cluster,
         events::Events,
+        lent::Lent,
         metrics::Metrics,
     },
     sinks::metrics::CONTENT_TYPE,
@@ -64,6 +65,7 @@ pub struct Webhook {
     pub deadline_seconds: f64,
     pub dry_run: bool,
     pub ready: Arc<AtomicBool>,
+    pub lent: Lent,
 }
 
 /// Serves until the end of the process.
@@ -71,6 +73,7 @@ pub async fn serve(options: &Options, webhook: Webhook) -> Result<(), CannotServ
     let own = Router::new()
         .route("/metrics", get(metrics))
         .route("/readyz", get(ready))
+        .route("/api/v1/loans", get(async |State(webhook): State<Webhook>| webhook.lent.answer().await))
         .with_state(webhook.clone());
     let asked =
         Router::new().route("/v1/admit", post(review)).layer(DefaultBodyLimit::max(BODY)).with_state(webhook);

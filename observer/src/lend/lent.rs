@@ -1,0 +1,155 @@
+//! What is lent now, to whom, and since when: the metrics of the moment, and /api/v1/loans.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Json;
+use serde::Serialize;
+
+use crate::lend::{
+    entry::Entry,
+    held::{Held, HeldContainer, Status},
+};
+use observer_core::loan::Loan;
+
+/// Of the replica that leads; the other has none.
+#[derive(Clone, Default)]
+pub struct Lent(Arc<Mutex<Arc<Answer>>>);
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Answer {
+    /// This replica gives back; else ask the other.
+    pub leading: bool,
+    pub lent_bytes: u64,
+    pub loans: Vec<LoanView>,
+}
+
+/// One container.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct LoanView {
+    pub namespace: String,
+    pub pod: String,
+    pub container: String,
+    /// null: it waits for one.
+    pub node: Option<String>,
+    pub state: &'static str,
+    /// Unix time: its pod was created, or its container started again.
+    pub since: f64,
+    /// Seconds from its start, or from the creation of its pod until then, at which the loan ends at the latest.
+    pub deadline_seconds: f64,
+    pub steady_bytes: u64,
+    pub need_bytes: u64,
+    pub requested_bytes: u64,
+    /// Requested beyond what the user asked for.
+    pub lent_bytes: u64,
+    /// It will be asked to give back; else what is lent is what it uses.
+    pub open: bool,
+}
+
+impl Lent {
+    pub fn show(&self, answer: Answer) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(answer);
+    }
+
+    pub async fn answer(self) -> Json<Arc<Answer>> {
+        Json(Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Answer {
+    pub fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut loans: Vec<LoanView> = entries
+            .flat_map(|entry| {
+                let view = |one| LoanView::of(&entry.held, one, entry.loans.get(&one.name));
+                entry.held.containers.iter().filter_map(view).collect::<Vec<_>>()
+            })
+            .collect();
+        let name = |loan: &LoanView| (loan.namespace.clone(), loan.pod.clone(), loan.container.clone());
+        loans.sort_by_cached_key(name);
+        Self { leading: true, lent_bytes: loans.iter().map(|loan| loan.lent_bytes).sum(), loans }
+    }
+}
+
+impl LoanView {
+    /// `None`: nothing is lent to it.
+    fn of(held: &Held, one: &HeldContainer, loan: Option<&Loan>) -> Option<Self> {
+        let open = !loan.is_some_and(Loan::is_over);
+        let lent_bytes = one.requested.saturating_sub(one.terms.steady);
+        let (state, since) = match one.status {
+            Status::Finished => return None,
+            Status::Creating if held.node.is_none() => ("pending", held.created),
+            Status::Creating => ("creating", held.created),
+            Status::Running { restarts: 1.., since } => ("running", since),
+            Status::Running { .. } => ("running", held.created),
+            Status::Waiting { .. } => ("waiting", held.created),
+        };
+        (open || lent_bytes > 0).then(|| Self {
+            namespace: held.namespace.clone(),
+            pod: held.name.clone(),
+            container: one.name.clone(),
+            node: held.node.clone(),
+            state,
+            since,
+            deadline_seconds: one.terms.deadline,
+            steady_bytes: one.terms.steady,
+            need_bytes: one.terms.need,
+            requested_bytes: one.requested,
+            lent_bytes,
+            open,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use observer_core::loan::{Measured, State, Terms};
+
+    const MIB: u64 = 1 << 20;
+
+    fn entry(requested: u64, status: Status) -> Entry {
+        let terms = Terms { need: 170 * MIB, steady: 64 * MIB, deadline: 120.0, pending: 60.0 };
+        let app = HeldContainer {
+            name: "app".into(),
+            terms,
+            steady: "64Mi".into(),
+            requested: requested * MIB,
+            actual: None,
+            status,
+        };
+        let held = Held {
+            uid: "u".into(),
+            namespace: "shop".into(),
+            name: "web-1".into(),
+            version: "1".into(),
+            node: Some("node-1".into()),
+            created: 100.0,
+            containers: vec![app],
+        };
+        Entry::new(held)
+    }
+
+    #[test]
+    fn what_is_lent_is_shown_while_it_is() {
+        let running = |restarts| Status::Running { restarts, since: 200.0 };
+        let of = |entry: &Entry| {
+            let answer = Answer::of(std::iter::once(entry));
+            let loan =
+                answer.loans.first().map(|loan| (loan.state, loan.since, loan.lent_bytes / MIB, loan.open));
+            assert_eq!(answer.lent_bytes / MIB, loan.map_or(0, |loan| loan.2));
+            loan
+        };
+        assert_eq!(of(&entry(170, running(0))), Some(("running", 100.0, 106, true)));
+        assert_eq!(of(&entry(170, running(1))), Some(("running", 200.0, 106, true)));
+        assert_eq!(of(&entry(170, Status::Finished)), None);
+        // Its verdict is there: what it uses stays, and nothing is shown of what requests no more than it did.
+        for (requested, expected) in [(80, Some(("running", 100.0, 16, false))), (64, None)] {
+            let mut entry = entry(requested, running(0));
+            let measured = Measured { working_set: 76 * MIB, peak: 160 * MIB, settled: true, earlier: None };
+            let state = State::Running { restarts: 0, age: 9.0, measured: Some(measured) };
+            let mut loan = Loan::default();
+            assert_eq!(loan.decide(&entry.held.containers[0].terms, requested * MIB, state), None);
+            entry.loans.insert("app".into(), loan);
+            assert_eq!(of(&entry), expected, "{requested}");
+        }
+    }
+}
