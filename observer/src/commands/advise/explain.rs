@@ -3,6 +3,7 @@
 use crate::commands::advise::{WorkloadAdvice, plot, table::quantity};
 use observer_core::{
     advice::Settings,
+    loan::need,
     model::{
         advice::AdvisedLimit,
         printable::printable,
@@ -62,6 +63,9 @@ pub fn story(advised: &WorkloadAdvice, settings: &Settings) -> String {
         let trial = if matches!(limit, AdvisedLimit::Trial(_)) { ", a trial" } else { "" };
         say(format!("limit {}{trial}: {reason}", quantity(limit.bytes())));
     }
+    if let Some((request, need)) = with_lending(advised) {
+        say(format!("with lending: request {}, start need {}", quantity(request), quantity(need)));
+    }
     if let Some(missing) = &numbers.missing {
         say(format!("no number: {missing}"));
     }
@@ -78,6 +82,18 @@ pub fn story(advised: &WorkloadAdvice, settings: &Settings) -> String {
         );
     }
     text
+}
+
+/// The request that `observer lend` goes back to, and what it requests for the start. `None`: too little is known, or
+/// there is nothing to lend.
+fn with_lending(advised: &WorkloadAdvice) -> Option<(u64, u64)> {
+    let (startups, numbers) = (&advised.facts.startups, &advised.advice.numbers);
+    let [.., worst] = startups.need?;
+    let need = need::of(startups.count.saturating_sub(startups.failed), worst)?;
+    // It never makes a pod Guaranteed.
+    let need = numbers.limit.map_or(need, |limit| need.min(limit.bytes().saturating_sub(1 << 20)));
+    let request = numbers.request?;
+    (need >= request + need::LEAST).then_some((request, need))
 }
 
 /// Where no curve is known: steady level, peak, and what is set and advised, on one scale.
