@@ -1,21 +1,23 @@
 //! deploy/lend: memory lent for the start, on a node with too little room for all peaks at once. The truth is the
 //! API's and the kernel's: what pods request, when each settled, and the node's count of OOM kills.
 
+mod failures;
+mod picture;
+mod timeline;
+
 use std::{
-    collections::BTreeMap,
     fs,
+    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use observer_core::model::units::parse_bytes;
-use observer_tests::{
-    cluster::{Cluster, NODE, control::IMAGE},
-    group::Tree,
-};
+use observer_tests::cluster::{Cluster, NODE, control::IMAGE};
 use serde_json::Value;
 
+use self::timeline::{Timeline, Watch, requested};
 use crate::{Case, Deployed, Suite, case, deployed, e2e::SmallNode};
 
 const NAME: &str = "observer-lend.observer.svc";
@@ -26,6 +28,9 @@ const ROOM: u64 = 1024 * MIB;
 const OWN: u64 = 64 * MIB;
 const PODS: usize = 12;
 const STEADY: u64 = 64 * MIB;
+/// Of every loan, seconds: soon enough for a test.
+const DEADLINE: f64 = 40.0;
+const LENDERS: &str = "app.kubernetes.io/name=observer-lend";
 /// Lent, as the annotation says: a little more than the peak.
 const NEED: u64 = 170 * MIB;
 /// Six, then three, two and one: each wave is as wide as what the settled ones leave.
@@ -44,6 +49,11 @@ pub fn cases() -> Vec<Case> {
             )
         },
         case("lend::pods_start_and_loans_end_without_webhook_and_lender", Deployed::WithLender, without),
+        case(
+            "lend::pods_start_and_loans_end_whoever_hangs_or_is_killed",
+            Deployed::WithLender,
+            failures::case,
+        ),
     ]
 }
 
@@ -54,9 +64,9 @@ pub fn apply(suite: &Suite) -> Result<()> {
     cluster.kubectl(&["apply", "-k", &deployed::overlay("")])?;
     cluster.apply(&suite.secret(&["--secret", "observer-lend-tls", NAME])?)?;
     cluster.kubectl(&["apply", "-k", &deployed::overlay("lend")])?;
-    // Soon enough for a test; nothing of the tests' machine swaps pods out.
-    let faster =
-        ["OBSERVER_LEND_DEADLINE=40s", "OBSERVER_LEND_PENDING=60s", "OBSERVER_LEND_NO_SWAP_FOR_PODS=true"];
+    // Nothing of the tests' machine swaps pods out.
+    let deadline = format!("OBSERVER_LEND_DEADLINE={DEADLINE}s");
+    let faster = [&deadline, "OBSERVER_LEND_PENDING=60s", "OBSERVER_LEND_NO_SWAP_FOR_PODS=true"];
     cluster
         .kubectl(&[&["set", "env", "deployment/observer-lend", "-n", "observer"], &faster[..]].concat())?;
     lender_ready(cluster)?;
@@ -87,16 +97,7 @@ fn point_service(cluster: &Cluster, address: &str) -> Result<()> {
 
 /// Names and addresses of the replicas that are ready.
 fn lenders(cluster: &Cluster) -> Result<Vec<(String, String)>> {
-    let pods = cluster.kubectl(&[
-        "get",
-        "pods",
-        "-n",
-        "observer",
-        "-l",
-        "app.kubernetes.io/name=observer-lend",
-        "-o",
-        "json",
-    ])?;
+    let pods = cluster.kubectl(&["get", "pods", "-n", "observer", "-l", LENDERS, "-o", "json"])?;
     let pods: Value = serde_json::from_str(&pods)?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let ready = pods["items"].as_array().into_iter().flatten().filter(|pod| {
@@ -142,11 +143,6 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list["items"].as_array().into_iter().flatten()
 }
 
-fn requested(pod: &Value) -> u64 {
-    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-    containers.filter_map(|one| parse_bytes(one["resources"]["requests"]["memory"].as_str()?).ok()).sum()
-}
-
 /// Of the whole machine, by the kernel.
 fn oom_kills() -> Result<u64> {
     let vmstat = fs::read_to_string("/proc/vmstat")?;
@@ -154,73 +150,12 @@ fn oom_kills() -> Result<u64> {
     count.context("no oom_kill in /proc/vmstat")?.trim().parse().context("oom_kill is no number")
 }
 
-/// What was seen of a Deployment until its pods had settled.
-#[derive(Default)]
-struct Played {
-    seconds: f64,
-    /// Requested over time by the pods that have a node, MiB x s.
-    requested: f64,
-    /// Seconds at which each settled.
-    settled: BTreeMap<String, f64>,
-    /// Requests each pod was seen with.
-    requests: BTreeMap<String, Vec<u64>>,
-}
-
 /// Scales from nothing and looks until all have settled: by the kernel's counters, each had its peak and is below the
 /// middle of its spike.
-fn play(cluster: &Cluster, name: &str, replicas: usize, command: &str, within: Duration) -> Result<Played> {
-    let tree = Tree::find()?;
-    let pods_group = tree.group("kubepods")?; // the kubelet's, so it stays
-    let began = Instant::now();
+fn play(cluster: &Cluster, name: &str, replicas: usize, command: &str, within: Duration) -> Result<Timeline> {
+    let watch = Watch::of(cluster, &format!("app={name}"))?;
     cluster.apply(&deployment(name, replicas, command))?;
-    let (mut played, mut before) = (Played::default(), 0.0);
-    loop {
-        let pods: Value = serde_json::from_str(&cluster.kubectl(&[
-            "get",
-            "pods",
-            "-n",
-            NAMESPACE,
-            "-l",
-            &format!("app={name}"),
-            "-o",
-            "json",
-        ])?)?;
-        let now = began.elapsed().as_secs_f64();
-        for pod in items(&pods) {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let (pod_name, uid) = (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]));
-            let bytes = requested(pod);
-            let seen = played.requests.entry(pod_name.clone()).or_default();
-            if seen.last() != Some(&bytes) {
-                seen.push(bytes);
-            }
-            if !pod["spec"]["nodeName"].is_null() {
-                played.requested += bytes as f64 / MIB as f64 * (now - before);
-            }
-            // Only looked at: the kubelet makes and removes it.
-            let path = format!("burstable/pod{uid}");
-            if !pods_group.directory().join(&path).is_dir() {
-                continue;
-            }
-            let group = tree.group(&format!("kubepods/{path}")).ok();
-            let Some((usage, peak)) = group.and_then(|group| Some((group.usage().ok()?, group.peak()?)))
-            else {
-                continue;
-            };
-            if peak >= 150 * MIB && usage <= 110 * MIB {
-                played.settled.entry(pod_name).or_insert(now);
-            }
-        }
-        before = now;
-        if played.settled.len() == replicas {
-            played.seconds = now;
-            return Ok(played);
-        }
-        if began.elapsed() > within {
-            bail!("{} of {replicas} settled within {within:?}: {:?}", played.settled.len(), played.requests);
-        }
-        sleep(Duration::from_millis(100));
-    }
+    watch.until(within, |pods| pods.values().filter(|pod| pod.settled.is_some()).count() == replicas)
 }
 
 const SPIKE: &str =
@@ -229,14 +164,7 @@ const SPIKE: &str =
 fn small_node(suite: &Suite) -> Result<()> {
     let cluster = &suite.cluster;
     let done = scale_up(cluster);
-    let logs = cluster.kubectl(&[
-        "logs",
-        "-n",
-        "observer",
-        "-l",
-        "app.kubernetes.io/name=observer-lend",
-        "--tail=80",
-    ]);
+    let logs = cluster.kubectl(&["logs", "-n", "observer", "-l", LENDERS, "--tail=80"]);
     for deployment in ["alone", "many"] {
         cluster.kubectl(&["delete", "deployment", deployment, "-n", NAMESPACE, "--ignore-not-found"])?;
     }
@@ -246,7 +174,7 @@ fn small_node(suite: &Suite) -> Result<()> {
 
 fn scale_up(cluster: &Cluster) -> Result<()> {
     let alone = play(cluster, "alone", 1, SPIKE, Duration::from_secs(30))?;
-    ensure!(alone.requests.values().all(|seen| seen[0] == NEED), "it was not raised: {:?}", alone.requests);
+    ensure!(raised(&alone), "it was not raised:\n{}", alone.story());
     cluster.kubectl(&["delete", "deployment", "alone", "-n", NAMESPACE])?;
     gone(cluster, "alone")?;
     filler(cluster)?;
@@ -254,39 +182,45 @@ fn scale_up(cluster: &Cluster) -> Result<()> {
     let kills = oom_kills()?;
     let many = play(cluster, "many", PODS, SPIKE, Duration::from_secs(90))?;
     let kills = oom_kills()? - kills;
-    let share = many.requested / (PODS as f64 * (NEED / MIB) as f64 * many.seconds);
+    let share = many.requested() / (PODS as f64 * (NEED / MIB) as f64 * many.seconds);
     let wanted = 1.3 * WAVES * alone.seconds;
-    let mut waves: Vec<f64> = many.settled.values().copied().collect();
+    let mut waves: Vec<f64> = many.pods.values().filter_map(|pod| pod.settled).collect();
     waves.sort_by(f64::total_cmp);
     eprintln!(
-        "   one alone {:.1} s; {PODS} settled after {:.1} s ({wanted:.1} are wanted), at {waves:.1?}; {kills} OOM kills; requested {:.0} MiB x s, {:.0} % of the peaks",
+        "   one alone {:.1} s; {PODS} settled after {:.1} s ({wanted:.1} are wanted), at {waves:.1?}; {kills} OOM kills; requested {:.0} MiB x s, {:.0} % of the peaks\n{}",
         alone.seconds,
         many.seconds,
-        many.requested,
-        share * 100.0
+        many.requested(),
+        share * 100.0,
+        many.story()
     );
-    ensure!(kills == 0, "{kills} OOM kills");
+    if let Some(folder) = std::env::var_os("KEEP_RECORDINGS") {
+        let caption =
+            format!("{PODS} pods of {} MiB at their peak, {} MiB settled", NEED / MIB, STEADY / MIB);
+        let svg = picture::svg(&many, ROOM, &caption).map_err(|error| anyhow!(error))?;
+        fs::create_dir_all(&folder)?;
+        fs::write(Path::new(&folder).join("lend.svg"), svg)?;
+    }
+    ensure!(kills == 0, "{kills} OOM kills:\n{}", many.story());
+    ensure!(raised(&many), "not all were raised:\n{}", many.story());
     // How fast twelve pods start beside others is the machine's affair; that they go in waves and end is the lender's.
     ensure!(share <= 0.5, "requested {:.0} % of the peaks", share * 100.0);
-    let restarts = cluster.kubectl(&[
-        "get",
-        "pods",
-        "-n",
-        NAMESPACE,
-        "-o",
-        "jsonpath={.items[*].status.containerStatuses[*].restartCount}",
-    ])?;
-    ensure!(restarts.split(' ').all(|count| count == "0"), "restarts: {restarts}");
+    ensure!(many.restarts() == 0, "restarts:\n{}", many.story());
     // The verdict comes 17 s after the truth; by then everything is given back.
     // Never below what a pod uses: 60 MiB and the runtime's, and 5 %.
     given_back(cluster, "many", STEADY + 4 * MIB, Duration::from_secs(60))?;
-    for (pod, seen) in &many.requests {
-        ensure!(seen[0] == NEED, "{pod} was not raised: {seen:?}");
-        ensure!(seen.len() <= 4 && seen.is_sorted_by(|a, b| a >= b), "{pod} went through {seen:?}");
+    for (pod, line) in &many.pods {
+        let falls = line.requests.is_sorted_by(|a, b| a.1 >= b.1);
+        ensure!(line.requests.len() <= 4 && falls, "{pod}: {:?}", line.requests);
     }
     let events = cluster.kubectl(&["get", "events", "-n", NAMESPACE, "-o", "jsonpath={.items[*].reason}"])?;
     ensure!(events.contains("MemoryRequestResized"), "no Event says what was given back: {events}");
     Ok(())
+}
+
+/// Each was made with its loan.
+fn raised(line: &Timeline) -> bool {
+    line.pods.values().all(|pod| pod.requests.first().is_some_and(|(_, bytes)| *bytes == NEED))
 }
 
 fn gone(cluster: &Cluster, name: &str) -> Result<()> {
@@ -333,13 +267,13 @@ fn without_lender(cluster: &Cluster) -> Result<()> {
     let swing = r#"["/workload","swing","--low","20","--high","50","--period","3","--seconds","900"]"#;
     cluster.apply(&deployment("lent", 2, swing))?;
     cluster.kubectl(&["rollout", "status", "deployment/lent", "-n", NAMESPACE, "--timeout=30s"])?;
-    let raised = |name: &str| -> Result<Vec<u64>> {
+    let requests = |name: &str| -> Result<Vec<u64>> {
         let pods =
             cluster.kubectl(&["get", "pods", "-n", NAMESPACE, "-l", &format!("app={name}"), "-o", "json"])?;
         let pods: Value = serde_json::from_str(&pods)?;
         Ok(items(&pods).map(requested).collect())
     };
-    ensure!(raised("lent")? == [NEED, NEED], "not raised: {:?}", raised("lent")?);
+    ensure!(requests("lent")? == [NEED, NEED], "not raised: {:?}", requests("lent")?);
     // All lenders end; the webhook's address refuses.
     cluster.kubectl(&["scale", "deployment/observer-lend", "-n", "observer", "--replicas=0"])?;
     cluster.wait("the lenders' end", Duration::from_secs(30), || Ok(lenders(cluster)?.is_empty()))?;
@@ -347,8 +281,8 @@ fn without_lender(cluster: &Cluster) -> Result<()> {
     cluster.apply(&deployment("unraised", 3, swing))?;
     cluster.kubectl(&["rollout", "status", "deployment/unraised", "-n", NAMESPACE, "--timeout=60s"])?;
     eprintln!("   three pods ready {:.1} s after apply without a webhook", began.elapsed().as_secs_f64());
-    ensure!(raised("unraised")? == [STEADY; 3], "raised by whom? {:?}", raised("unraised")?);
-    ensure!(raised("lent")? == [NEED, NEED], "given back by whom? {:?}", raised("lent")?);
+    ensure!(requests("unraised")? == [STEADY; 3], "raised by whom? {:?}", requests("unraised")?);
+    ensure!(requests("lent")? == [NEED, NEED], "given back by whom? {:?}", requests("lent")?);
     // Their deadline passes without a lender; the next one ends them at once.
     sleep(Duration::from_secs(45).saturating_sub(began.elapsed()));
     cluster.kubectl(&["scale", "deployment/observer-lend", "-n", "observer", "--replicas=2"])?;
