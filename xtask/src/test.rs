@@ -79,8 +79,15 @@ pub fn test(options: &Options) -> Result<()> {
     // What is live measures, and wants the machine for itself. An error comes again, with its own name, when the
     // cluster is due.
     let _ = kubernetes.map(JoinHandle::join);
-    let suites =
-        [("tidy", false), ("declarations", false), ("replay", false), ("api", false), ("live", true)];
+    let suites = [
+        ("tidy", false),
+        ("declarations", false),
+        ("replay", false),
+        ("api", false),
+        ("approaches", true),
+        ("lending", true),
+        ("live", true),
+    ];
     for (name, minutes) in suites {
         if minutes && options.quick {
             tally.skipped.push(format!("{name}: --quick"));
