@@ -12,6 +12,7 @@ use crate::model::advice::{Advice, Check, CheckResult, Facts, Grade, Numbers};
 pub mod checks;
 pub mod concurrency;
 pub mod facts;
+pub mod noted;
 pub mod pod_need;
 pub mod sizing;
 pub mod typical_curve;

@@ -135,6 +135,20 @@ impl Histories {
         });
     }
 
+    /// What was remembered under another name, for want of the right one.
+    pub fn rename(&mut self, old: &Workload, new: &Workload) {
+        let Some(known) = self.by_workload.remove(old) else { return };
+        self.size -= known.size() + old.size();
+        let Remembered { startups, levels } = Arc::unwrap_or_clone(known);
+        startups.into_iter().for_each(|past| self.remember(new, past));
+        self.change(new, |known| {
+            known.startups.sort_by(|a, b| a.started.total_cmp(&b.started));
+            if known.levels == Levels::default() {
+                known.levels = levels;
+            }
+        });
+    }
+
     fn change(&mut self, workload: &Workload, change: impl FnOnce(&mut Remembered)) {
         if !self.by_workload.contains_key(workload) {
             self.by_workload.insert(workload.clone(), Arc::default());

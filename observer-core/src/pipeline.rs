@@ -149,7 +149,9 @@ mod tests {
         for n in 1..=10 {
             step(silence as f64, EventKind::Pod(Box::new(pod(n))));
         }
-        step(silence as f64 + 1.0, EventKind::Tick);
+        for second in 1..=10 {
+            step((silence + second) as f64, EventKind::Tick);
+        }
         (pipeline, findings)
     }
 
@@ -178,6 +180,15 @@ mod tests {
             let named =
                 |cgroup: CgroupId| pipeline.containers.life(cgroup).unwrap().container().labels.pod.clone();
             assert!((1..=10).all(|cgroup| named(cgroup) == format!("web-{cgroup}")), "{silence} s");
+            // What was learned and advised under uids meanwhile is the pods'.
+            let known = |finding: &&Finding| matches!(finding.what, FindingKind::Identified { .. });
+            let after = findings.iter().rposition(|finding| known(&finding)).map_or(0, |last| last + 1);
+            let mut advised = findings[after..].iter().filter_map(|finding| match &finding.what {
+                FindingKind::Advised(advised) => Some(&advised.facts.workload),
+                _ => None,
+            });
+            let mut all = pipeline.histories().iter().map(|(workload, _)| workload).chain(advised.by_ref());
+            assert!(all.all(|workload| workload.workload.starts_with("web-")), "{silence} s");
         }
     }
 

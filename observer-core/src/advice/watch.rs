@@ -6,12 +6,12 @@ use std::{
 };
 
 use crate::{
-    advice::{Settings, concurrency, pod_need},
+    advice::{Settings, concurrency, noted::Noted, pod_need},
     attribution::Attribution,
     container::{Containers, tracked::Running},
     history::{Histories, WORKLOADS},
     model::{
-        advice::{Advice, Changes, Current, Facts, Kills, Node, Startups, Steady, Typical},
+        advice::{Advice, Current, Facts, Kills, Node, Startups, Steady, Typical},
         cause::Cause,
         container::{Container, ContainerState, Workload},
         event::Limit,
@@ -45,18 +45,6 @@ pub struct AdviceWatch {
     /// Found no room, or was over; reported at the next tick.
     dropped: Vec<Workload>,
     shortages: u64,
-}
-
-/// Of a workload, since the observer started.
-#[derive(Debug, Default)]
-struct Noted {
-    kills: Kills,
-    changes: Changes,
-    ready_early: (u64, u64),
-    /// What is set today, as last seen.
-    current: Current,
-    reported: Option<Advice>,
-    touched: Time,
 }
 
 /// What the other stages know.
@@ -144,9 +132,13 @@ impl AdviceWatch {
                 let most = &mut self.noted(at, &workload, histories).changes.starting_max;
                 *most = starting.max(*most);
             }
-            FindingKind::Identified { container, .. } => {
+            FindingKind::Identified { container, before } => {
+                let (old, new) = (Workload::of(before), Workload::of(&container.labels));
                 if let Some(running) = containers.running_mut(container.cgroup) {
-                    running.workload = Workload::of(&container.labels);
+                    running.workload = new.clone();
+                }
+                if old != new && containers.running().all(|running| running.workload != old) {
+                    self.rename(at, &old, &new, histories);
                 }
             }
             FindingKind::Caused(caused) => {
@@ -229,6 +221,13 @@ impl AdviceWatch {
             FindingKind::StampedeBegan(_) | FindingKind::ShortageForecast(_) => self.shortages += 1,
             _ => {}
         }
+    }
+
+    /// What was noted under another name, for want of the right one.
+    fn rename(&mut self, at: Time, old: &Workload, new: &Workload, histories: &mut Histories) {
+        histories.rename(old, new);
+        let Some(before) = self.workloads.remove(old) else { return };
+        self.noted(at, new, histories).merge(before);
     }
 
     /// Its workload is judged again.

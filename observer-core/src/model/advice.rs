@@ -1,5 +1,7 @@
 //! What is advised for a workload, and the facts that it is made from.
 
+use std::ops::AddAssign;
+
 use serde::{Deserialize, Serialize};
 use strum::EnumCount;
 
@@ -239,6 +241,18 @@ pub struct Kills {
     pub before_exec: u64,
 }
 
+impl AddAssign for Kills {
+    fn add_assign(&mut self, more: Self) {
+        let Self { startup, steady, by_node, by_group_above, by_inside, before_exec } = more;
+        self.startup += startup;
+        self.steady += steady;
+        self.by_node += by_node;
+        self.by_group_above += by_group_above;
+        self.by_inside += by_inside;
+        self.before_exec += before_exec;
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     /// Available less the kubelet's eviction reserve.
@@ -257,6 +271,16 @@ pub struct Changes {
     pub rescheduled: u64,
     /// Most containers of it starting at one time.
     pub starting_max: u64,
+}
+
+impl AddAssign for Changes {
+    fn add_assign(&mut self, more: Self) {
+        let Self { resizes, restarts_after_resize, rescheduled, starting_max } = more;
+        self.resizes += resizes;
+        self.restarts_after_resize += restarts_after_resize;
+        self.rescheduled += rescheduled;
+        self.starting_max = self.starting_max.max(starting_max);
+    }
 }
 
 /// Highest usage in each span of `span` seconds since exec, bytes.
