@@ -35,8 +35,8 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// What the daemon costs by the number of cgroups, with the pass, with files, cAdvisor beside it (needs Go; two
-    /// hours, -- --short 25 minutes, -- --help shows more)
+    /// What the daemon costs by the number of cgroups, with the pass, with files, cAdvisor beside it (needs Go; three
+    /// hours, -- --short 50 minutes, -- --help shows more)
     Scale {
         /// Options of the benchmark, after --
         #[arg(last = true)]

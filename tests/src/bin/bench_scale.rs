@@ -21,12 +21,12 @@ use serde::{Deserialize, Serialize};
 ///
 /// Needs root. Makes memory cgroups, each with a process that sleeps, four to a workload, starts the observer or
 /// cAdvisor over them, lets it settle, and measures: its processor time, its resident memory, what a scrape takes.
-/// All of it takes some two hours; each row is printed as soon as it is measured.
+/// All of it takes some three hours; each row is printed as soon as it is measured.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples (after `cargo xtask bench scale --`):
-  --cgroups 1000 --load idle --by pass          one row, two minutes
-  --short                                       every row, measured shortly: 25 minutes
+  --cgroups 1000 --load idle --by pass          one row, four minutes
+  --short                                       every row, measured shortly: 50 minutes
   --rows rows.jsonl                             all rows, added to a file
   --rows rows.jsonl --report docs               docs/performance.md and its curves from that file
 

@@ -23,8 +23,10 @@ use super::{
     report,
 };
 
-/// Start-ups of before are over, what follows growth is detached, and every memory.stat was read once.
-const SETTLE: Duration = Duration::from_secs(30);
+/// Start-ups of before are over, what follows growth is detached, and what did not change is no longer followed.
+const SETTLE: Duration = Duration::from_secs(70);
+/// And each memory.stat was read once: the observer reads so many a second.
+const STATS_A_SECOND: u64 = 16;
 /// cAdvisor needs longer: it starts one container after the other, and looks at each every 10 to 15 s.
 const SETTLE_PEER: Duration = Duration::from_secs(60);
 /// After a churn, until memory is looked at again.
@@ -125,7 +127,7 @@ impl Bench<'_> {
             Load::Idle | Load::Starts => Duration::from_secs(self.cli.seconds),
             Load::Churn => Duration::from_secs(self.cli.churn_seconds) + AFTER_CHURN,
         };
-        settle(*by) + loaded + Duration::from_millis(6_000 + *cgroups as u64 * 3)
+        settle(*by, *cgroups) + loaded + Duration::from_millis(6_000 + *cgroups as u64 * 3)
     }
 
     fn start(&self, by: Reader) -> Result<Running> {
@@ -149,7 +151,7 @@ impl Bench<'_> {
 
     fn measure(&self, by: Reader, load: Load, cgroups: usize) -> Result<Row> {
         let running = self.start(by)?;
-        sleep(settle(by));
+        sleep(settle(by, cgroups));
         let known = running.text()?;
         let of_observer = by != Reader::Cadvisor;
         if of_observer {
@@ -228,8 +230,11 @@ impl Bench<'_> {
     }
 }
 
-fn settle(by: Reader) -> Duration {
-    if by == Reader::Cadvisor { SETTLE_PEER } else { SETTLE }
+fn settle(by: Reader, cgroups: usize) -> Duration {
+    if by == Reader::Cadvisor {
+        return SETTLE_PEER;
+    }
+    SETTLE + Duration::from_secs(cgroups as u64 / STATS_A_SECOND)
 }
 
 fn minutes(span: Duration) -> u64 {
