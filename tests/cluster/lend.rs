@@ -40,7 +40,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case {
             on_request: Some(
-                "it does not pass every time yet (docs/lend.md): cargo xtask cluster test --full lend",
+                "its time and kills need a quiet machine (docs/lend.md): cargo xtask cluster test --full lend",
             ),
             ..case(
                 "lend::a_scale_up_on_a_small_node_goes_in_waves_without_a_kill",

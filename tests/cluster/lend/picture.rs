@@ -67,6 +67,8 @@ fn draw(
             .label(name)
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(width)));
     }
-    chart.configure_series_labels().border_style(INK).background_style(WHITE.mix(0.8)).draw()?;
+    let mut labels = chart.configure_series_labels();
+    labels.position(SeriesLabelPosition::UpperRight).border_style(INK).background_style(WHITE.mix(0.8));
+    labels.draw()?;
     area.present()
 }
