@@ -8,11 +8,12 @@
 //! is stored in a mapped array at a running index instead. The walk is in pre-order, so a group comes after its parent
 //! and before its next sibling. As long as no group comes or goes each keeps its index, so the program compares with
 //! what it stored there last, and lists what changed: of a group at rest userland touches nothing.
+//!
 //! Once a second a group's memory has left the processor's caches, and what a pass costs is how many cache lines it
 //! fetches. So of a group at rest it reads only the memory counter, two lines, beside what says who it is. The rest
 //! (page lists, swap, events, pressure) is read when the counter moved, near a limit, and once in [`WHOLE_EVERY`] runs.
-//! Fields are loaded through typed pointers. A helper takes some 60 ns with the mitigations of return instructions, so
-//! twenty for each group are most of a pass; they are used only where the kernel cannot cast (before v6.2).
+//!
+//! Fields are loaded through typed pointers; a helper takes some 60 ns, and is for kernels without casts (before v6.2).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -131,8 +132,7 @@ pub mod mode {
 
 /// Runs after which a group at rest is read whole again: page lists change by ageing, too.
 pub const WHOLE_EVERY: u64 = 16;
-/// Of [`Header::whole`].
-pub const EVERY_ONE: u64 = u64::MAX;
+pub const EVERY_ONE: u64 = u64::MAX; // of `Header::whole`
 /// Pages by which usage may be short of a limit that is hit: `MEMCG_CHARGE_BATCH` (include/linux/memcontrol.h).
 pub const CHARGE_BATCH: u64 = 64;
 
