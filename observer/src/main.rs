@@ -34,7 +34,7 @@ const WRONG: u8 = 3;
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
     if kubectl::is_called_so(&program.to_string_lossy()) {
-        return ended(why_by_kubectl());
+        return ended(by_kubectl());
     }
     let done = match Cli::parse().command {
         Command::Run(flags) => run(&flags),
@@ -143,9 +143,24 @@ fn check(roots: RootFlags) -> Done {
     if report.can_run { Ok(()) } else { Err((CANNOT_RUN, String::new())) }
 }
 
-fn why_by_kubectl() -> Done {
-    let kubectl::Command::Why(options) = kubectl::Cli::parse().command;
-    explained(runtime()?.block_on(kubectl::why(&options)))
+fn by_kubectl() -> Done {
+    let runtime = runtime()?;
+    match kubectl::Cli::parse().command {
+        kubectl::Command::Why(options) => explained(runtime.block_on(kubectl::why::run(&options))),
+        kubectl::Command::Advise(options) => {
+            let printed = runtime.block_on(kubectl::advise::run(&options)).map_err(unanswered)?;
+            print(&printed.text)?;
+            match printed.failed.is_empty() {
+                true => Ok(()),
+                false => Err((FAILED, printed.failed.join("\n"))),
+            }
+        }
+        kubectl::Command::Top(options) => {
+            let done = runtime.block_on(kubectl::top::run(&options)).map_err(unanswered);
+            runtime.shutdown_background(); // a question that hangs is not waited for
+            done
+        }
+    }
 }
 
 fn why(options: &why::Options) -> Done {

@@ -17,6 +17,7 @@ use observer_core::{
 };
 
 mod explain;
+pub(in crate::commands) mod nodes;
 mod patch;
 mod plot;
 mod prometheus;
@@ -24,8 +25,8 @@ pub(in crate::commands) mod table;
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Workloads to advise: `web`, `deploy/web`, `sts/db`; none means all
-    workloads: Vec<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// Only this namespace
     #[arg(short, long)]
     namespace: Option<String>,
@@ -40,6 +41,13 @@ pub struct Options {
     /// Seconds to wait for each answer
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     timeout: u64,
+}
+
+/// What is wanted of what is known, from wherever that is.
+#[derive(Debug, Args)]
+pub struct Asked {
+    /// Workloads to advise: `web`, `deploy/web`, `sts/db`, `shop/web`; none means all
+    workloads: Vec<String>,
     /// Share of the worst peak that a limit leaves free above it, in percent
     #[arg(long, default_value_t = 10.0, value_name = "PERCENT", value_parser = percent)]
     headroom: f64,
@@ -106,45 +114,62 @@ pub struct WorkloadAdvice {
 
 /// What is printed, or what is wrong: on what, why, and what to do.
 pub fn run(options: &Options) -> Result<String, String> {
-    let settings = Settings { headroom: options.headroom / 100.0, min_startups: options.min_startups };
+    let settings = options.asked.settings();
     let timeout = Duration::from_secs(options.timeout.max(1));
-    let mut advised = match &options.prometheus {
+    let advised = match &options.prometheus {
         Some(url) => {
             prometheus::advised(&options.access.connect_to(url, timeout)?, options.window, &settings)?
         }
         None => node(&options.access.connect(timeout)?, &settings)?,
     };
-    let all = advised.len();
-    advised.retain(|one| options.wants(&one.facts));
-    if advised.is_empty() {
-        return Err(match all {
-            0 => "nothing to advise yet: no start-up has been seen to its end; ask again after the next rollout or scale-up".into(),
-            _ => format!("none of the {all} workloads known is {}{}", options.workloads.join(", "), options.namespace.as_ref().map_or(String::new(), |name| format!(" in namespace {name}"))),
-        });
-    }
-    let advice = || advised.iter().map(|one| &one.advice).collect::<Vec<&Advice>>();
-    match options.output {
-        _ if options.explain => {
-            Ok(advised.iter().map(|one| explain::story(one, &settings)).collect::<Vec<_>>().join("\n"))
-        }
-        Output::Table => Ok(table::table(&advised)),
-        Output::Patch => Ok(patch::commands(&advised)),
-        Output::Json => {
-            serde_json::to_string_pretty(&advice()).map(|text| text + "\n").map_err(|error| error.to_string())
-        }
-        Output::Yaml => serde_saphyr::to_string(&advice()).map_err(|error| error.to_string()),
-    }
+    options.asked.print(advised, options.namespace.as_deref())
 }
 
-impl Options {
-    fn wants(&self, facts: &Facts) -> bool {
+impl Asked {
+    pub fn settings(&self) -> Settings {
+        Settings { headroom: self.headroom / 100.0, min_startups: self.min_startups }
+    }
+
+    /// What is printed of it.
+    pub fn print(&self, mut advised: Vec<WorkloadAdvice>, namespace: Option<&str>) -> Result<String, String> {
+        let all = advised.len();
+        advised.retain(|one| self.wants(&one.facts, namespace));
+        if advised.is_empty() {
+            return Err(match all {
+                0 => "nothing to advise yet: no start-up has been seen to its end; ask again after the next rollout or scale-up".into(),
+                _ => format!(
+                    "none of the {all} workloads known is {}",
+                    [self.workloads.join(", "), namespace.map_or(String::new(), |name| format!("in namespace {name}"))]
+                        .join(" ")
+                        .trim()
+                ),
+            });
+        }
+        let advice = || advised.iter().map(|one| &one.advice).collect::<Vec<&Advice>>();
+        match self.output {
+            _ if self.explain => {
+                let settings = self.settings();
+                Ok(advised.iter().map(|one| explain::story(one, &settings)).collect::<Vec<_>>().join("\n"))
+            }
+            Output::Table => Ok(table::table(&advised)),
+            Output::Patch => Ok(patch::commands(&advised)),
+            Output::Json => serde_json::to_string_pretty(&advice())
+                .map(|text| text + "\n")
+                .map_err(|error| error.to_string()),
+            Output::Yaml => serde_saphyr::to_string(&advice()).map_err(|error| error.to_string()),
+        }
+    }
+
+    fn wants(&self, facts: &Facts, namespace: Option<&str>) -> bool {
         let of = &facts.workload;
         let is = |wanted: &String| match wanted.split_once('/') {
             _ if of.workload == *wanted => true, // a cgroup's name is a path
-            Some((kind, name)) => of.workload == name && of.workload_type == long_name(kind),
+            Some((before, name)) => {
+                of.workload == name && (of.workload_type == long_name(before) || of.namespace == before)
+            }
             None => false,
         };
-        self.namespace.as_ref().is_none_or(|namespace| of.namespace == *namespace)
+        namespace.is_none_or(|namespace| of.namespace == namespace)
             && (self.workloads.is_empty() || self.workloads.iter().any(is))
     }
 }

@@ -1,7 +1,7 @@
-//! `kubectl observer why NAME`: what `observer why` says, from any machine with a kubeconfig. Finds the nodes of a pod
-//! or workload, forwards a port to the agent of each, and asks it.
+//! `kubectl observer why|advise|top`: what `observer` says of a node, from any machine with a kubeconfig. Finds the
+//! agents, forwards a port to each that is asked, and asks it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{future::Future, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use futures::{StreamExt, stream};
@@ -11,17 +11,21 @@ use kube::{
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::why::{self, NoAnswer, Output, Printed};
+use super::why::NoAnswer;
 use observer_core::model::printable::printable;
 
+pub mod advise;
 mod agent;
 mod find;
+pub mod top;
+mod tunnel;
+pub mod why;
 
-use agent::Access;
-use find::Place;
+use agent::{Access, Agent, Trust};
+use find::{Place, Wanted};
 
 /// Agents asked at once, and at most.
 const AT_ONCE: usize = 8;
@@ -29,7 +33,9 @@ const AGENTS: usize = 256;
 /// Pods of a namespace that are looked at.
 const PODS: u32 = 5000;
 
-/// What happened to a pod or workload, asked of the observers of its nodes.
+/// What the observers of a cluster know, asked through ports that the API server forwards.
+///
+/// Your account needs list on pods and create on pods/portforward in the namespace of the observer. Nothing is changed.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl observer", bin_name = "kubectl observer", version, max_term_width = 110)]
 pub struct Cli {
@@ -46,17 +52,23 @@ pub enum Command {
     ///
     /// Exit codes: 0 found, and nothing is wrong; 1 an observer could not be asked; 2 no such name, several of it, or a
     /// pod that is on no node yet; 3 found, and something is wrong.
-    Why(Options),
+    Why(why::Options),
+    /// Judge whether workloads are fit to be scaled, and advise request and limit, from what all nodes saw
+    ///
+    /// What several nodes saw of a workload is put together: the worst of the worst, and the worst of their checks.
+    /// Reads only: --output patch prints commands for kubectl and runs none.
+    ///
+    /// Exit codes: 0; 1 an observer could not be asked, what the others know is printed; 2 nothing is known of it.
+    Advise(advise::Options),
+    /// Watch start-ups on a terminal, one node at a time: n and N go to the next and the previous
+    ///
+    /// Begins with the node on which most happens. With a name only the nodes of its pods are shown, and only its rows.
+    Top(top::Options),
 }
 
+/// Which cluster is asked, and how.
 #[derive(Args, Debug)]
-pub struct Options {
-    /// Pod or workload: `web-7d9`, `web`, `deploy/web`, `shop/web`; the beginning is enough where it fits one
-    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    name: String,
-    /// Its namespace [default: that of the context]
-    #[arg(short, long)]
-    namespace: Option<String>,
+pub struct Cluster {
     /// Context of the kubeconfig [default: the current one]
     #[arg(long)]
     context: Option<String>,
@@ -71,8 +83,6 @@ pub struct Options {
     /// Seconds to wait for all answers
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     timeout: u64,
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
 }
 
 /// kubectl runs a program of this name as its command.
@@ -81,135 +91,119 @@ pub fn is_called_so(program: &str) -> bool {
     name.starts_with("kubectl-observer") || name.starts_with("kubectl_observer")
 }
 
-pub async fn why(options: &Options) -> Result<Printed, NoAnswer> {
-    let within = Duration::from_secs(options.timeout.clamp(1, 3600));
-    timeout(within, asked(options)).await.unwrap_or_else(|_| {
-        Err(NoAnswer::Failed(format!("no answer of the cluster within {} s (--timeout)", within.as_secs())))
-    })
+impl Cluster {
+    async fn within<T>(&self, asked: impl Future<Output = Result<T, NoAnswer>>) -> Result<T, NoAnswer> {
+        let within = Duration::from_secs(self.timeout.clamp(1, 3600));
+        timeout(within, asked).await.unwrap_or_else(|_| {
+            Err(NoAnswer::Failed(format!(
+                "no answer of the cluster within {} s (--timeout)",
+                within.as_secs()
+            )))
+        })
+    }
+
+    async fn connect(&self) -> Result<Connected, NoAnswer> {
+        let (client, default_namespace) = self.client().await.map_err(NoAnswer::Failed)?;
+        let trust = self.access.load().map_err(NoAnswer::Failed)?;
+        let namespace = self.observer_namespace.clone();
+        Ok(Connected { client, default_namespace, trust, namespace })
+    }
+
+    /// A client as kubectl makes it, and the context's namespace.
+    async fn client(&self) -> Result<(Client, String), String> {
+        let bad = |error: &dyn std::fmt::Display| format!("cannot use the kubeconfig: {error}");
+        let wanted = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let config = match &self.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|error| bad(&error))?;
+                kube::Config::from_custom_kubeconfig(file, &wanted).await
+            }
+            None => kube::Config::from_kubeconfig(&wanted).await,
+        };
+        let config = config.map_err(|error| bad(&error))?;
+        let namespace = config.default_namespace.clone();
+        let client = Client::try_from(config).map_err(|error| bad(&error))?;
+        Ok((client, namespace))
+    }
 }
 
-async fn asked(options: &Options) -> Result<Printed, NoAnswer> {
-    let (client, default_namespace) = connect(options).await.map_err(NoAnswer::Failed)?;
-    let wanted = find::Wanted::of(&options.name, options.namespace.as_deref(), &default_namespace)
-        .map_err(NoAnswer::BadInput)?;
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &wanted.namespace);
-    let listed = pods.list(&ListParams::default().limit(PODS)).await.map_err(|error| {
-        NoAnswer::Failed(refused("list the pods", "list pods", &wanted.namespace, &error))
-    })?;
-    let nodes = match find::nodes(&listed.items, &wanted) {
-        Place::Nodes(nodes) => Some(nodes),
-        Place::Pending(why) => return Err(NoAnswer::BadInput(why)),
-        // It may be gone: the observers remember.
-        Place::Unknown => None,
-    };
-    let agents = agent::list(&client, &options.observer_namespace).await.map_err(NoAnswer::Failed)?;
-    let mut chosen = Vec::new();
-    let mut failed = Vec::new();
-    match &nodes {
-        Some(nodes) => {
-            for node in nodes {
-                match agents.iter().find(|agent| agent.node == *node) {
-                    Some(agent) => chosen.push(agent),
-                    None => failed.push(format!(
-                        "no observer runs on node {}: kubectl -n {} get pods -o wide",
-                        printable(node),
-                        options.observer_namespace
-                    )),
+/// A cluster, and how its agents are trusted.
+struct Connected {
+    client: Client,
+    /// Of the context.
+    default_namespace: String,
+    trust: Trust,
+    /// Where the agents run.
+    namespace: String,
+}
+
+/// Agents to ask, and why others that should be cannot.
+struct Chosen {
+    agents: Vec<Agent>,
+    failed: Vec<String>,
+}
+
+impl Connected {
+    async fn place(&self, wanted: &Wanted) -> Result<Place, NoAnswer> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &wanted.namespace);
+        let listed = pods.list(&ListParams::default().limit(PODS)).await.map_err(|error| {
+            NoAnswer::Failed(refused("list the pods", "list pods", &wanted.namespace, &error))
+        })?;
+        Ok(find::nodes(&listed.items, wanted))
+    }
+
+    /// Those of these nodes; without any, all.
+    async fn agents(&self, nodes: Option<impl IntoIterator<Item = String>>) -> Result<Chosen, NoAnswer> {
+        let mut all = agent::list(&self.client, &self.namespace).await.map_err(NoAnswer::Failed)?;
+        all.sort_by(|a, b| a.node.cmp(&b.node));
+        let mut failed = Vec::new();
+        let mut agents = Vec::new();
+        match nodes {
+            Some(nodes) => {
+                for node in nodes {
+                    match all.iter().position(|agent| agent.node == node) {
+                        Some(at) => agents.push(all.remove(at)),
+                        None => failed.push(format!(
+                            "no observer runs on node {}: is there such a node, and does the DaemonSet tolerate its \
+                             taints? kubectl -n {} get pods -o wide",
+                            printable(&node),
+                            self.namespace
+                        )),
+                    }
                 }
             }
+            None => agents = all,
         }
-        None => chosen.extend(&agents),
-    }
-    if chosen.len() > AGENTS {
-        failed.push(format!("{} more nodes were not asked", chosen.len() - AGENTS));
-        chosen.truncate(AGENTS);
-    }
-    let access = options.access.load().map_err(NoAnswer::Failed)?;
-    let answers = stream::iter(&chosen)
-        .map(|agent| async { (agent.node.clone(), agent.state(&client, &access).await) })
-        .buffered(AT_ONCE)
-        .collect::<Vec<_>>()
-        .await;
-    let mut known = Vec::new();
-    let mut unknown = None;
-    for (node, state) in answers {
-        let state = match state {
-            Ok(state) => state,
-            Err(error) => {
-                failed.push(format!("node {}: {error}", printable(&node)));
-                continue;
+        agents.retain(|agent| match agent.away() {
+            Some(why) => {
+                failed.push(why);
+                false
             }
-        };
-        match why::answer(&state, &wanted.asked, Some(&wanted.namespace), options.output) {
-            Ok(printed) => known.push((node, printed)),
-            Err(NoAnswer::BadInput(error)) => unknown = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    if known.is_empty() {
-        return Err(match (failed.is_empty(), unknown) {
-            (false, _) => NoAnswer::Failed(failed.join("\n")),
-            (true, Some(error)) if nodes.is_some() => NoAnswer::BadInput(error),
-            (true, _) => NoAnswer::BadInput(format!(
-                "no pod or workload {} in namespace {}, and no observer remembers one",
-                printable(&options.name),
-                printable(&wanted.namespace)
-            )),
+            None => true,
         });
-    }
-    joined(known, failed, options.output)
-}
-
-/// One node's answer as it is; of several, each with its node.
-fn joined(known: Vec<(String, Printed)>, failed: Vec<String>, output: Output) -> Result<Printed, NoAnswer> {
-    let wrong = known.iter().any(|(_, printed)| printed.wrong);
-    // Something that is wrong is found, whatever the others would have said; that nothing is, is not.
-    if !failed.is_empty() && !wrong {
-        let mut text: String = known.into_iter().map(|(_, printed)| printed.text).collect();
-        text += &failed.join("\n");
-        return Err(NoAnswer::Failed(text));
-    }
-    for line in &failed {
-        super::notice::notice(format_args!("kubectl observer: {line}"));
-    }
-    if let [(_, printed)] = known.as_slice() {
-        return Ok(Printed { text: printed.text.clone(), wrong });
-    }
-    let text = match output {
-        Output::Text => known
-            .iter()
-            .map(|(node, printed)| format!("Node {}\n{}", printable(node), printed.text))
-            .collect::<Vec<_>>()
-            .join("\n"),
-        Output::Json => {
-            let all: Vec<Value> = known
-                .iter()
-                .map(|(node, printed)| {
-                    let answer: Value = serde_json::from_str(&printed.text).unwrap_or_default();
-                    json!({"node": node, "answer": answer})
-                })
-                .collect();
-            why::json(&all).map_err(|error| NoAnswer::Failed(error.to_string()))?
+        if agents.len() > AGENTS {
+            failed.push(format!("{} more nodes were not asked; choose with --node", agents.len() - AGENTS));
+            agents.truncate(AGENTS);
         }
-    };
-    Ok(Printed { text, wrong })
-}
+        Ok(Chosen { agents, failed })
+    }
 
-/// A client as kubectl makes it, and the context's namespace.
-async fn connect(options: &Options) -> Result<(Client, String), String> {
-    let bad = |error: &dyn std::fmt::Display| format!("cannot use the kubeconfig: {error}");
-    let wanted = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
-    let config = match &options.kubeconfig {
-        Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| bad(&error))?;
-            kube::Config::from_custom_kubeconfig(file, &wanted).await
+    /// What each answers, in their order; who does not is among `failed`.
+    async fn ask<T: DeserializeOwned>(&self, chosen: &mut Chosen, path: &str) -> Vec<(String, T)> {
+        let answers: Vec<(String, Result<T, String>)> = stream::iter(&chosen.agents)
+            .map(|agent| async { (agent.node.clone(), agent.ask(&self.client, &self.trust, path).await) })
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        let mut known = Vec::new();
+        for (node, answer) in answers {
+            match answer {
+                Ok(answer) => known.push((node, answer)),
+                Err(error) => chosen.failed.push(format!("node {}: {error}", printable(&node))),
+            }
         }
-        None => kube::Config::from_kubeconfig(&wanted).await,
-    };
-    let config = config.map_err(|error| bad(&error))?;
-    let namespace = config.default_namespace.clone();
-    let client = Client::try_from(config).map_err(|error| bad(&error))?;
-    Ok((client, namespace))
+        known
+    }
 }
 
 /// What to grant, where that is what is missing.

@@ -15,6 +15,7 @@ use crate::recording::pace::parse_speed;
 
 mod draw;
 mod feed;
+pub mod nodes;
 mod plain;
 mod rows;
 mod screen;
@@ -22,6 +23,7 @@ mod text;
 mod view;
 
 use feed::{Feed, Link};
+use nodes::Nodes;
 use plain::Able;
 
 #[derive(Debug, Args)]
@@ -47,14 +49,13 @@ pub enum Failed {
     BadInput(String),
 }
 
+pub const NO_TERMINAL: &str = "top draws on a terminal, and standard output is none; why NAME prints text, \
+                               /api/v1/state of the observer is JSON";
+
 /// `recording`: the opened file of `--replay`.
 pub fn run(options: &Options, recording: Option<Box<dyn BufRead + Send>>) -> Result<(), Failed> {
     if !io::stdout().is_terminal() {
-        return Err(Failed::Failed(
-            "top draws on a terminal, and standard output is none; `observer why NAME` prints text, \
-             /api/v1/state of the observer is JSON"
-                .into(),
-        ));
+        return Err(Failed::Failed(NO_TERMINAL.into()));
     }
     let feed = match (&options.replay, recording) {
         (Some(path), Some(recording)) => {
@@ -66,13 +67,22 @@ pub fn run(options: &Options, recording: Option<Box<dyn BufRead + Send>>) -> Res
             Feed::observer(http).map_err(|error| Failed::Failed(without(&error)))?
         }
     };
-    let able = Able::find(|name| std::env::var(name).ok());
-    let drawn = screen::run(&feed, able);
-    drawn.map_err(|error| Failed::Failed(format!("cannot draw on the terminal: {error}")))?;
+    let feed = draw(feed, None, String::new()).map_err(Failed::Failed)?;
     match &feed.seen().link {
         Link::Ended { note: Some(note) } => Err(Failed::BadInput(note.clone())),
         _ => Ok(()),
     }
+}
+
+/// Several nodes, one at a time. `filter`: shown of each at first.
+pub fn nodes(nodes: Nodes, filter: String) -> Result<(), String> {
+    let feed = nodes.first()?;
+    draw(feed, Some(nodes), filter).map(drop)
+}
+
+fn draw(feed: Feed, nodes: Option<Nodes>, filter: String) -> Result<Feed, String> {
+    let able = Able::find(|name| std::env::var(name).ok());
+    screen::run(feed, nodes, filter, able).map_err(|error| format!("cannot draw on the terminal: {error}"))
 }
 
 /// What to do where no observer answers.

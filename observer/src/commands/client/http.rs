@@ -20,6 +20,7 @@ const LARGEST: u64 = 256 << 20;
 /// Of an answer.
 type Body = Take<BodyReader<'static>>;
 
+#[derive(Clone)]
 pub struct Http {
     agent: Agent,
     url: String,

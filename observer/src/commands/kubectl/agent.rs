@@ -12,11 +12,11 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use serde::de::DeserializeOwned;
 use tokio_rustls::TlsConnector;
 
-use super::refused;
-use crate::{commands::client::state::State, http::tls};
+use super::{refused, tunnel::Stream};
+use crate::http::tls;
 use observer_core::model::printable::printable;
 
 const LABEL: &str = "app.kubernetes.io/name=observer";
@@ -35,9 +35,10 @@ pub struct Access {
 }
 
 /// The same, read.
+#[derive(Clone)]
 pub struct Trust {
     tls: Option<TlsConnector>,
-    token: Option<String>,
+    pub token: Option<String>,
 }
 
 impl Access {
@@ -65,36 +66,54 @@ fn connector(pem: &str) -> Result<TlsConnector, String> {
 pub struct Agent {
     pub node: String,
     namespace: String,
-    pod: String,
+    pub pod: String,
     /// It serves by TLS.
     secured: bool,
+    /// Why it does not run, if it does not.
+    away: Option<String>,
 }
 
-/// Those that run.
+/// Those that have a node.
 pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Agent>, String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let listed = pods
         .list(&ListParams::default().labels(LABEL))
         .await
         .map_err(|error| refused("list the observers", "list pods", namespace, &error))?;
-    if listed.items.is_empty() {
+    let mut all: Vec<Agent> = listed.items.into_iter().filter_map(|pod| Agent::of(pod, namespace)).collect();
+    if all.is_empty() {
         return Err(format!(
             "no observer in namespace {}: is it deployed (kubectl apply -k deploy/), or elsewhere (--observer-namespace)?",
             printable(namespace)
         ));
     }
-    let agent = |pod: Pod| {
-        let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
-        let scheme = pod.metadata.annotations.as_ref().and_then(|all| all.get("prometheus.io/scheme"));
-        let secured = scheme.is_some_and(|scheme| scheme == "https");
-        let (node, pod) = (pod.spec?.node_name?, pod.metadata.name?);
-        running.then(|| Agent { node, namespace: namespace.to_owned(), pod, secured })
-    };
-    Ok(listed.items.into_iter().filter_map(agent).collect())
+    // While one is replaced there are two on its node: the one that runs is asked.
+    all.sort_by_key(|agent| agent.away.is_some());
+    Ok(all)
 }
 
 impl Agent {
-    pub async fn state(&self, client: &Client, trust: &Trust) -> Result<State, String> {
+    fn of(pod: Pod, namespace: &str) -> Option<Self> {
+        let away = away(&pod);
+        let scheme = pod.metadata.annotations.as_ref().and_then(|all| all.get("prometheus.io/scheme"));
+        let secured = scheme.is_some_and(|scheme| scheme == "https");
+        let (node, pod) = (pod.spec?.node_name?, pod.metadata.name?);
+        Some(Self { node, namespace: namespace.to_owned(), pod, secured, away })
+    }
+
+    /// Why it cannot be asked, and where to look.
+    pub fn away(&self) -> Option<String> {
+        let why = self.away.as_ref()?;
+        let (node, pod, namespace) = (printable(&self.node), &self.pod, &self.namespace);
+        Some(format!(
+            "the observer on node {node} does not run ({}): kubectl -n {namespace} describe pod {pod}; kubectl -n \
+             {namespace} logs {pod} --previous",
+            printable(why)
+        ))
+    }
+
+    /// A connection to it, by TLS where it wants that.
+    pub async fn open(&self, client: &Client, trust: &Trust) -> Result<Box<dyn Stream>, String> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
         let what = format!("forward a port of pod {}", self.pod);
         let mut forwarded = pods
@@ -103,7 +122,7 @@ impl Agent {
             .map_err(|error| refused(&what, "create pods/portforward", &self.namespace, &error))?;
         let stream = forwarded.take_stream(PORT).ok_or("the port was not forwarded")?;
         if !self.secured {
-            return self.ask(stream, trust).await;
+            return Ok(Box::new(stream));
         }
         let Some(tls) = &trust.tls else {
             return Err(format!(
@@ -117,19 +136,23 @@ impl Agent {
             .connect(server, stream)
             .await
             .map_err(|error| format!("its certificate is not for {name} by --ca: {error}"))?;
-        self.ask(stream, trust).await
+        Ok(Box::new(stream))
     }
 
-    async fn ask(
+    pub async fn ask<T: DeserializeOwned>(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        client: &Client,
         trust: &Trust,
-    ) -> Result<State, String> {
-        let broke = |error: &dyn std::fmt::Display| format!("pod {} does not answer: {error}", self.pod);
+        path: &str,
+    ) -> Result<T, String> {
+        let stream = self.open(client, trust).await?;
+        let broke = |error: &dyn std::fmt::Display| {
+            format!("pod {} does not answer: {error}; kubectl -n {} logs {0}", self.pod, self.namespace)
+        };
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broke(&error))?;
         let connection = tokio::spawn(connection);
-        let mut request = Request::get("/api/v1/state").header(header::HOST, "localhost");
+        let mut request = Request::get(path).header(header::HOST, "localhost");
         if let Some(token) = &trust.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -153,6 +176,48 @@ impl Agent {
                 let text = String::from_utf8_lossy(&body).chars().take(200).collect::<String>();
                 Err(format!("pod {}: {status}: {}", self.pod, printable(&text)))
             }
+        }
+    }
+}
+
+/// As `kubectl get pods` would say it.
+fn away(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Unknown");
+    let containers = status.and_then(|status| status.container_statuses.as_ref());
+    let states = || containers.into_iter().flatten().filter_map(|one| one.state.as_ref());
+    let running = states().any(|state| state.running.is_some());
+    if phase == "Running" && (running || containers.is_none()) {
+        return None;
+    }
+    let waiting = states().find_map(|state| state.waiting.as_ref()?.reason.clone());
+    let ended = states().find_map(|state| state.terminated.as_ref()?.reason.clone());
+    Some(waiting.or(ended).unwrap_or_else(|| phase.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_does_not_run_says_why_and_where_to_look() {
+        let agent = |phase: &str, state: serde_json::Value| {
+            let pod = serde_json::json!({
+                "metadata": {"name": "observer-x"}, "spec": {"nodeName": "n1", "containers": []},
+                "status": {"phase": phase, "containerStatuses": [{"name": "observer", "ready": false, "restartCount": 3,
+                    "image": "", "imageID": "", "state": state}]},
+            });
+            Agent::of(serde_json::from_value(pod).unwrap(), "observer").unwrap()
+        };
+        assert_eq!(agent("Running", serde_json::json!({"running": {}})).away(), None);
+        for (phase, state, why) in [
+            ("Running", serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}}), "CrashLoopBackOff"),
+            ("Pending", serde_json::json!({"waiting": {"reason": "ImagePullBackOff"}}), "ImagePullBackOff"),
+            ("Failed", serde_json::json!({"terminated": {"exitCode": 1, "reason": "Error"}}), "Error"),
+            ("Pending", serde_json::json!({}), "Pending"),
+        ] {
+            let said = agent(phase, state).away().unwrap();
+            assert!(said.contains(why) && said.contains("n1") && said.contains("logs observer-x"), "{said}");
         }
     }
 }

@@ -85,6 +85,9 @@ fn foot(view: &View, area: Rect, y: u16, buffer: &mut Buffer) {
     } else {
         keys.extend([("Enter", "open"), ("/", "filter"), ("s", "sort"), ("Tab", "next list")]);
     }
+    if view.open.is_none() && view.node.as_ref().is_some_and(|node| node.of > 1) {
+        keys.push(("n", "next node"));
+    }
     if view.tempo.is_some() {
         keys.extend([("Space", "pause"), ("+ -", "speed")]);
     }

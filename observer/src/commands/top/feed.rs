@@ -4,7 +4,7 @@ use std::{
     io::BufRead,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -114,7 +114,7 @@ impl Feed {
     pub fn observer(http: Http) -> Result<Self, String> {
         let source = Arc::new(Source::Observer(http));
         let seen = Seen::shared(source.state()?, Link::Live);
-        let (follower, shared) = (Arc::clone(&source), Arc::clone(&seen));
+        let (follower, shared) = (Arc::clone(&source), Arc::downgrade(&seen));
         thread::spawn(move || follow(&follower, &shared));
         Ok(Self::asking(source, seen, None))
     }
@@ -201,12 +201,14 @@ impl Seen {
 }
 
 /// The state, continued by the stream; where no stream is to be had, the state once a second.
-fn follow(source: &Source, seen: &Mutex<Seen>) {
+fn follow(source: &Source, shown: &Weak<Mutex<Seen>>) {
     let Source::Observer(http) = source else { return };
     let mut retry = SECOND;
-    loop {
+    // Until another node is looked at.
+    while let Some(seen) = shown.upgrade() {
+        let seen = &*seen;
         let began = Instant::now();
-        match followed(http, seen) {
+        match followed(http, seen, shown) {
             Ok(()) => {
                 retry = SECOND;
                 thread::sleep(SECOND.saturating_sub(began.elapsed()));
@@ -226,8 +228,9 @@ fn follow(source: &Source, seen: &Mutex<Seen>) {
 }
 
 /// Until something was missed, or the stream is refused; the error is why the state cannot be had.
-fn followed(http: &Http, seen: &Mutex<Seen>) -> Result<(), String> {
-    loop {
+fn followed(http: &Http, seen: &Mutex<Seen>, shown: &Weak<Mutex<Seen>>) -> Result<(), String> {
+    // This thread holds one itself.
+    while shown.strong_count() > 1 {
         let moment = lock(seen).state.moment.to_string();
         let began = Instant::now();
         let events = http.events("/api/v1/stream", &[("after", &moment)], STREAM_LONGEST);
@@ -235,7 +238,7 @@ fn followed(http: &Http, seen: &Mutex<Seen>) -> Result<(), String> {
             // Refused, or gone: the state itself says which.
             return http.api("/api/v1/status", &[]).map(|_: serde_json::Value| ());
         };
-        for event in events {
+        for event in events.take_while(|_| shown.strong_count() > 1) {
             match event.name.as_str() {
                 "delta" => {
                     let delta = serde_json::from_str(&event.data)
@@ -249,6 +252,7 @@ fn followed(http: &Http, seen: &Mutex<Seen>) -> Result<(), String> {
         }
         thread::sleep(Duration::from_millis(200).saturating_sub(began.elapsed()));
     }
+    Ok(())
 }
 
 /// A recording while it plays.

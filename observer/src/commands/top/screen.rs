@@ -22,6 +22,7 @@ use ratatui::{
 use super::{
     draw::draw,
     feed::Feed,
+    nodes::Nodes,
     plain::Able,
     view::{Done, Open, View},
 };
@@ -81,8 +82,8 @@ fn give_back() {
     let _ = terminal::disable_raw_mode();
 }
 
-/// Until a key or a signal ends it.
-pub fn run(feed: &Feed, able: Able) -> io::Result<()> {
+/// Until a key or a signal ends it: what was shown last.
+pub fn run(mut feed: Feed, mut nodes: Option<Nodes>, filter: String, able: Able) -> io::Result<Feed> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     ctrlc::set_handler(move || {
@@ -94,9 +95,18 @@ pub fn run(feed: &Feed, able: Able) -> io::Result<()> {
     })
     .map_err(io::Error::other)?;
     let mut view = View::new(feed.tempo.clone());
+    view.filter = filter;
     let mut screen = Screen::take()?;
     let mut asked: Option<Open> = None;
     while !stop.load(Relaxed) {
+        if let Some(nodes) = &mut nodes {
+            if let Some(next) = nodes.arrived() {
+                feed = next;
+                view.elsewhere();
+                asked = None;
+            }
+            view.node = Some(nodes.shown());
+        }
         {
             let seen = feed.seen();
             let silent = seen.heard.elapsed();
@@ -119,7 +129,12 @@ pub fn run(feed: &Feed, able: Able) -> io::Result<()> {
             let done = view.key(key, &feed.seen());
             match done {
                 Done::Nothing => {}
-                Done::Quit => return Ok(()),
+                Done::Quit => return Ok(feed),
+                Done::Node { back } => {
+                    if let Some(nodes) = &mut nodes {
+                        nodes.step(back);
+                    }
+                }
                 Done::Redraw => screen.terminal.clear()?,
                 Done::Suspend => {
                     drop(screen);
@@ -131,7 +146,7 @@ pub fn run(feed: &Feed, able: Able) -> io::Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(feed)
 }
 
 /// A signal is no error: the loop looks at what it asked for.

@@ -6,6 +6,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{
     feed::Seen,
+    nodes::Shown,
     rows::{Key, Rows, Sort, Wanted},
 };
 use crate::recording::pace::Tempo;
@@ -36,6 +37,8 @@ pub struct View {
     place: usize,
     /// Of a recording.
     pub tempo: Option<Arc<Tempo>>,
+    /// Where there are several.
+    pub node: Option<Shown>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -44,11 +47,17 @@ pub enum Done {
     Quit,
     Suspend,
     Redraw,
+    Node { back: bool },
 }
 
 impl View {
     pub fn new(tempo: Option<Arc<Tempo>>) -> Self {
         Self { tempo, ..Self::default() }
+    }
+
+    /// Another node is shown: what was open or selected is not there.
+    pub fn elsewhere(&mut self) {
+        (self.open, self.selected, self.place, self.scroll) = (None, None, 0, 0);
     }
 
     pub fn wanted(&self) -> Wanted<'_> {
@@ -116,6 +125,9 @@ impl View {
             KeyCode::Char('+' | '=') => self.speed(2.0),
             KeyCode::Char('-') => self.speed(0.5),
             _ if self.help => self.help = false,
+            KeyCode::Char(key @ ('n' | 'N')) if self.node.as_ref().is_some_and(|node| node.of > 1) => {
+                return Done::Node { back: key == 'N' };
+            }
             KeyCode::Up | KeyCode::Char('k') => self.go(seen, -1),
             KeyCode::Down | KeyCode::Char('j') => self.go(seen, 1),
             KeyCode::PageUp => self.go(seen, -PAGE),

@@ -34,7 +34,10 @@ pub fn draw(seen: &Seen, view: &View, silent: Duration, area: Rect, buffer: &mut
     if !small && let Some(scaling) = scaling(state) {
         lines.push(scaling);
     }
-    let banners = banners(seen, silent);
+    let mut banners = banners(seen, silent);
+    if let Some(note) = view.node.as_ref().and_then(|node| node.note.clone()) {
+        banners.insert(0, (format!(" {note} "), WARN));
+    }
     lines.extend(banners.into_iter().take(if small { 1 } else { BANNERS }).map(|banner| vec![banner]));
     for (y, parts) in (1..).zip(&lines) {
         line(buffer, area, y, parts);
@@ -55,7 +58,14 @@ fn title(seen: &Seen, view: &View) -> Parts {
             parts.push((file.into_iter().rev().collect::<Vec<_>>().join("/"), BOLD));
         }
         (None, Some(node)) => parts.push((format!("node {node}"), BOLD)),
-        (None, None) => parts.push(("this node".into(), BOLD)),
+        (None, None) => match &view.node {
+            Some(node) => parts.push((format!("node {}", node.name), BOLD)),
+            None => parts.push(("this node".into(), BOLD)),
+        },
+    }
+    if let Some(node) = view.node.as_ref().filter(|node| node.of > 1 || node.away > 0) {
+        let away = if node.away > 0 { format!(", {} cannot be asked", node.away) } else { String::new() };
+        parts.push((format!("  {} of {}{away}", node.number, node.of), PLAIN));
     }
     let how = match (&seen.link, &view.tempo) {
         (Link::Lost { .. }, _) => "DISCONNECTED".into(),

@@ -16,6 +16,7 @@ const KEYS: [(&str, &str); 9] = [
     ("q  Ctrl-C", "quit; Ctrl-Z stops, Ctrl-L draws anew"),
     ("", ""),
 ];
+const NODES: [(&str, &str); 1] = [("n  N", "the next, the previous node")];
 const PLAYS: [(&str, &str); 2] = [("Space", "pause or go on"), ("+  -", "twice, half as fast")];
 const WORDS: [(&str, &str); 7] = [
     ("VERDICT", "stable after so long; drifting: grows on; oscillating"),
@@ -29,8 +30,10 @@ const WORDS: [(&str, &str); 7] = [
 
 pub fn draw(view: &View, area: Rect, buffer: &mut Buffer) {
     line(buffer, area, 0, &[("observer top: keys and words; any key goes back".into(), BOLD)]);
+    let nodes = NODES.iter().filter(|_| view.node.as_ref().is_some_and(|node| node.of > 1));
     let plays = PLAYS.iter().filter(|_| view.tempo.is_some());
-    for (y, (what, meaning)) in (2..).zip(KEYS.iter().take(8).chain(plays).chain(&KEYS[8..]).chain(&WORDS)) {
+    let keys = KEYS.iter().take(8).chain(nodes).chain(plays);
+    for (y, (what, meaning)) in (2..).zip(keys.chain(&KEYS[8..]).chain(&WORDS)) {
         line(buffer, area, y, &[(format!("{what:15}"), BOLD), ((*meaning).to_owned(), PLAIN)]);
     }
 }
