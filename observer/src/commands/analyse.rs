@@ -226,6 +226,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn growth_is_what_the_samples_say_however_far_apart_they_are() {
+        for step in [0.1, 0.5, 1.0, 5.0, 30.0] {
+            let analysis = of(&every(step, 12.0 * step, |t| (40.0 + 20.0 * (t / step)) * MIB)).unwrap();
+            let said = analysis.fastest_growth_bytes_per_second;
+            assert!((said / (20.0 * MIB / step) - 1.0).abs() < 0.01, "{step}: {}", said / MIB);
+        }
+    }
+
     /// Killed at 512 MiB every 40 s; `dead`: what is seen of the ten seconds until the next start.
     fn crash_loop(step: f64, down: f64, dead: Option<f64>) -> String {
         let mut text = "seconds,usage_bytes\n".to_owned();

@@ -182,14 +182,15 @@ impl Start {
         self.highest = self.highest.max(usage);
         // A sample holds until the next. Where they are far apart that has to be said, or the filter takes a lone one,
         // which stands for seconds, for an outlier of a tenth.
-        if let Some(held) = self.held
-            && seconds - held.seconds > COARSE_SECONDS
+        if let Some(before) = self.held
+            && seconds - before.seconds > COARSE_SECONDS
             && gaps == self.gaps
         {
-            let held = Sample { seconds: seconds - HELD_UNTIL_SECONDS, ..held };
+            let held = Sample { seconds: seconds - HELD_UNTIL_SECONDS, ..before };
             self.startup.sample(held);
             self.sample_anon(held);
-            let growth = (usage as f64 - held.usage as f64) / (seconds - held.seconds);
+            // Within the whole step: nothing says that it was faster.
+            let growth = (usage as f64 - before.usage as f64) / (seconds - before.seconds);
             self.fastest_coarse_growth = self.fastest_coarse_growth.max(growth);
         }
         let sample = Sample { seconds, usage, unreclaimable, anon };
