@@ -9,6 +9,7 @@ use crate::{
     foreseen::watch::{self as foreseen, LimitWatch},
     history::{Dropped, Histories},
     host::HostFacts,
+    lent::LentWatch,
     model::{
         cause::Decision,
         container::{Container, ContainerState, Workload},
@@ -33,6 +34,7 @@ pub struct Conclusions {
     node: NodeWatch,
     advice: AdviceWatch,
     limits: LimitWatch,
+    lent: LentWatch,
 }
 
 impl Conclusions {
@@ -58,6 +60,7 @@ impl Conclusions {
         self.learn(host.wall_ns(), containers, out);
         let known = foreseen::Known { containers, attribution, histories: &self.histories, node: &self.node };
         self.limits.follow(&known, out);
+        self.lent.follow(event, host.wall_ns(), containers, attribution, out);
         self.follow_findings(event.at, attribution, containers, out);
         let known =
             Known { attribution, node: &self.node, wall_ns: host.wall_ns(), retention: host.retention() };

@@ -10,6 +10,7 @@
 //!   cause        why did it start?   evidence -> cause with a confidence
 //!   scale_event  which scale-up, and which effect on this node?
 //!   foreseen     what a container will still take, which limit it will meet
+//!   lent         what containers request for their start
 //!   history      earlier start-ups of each workload
 //!   budget       how much memory the histories may take
 //!   node         start-ups under way, forecast, stampedes
@@ -32,6 +33,7 @@ pub mod foreseen;
 pub mod history;
 pub mod host;
 pub mod ledger;
+pub mod lent;
 pub mod loan;
 pub mod model;
 pub mod node;

@@ -8,6 +8,7 @@ export interface Container extends Names {
   startup_peak_bytes: number | null; startup_peak_seconds: number | null; time_to_stable_seconds: number | null;
   steady_bytes: number | null; overshoot: number | null; drift_bytes_per_second: number | null; oom_kills: number;
   limit_ahead: { limit: string; at: number; bytes: number; confidence: number; by: string } | null;
+  loan: { since: number; deadline_seconds: number; steady_bytes: number; need_bytes: number; requested_bytes: number; lent_bytes: number } | null;
 }
 export interface Curve { width_seconds: number; kib: number[] }
 export interface Startup extends Names {

@@ -125,7 +125,8 @@ export class Panel {
       ["start-up peak", bytes(one.startup_peak_bytes), one.startup_peak_seconds != null ? `at ${seconds(one.startup_peak_seconds)}` : ""],
       ["stable after", seconds(one.time_to_stable_seconds), one.steady_bytes != null ? `at ${bytes(one.steady_bytes)}` : ""],
       ["overshoot", one.overshoot != null ? `${one.overshoot.toFixed(2)} ×` : "–", "peak over steady"],
-      ["request", request != null ? bytes(request) : "–", set?.request_bytes != null ? `advised ${bytes(set.request_bytes)}` : ""],
+      one.loan ? ["request", bytes(one.loan.requested_bytes), `${bytes(one.loan.lent_bytes)} of it lent for the start, since ${clock(one.loan.since)}`]
+        : ["request", request != null ? bytes(request) : "–", set?.request_bytes != null ? `advised ${bytes(set.request_bytes)}` : ""],
       ["limit", one.limit_bytes != null ? bytes(one.limit_bytes) : "none", set?.limit_bytes != null ? `${set.limit_is_trial ? "try" : "advised"} ${bytes(set.limit_bytes)}` : ""],
     ];
     const kills = this.store.state!.kills.filter(kill => kill.container?.id === one.id);

@@ -22,15 +22,18 @@ export function seconds(s: number | null | undefined): string {
   return `${(s / 86400).toFixed(0)} d`;
 }
 
-// Made once: a format takes longer to make than a hundred times to print.
-const CLOCK = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+// Without Intl: the browser reads its tables at the first use, which takes longer than all else until the first frame.
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const two = (n: number): string => String(n).padStart(2, "0");
 
 export function clock(unix: number): string {
-  return CLOCK.format(unix * 1000);
+  const at = new Date(unix * 1000);
+  return [at.getHours(), at.getMinutes(), at.getSeconds()].map(two).join(":");
 }
 
 export function date(unix: number): string {
-  return new Date(unix * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium", hour12: false } as Intl.DateTimeFormatOptions);
+  const at = new Date(unix * 1000);
+  return `${at.getDate()} ${MONTHS[at.getMonth()]} ${at.getFullYear()}, ${clock(unix)}`;
 }
 
 export const percent = (share: number): string => `${(share * 100).toFixed(share < 0.1 && share > 0 ? 1 : 0)} %`;

@@ -4,6 +4,7 @@ import { report } from "./api"; // first: it asks for the state while the rest i
 import { Panel } from "./detail";
 import { h, show } from "./dom";
 import { bytes, clock, date, name, percent, plural, seconds } from "./format";
+import { lent, loans } from "./loans";
 import { NodeChart, RANGES } from "./node";
 import { repaint } from "./palette";
 import { headline } from "./report";
@@ -49,7 +50,7 @@ function turn(change: Record<string, string>): void {
 }
 
 const search = h("input", {
-  type: "search", placeholder: "Search pods, workloads, causes", "aria-label": "Search", title: "Key /", spellcheck: "false", autocomplete: "off",
+  type: "search", placeholder: "Search pods, workloads", "aria-label": "Search", title: "Key /", spellcheck: "false", autocomplete: "off",
   oninput: (event: Event) => turn({ q: (event.target as HTMLInputElement).value }),
 });
 const namespaces = h("select", { "aria-label": "Namespace", onchange: (event: Event) => turn({ ns: (event.target as HTMLSelectElement).value }) });
@@ -189,7 +190,8 @@ function drawBanners(): void {
 let shownRail = "";
 function drawRail(): void {
   const { kills, scale_events: events, findings } = store.state!;
-  const made = `${kills.length} ${kills.at(-1)?.kill} ${JSON.stringify(events.at(-1))} ${events.length} ${findings.at(-1)?.at} ${findings.length} ${kills.at(-1)?.container?.pod}`;
+  const borrowers = lent(store.containers.values());
+  const made = `${kills.length} ${kills.at(-1)?.kill} ${JSON.stringify(events.at(-1))} ${events.length} ${findings.at(-1)?.at} ${findings.length} ${kills.at(-1)?.container?.pod} ${borrowers.map(one => [one.id, one.pod, one.loan!.requested_bytes, one.startup_peak_bytes ?? one.peak_bytes])}`;
   if (made === shownRail) return;
   shownRail = made;
   const told = findings.filter(one => one.alarm ? !/OOM/i.test(one.text) : false);
@@ -200,7 +202,7 @@ function drawRail(): void {
   ];
   all.sort(([a], [b]) => b - a);
   const [recent, log] = [all.slice(0, 60), findings.slice(-100).reverse()];
-  show(happened, recent.length ? recent.map(([, element]) => element) : h("p", { class: "empty dim" }, "No scale event and no OOM kill yet."),
+  show(happened, loans(borrowers, open => turn({ open })), recent.length ? recent.map(([, element]) => element) : h("p", { class: "empty dim" }, "No scale event and no OOM kill yet."),
     h("details", null, h("summary", null, `Everything found (${findings.length})`), h("ol", { class: "log" }, log.map(one => h("li", { class: one.alarm ? "bad" : "" }, h("time", null, clock(one.at)), " ", name(one.text, 400))))));
 }
 

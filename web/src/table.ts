@@ -217,8 +217,13 @@ function advice(one: Workload): HTMLElement | null {
     if (then == null || now != null && Math.abs(now - then) < then * 0.02) return;
     parts.push(h("span", { class: "set" }, `${what} `, now == null ? null : h("s", null, `${bytes(now)} → `), h("b", null, trial ? `try ${bytes(then)}` : bytes(then))));
   };
-  change("limit", set.current_limit_bytes ?? one.limit_bytes, set.limit_bytes, set.limit_is_trial);
+  // The limit of now stands in the bar beside it; the room is needed where both change.
+  const limit = set.current_limit_bytes ?? one.limit_bytes;
   change("request", set.current_request_bytes, set.request_bytes, false);
+  const both = parts.length > 0 && limit === one.limit_bytes;
+  change("limit", limit, set.limit_bytes, set.limit_is_trial);
+  if (both && parts.length > 1) (parts[1] as HTMLElement).querySelector("s")?.remove();
+  parts.reverse();
   return h("span", { class: "sets", title: parts.map(part => typeof part === "string" ? part : part.textContent).join(", ") }, parts.length ? parts : h("span", { class: "dim" }, set.missing ? "too little seen" : "fits"));
 }
 

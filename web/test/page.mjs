@@ -436,6 +436,58 @@ await test("a report opened from a file draws what the API of its recording answ
   equal(asked.length, 1, "requests after everything was opened");
 });
 
+/** The recording as it would be had `observer lend` lent to the pods it names: by pod, MiB requested at the end. */
+function lentTo(file, requested) {
+  const [MIB, STEADY, NEED] = [1 << 20, 14 * (1 << 20), 28 * (1 << 20)];
+  const lines = readFileSync(file, "utf8").trimEnd().split("\n").map(line => JSON.parse(line));
+  let last = lines.at(-1).at;
+  const pods = new Map();
+  for (const { what } of lines) {
+    if (!what.pod) continue;
+    const part = Object.keys(requested).find(part => what.pod.name.endsWith(part));
+    if (!part) continue;
+    for (const one of what.pod.containers) Object.assign(one, { request: STEADY, loan: { requested: NEED, need: NEED, deadline_seconds: 180 } });
+    pods.set(part, what.pod);
+  }
+  for (const [part, pod] of pods) {
+    const given = structuredClone(pod);
+    for (const one of given.containers) one.loan.requested = requested[part] * MIB;
+    lines.push({ at: ++last, what: { pod: given } });
+  }
+  lines.push({ at: last + 1e9, what: "tick" });
+  const made = `${out}/lent.jsonl`;
+  writeFileSync(made, lines.map(line => JSON.stringify(line)).join("\n") + "\n");
+  return made;
+}
+
+await test("what is lent for starts is listed, to whom and since when, and only where there is any", async open => {
+  const none = await open(scaled.url);
+  equal(await none.$$eval(".loans", all => all.length), 0, "lists of loans without any");
+  const file = `${cases}/kubernetes_scale_up_by_a_bot/events.jsonl`;
+  const lent = await serve(lentTo(file, { b9gd4: 14, f6wlm: 28, fzz2r: 20, j6rsc: 28 }));
+  try {
+    const containers = (await lent.api("containers")).filter(one => one.loan);
+    equal(containers.map(one => one.loan.lent_bytes / (1 << 20)).sort((a, b) => a - b), [6, 14, 14], "MiB that are lent");
+    const page = await open(lent.url);
+    const list = await page.textContent(".loans");
+    const clock = at => new Date(at * 1000).toISOString().slice(11, 19);
+    for (const text of ["34 MiB lent", "to 3 containers"]) truth(list.includes(text), `${text} is not in ${list}`);
+    for (const one of containers) for (const text of [one.pod, `requests ${bytes(one.loan.requested_bytes)}, ${bytes(one.loan.steady_bytes)} when settled`, `needed ${bytes(one.startup_peak_bytes - one.loan.steady_bytes)}`, clock(one.loan.since)]) truth(list.includes(text), `${text} is not in ${list}`);
+    truth(!list.includes("b9gd4"), `what was given back is in ${list}`);
+    await shot(page, "lent");
+    await page.click(".loans .event");
+    const panel = await page.waitForSelector(".panel .numbers").then(numbers => numbers.textContent());
+    truth(panel.includes("request28 MiB14 MiB of it lent for the start"), panel);
+    await shot(page, "lent-container");
+    for (const [name, shape] of [["lent-dark", { dark: true }], ["lent-narrow", { width: 390, height: 844 }]]) {
+      const other = await open(lent.url, shape);
+      equal(await other.evaluate(() => document.documentElement.scrollWidth), shape.width ?? 1440, "width of the page");
+      await other.evaluate(() => document.querySelector(".loans").scrollIntoView());
+      await shot(other, name);
+    }
+  } finally { await lent.stop(); }
+});
+
 await test("a report without kills, of a recording that was cut, narrow and dark", async open => {
   const { url, said } = reported("stampede_on_a_small_node");
   truth(/KiB/.test(said), said);

@@ -346,7 +346,7 @@ fn scaled_up(change: &Change, made: f64, confidence: f64) -> Option<Decision> {
     let decision = Decision::new(
         Cause::scale_up(by.kind),
         confidence,
-        format!("scaled from {from} to {to} {:.0} s before, {who}", (made - change.at).max(0.0)),
+        format!("scaled from {from} to {to}, {:.0} s before, {who}", (made - change.at).max(0.0)),
     );
     Some(Decision { scaled: Some(scaled), ..decision })
 }

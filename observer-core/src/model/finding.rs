@@ -15,7 +15,7 @@ use crate::model::{
         Host, Limit, Loss, MemoryEvents, MemoryLevels, NodeReading, ObserverReading, ProbeStatus,
         ProgramCost, StalledBy, VictimMemory,
     },
-    kubernetes::{ApiState, By},
+    kubernetes::{ApiState, By, Loan},
     past_startup::Summary,
     probe_id::ProbeId,
     time::Time,
@@ -162,6 +162,11 @@ pub enum FindingKind {
     /// It will not after all, or has.
     LimitAheadOver {
         container: Container,
+    },
+    /// What a container requests beyond its steady request while it starts changed; `None`: it was given back.
+    Lent {
+        container: Container,
+        lent: Option<Lent>,
     },
     /// The retention of an ended container is over: its series go.
     Forgotten {
@@ -482,6 +487,15 @@ pub struct Advised {
     /// Something fails that did not, or a number is another.
     #[serde(default)]
     pub news: bool,
+}
+
+/// Requested for a start.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Lent {
+    pub steady: u64,
+    pub loan: Loan,
+    /// Unix time: its pod was created, or its container started again.
+    pub since: f64,
 }
 
 /// What those starting will take yet.

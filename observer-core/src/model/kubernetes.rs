@@ -78,8 +78,12 @@ pub struct PodContainer {
     /// How the one before it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Terminated>,
+    /// As its template has it: without a loan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<u64>,
+    /// What it was lent for its start (`observer lend`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loan: Option<Loan>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// resizePolicy RestartContainer for memory.
@@ -93,6 +97,16 @@ pub struct PodContainer {
     pub liveness_probe: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ready: bool,
+}
+
+/// Bytes that a container requests for its start.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loan {
+    /// Now.
+    pub requested: u64,
+    /// At first.
+    pub need: u64,
+    pub deadline_seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,6 +301,8 @@ pub fn named(kind: &str, name: &str) -> String {
     match (kind, name) {
         ("unknown", "") => "a manager that is not recorded".to_owned(),
         (kind, "") => kind.to_owned(),
+        // A manager string of which nothing says what it is.
+        ("unknown", name) => name.to_owned(),
         (kind, name) => format!("{kind} {name}"),
     }
 }

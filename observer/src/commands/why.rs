@@ -174,7 +174,7 @@ mod tests {
             ["web", "deploy/web", "scene-bot/web", "web-558866ccf7-f6wlm", "scene-bot/web-558866ccf7-f6"]
         {
             let said = text(&state, name);
-            assert!(said.contains("from 1 to 4 by unknown my-autoscaler"), "{name}:\n{said}");
+            assert!(said.contains("from 1 to 4 by my-autoscaler"), "{name}:\n{said}");
             assert!(said.contains("request 16Mi") && said.contains("limit 28Mi"), "{name}:\n{said}");
             assert!(said.lines().count() <= 24, "{name}:\n{said}");
         }

@@ -206,6 +206,10 @@ impl NodeState {
             FindingKind::Drifting { container, bytes_per_second } => {
                 self.change(container, |view| view.drift_bytes_per_second = Some(*bytes_per_second));
             }
+            FindingKind::Lent { container, lent } => {
+                let loan = lent.as_ref().map(Into::into);
+                self.change(container, |view| view.loan = loan);
+            }
             FindingKind::LimitAhead(ahead) => {
                 let view = LimitAheadView::of(at, ahead);
                 self.change(&ahead.container, |container| container.limit_ahead = Some(view));
@@ -331,6 +335,7 @@ impl NodeState {
             overshoot: None,
             drift_bytes_per_second: None,
             limit_ahead: None,
+            loan: None,
             oom_kills: 0,
         };
         let history = (self.containers.len() < WITH_HISTORY).then(Default::default);

@@ -116,7 +116,20 @@ pub struct Container {
     pub time_to_stable_seconds: Option<f64>,
     pub steady_bytes: Option<u64>,
     pub drift_bytes_per_second: Option<f64>,
+    #[serde(default)]
+    pub loan: Option<Loan>,
     pub oom_kills: u64,
+}
+
+/// Requested for its start.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Loan {
+    pub since: f64,
+    pub deadline_seconds: f64,
+    pub steady_bytes: u64,
+    pub need_bytes: u64,
+    pub requested_bytes: u64,
+    pub lent_bytes: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -146,6 +159,10 @@ pub struct Advice {
     pub limit_is_trial: bool,
     pub current_request_bytes: Option<u64>,
     pub current_limit_bytes: Option<u64>,
+    #[serde(default)]
+    pub current_request_known: bool,
+    #[serde(default)]
+    pub current_limit_known: bool,
     pub worst_bytes: Option<u64>,
     pub missing: Option<String>,
     pub checks: Vec<Check>,

@@ -90,6 +90,10 @@ pub fn kills(kills: &[&Kill], now: f64, live: bool) -> String {
     screen.text
 }
 
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
 struct Screen {
     text: String,
     now: f64,
@@ -178,6 +182,18 @@ impl Screen {
         if !start.is_empty() {
             self.say(4, &format!("start-up: {}", start.join("; ")));
         }
+        if let Some(loan) = &one.loan {
+            self.say(
+                4,
+                &format!(
+                    "lent for its start {}: requests {}, {} of it on loan, {} when settled",
+                    self.when(loan.since),
+                    quantity(loan.requested_bytes),
+                    quantity(loan.lent_bytes),
+                    quantity(loan.steady_bytes),
+                ),
+            );
+        }
     }
 
     fn kill(&mut self, kill: &Kill) {
@@ -248,8 +264,9 @@ impl Screen {
         let did = match &event.outcome {
             None => "still under way on this node".to_owned(),
             Some(done) => format!(
-                "here {} container(s), {} at once, sum of peaks {}, {} OOM kill(s) of its own and {} of others, {}",
+                "here {} container{}, {} at once, sum of peaks {}, OOM kills: {} of its own, {} of others; {}",
                 done.containers,
+                plural(done.containers),
                 done.starting_max,
                 Bytes(done.peak_sum_bytes),
                 done.oom_kills,
@@ -273,28 +290,33 @@ impl Screen {
     }
 
     fn set(&mut self, verb: &str, key: &str, startups: u64, advice: &Advice) {
-        let current = |bytes: Option<u64>| bytes.map_or("none, or not known".to_owned(), quantity);
+        let current = |bytes: Option<u64>, known: bool| match (bytes, known) {
+            (Some(bytes), _) => format!("now {}", quantity(bytes)),
+            (None, true) => "now none".to_owned(),
+            (None, false) => "what is set is not known".to_owned(),
+        };
         let mut set = Vec::new();
         if let Some(request) = advice.request_bytes {
             set.push(format!(
-                "request {} (now {})",
+                "request {} ({})",
                 quantity(request),
-                current(advice.current_request_bytes)
+                current(advice.current_request_bytes, advice.current_request_known)
             ));
         }
         if let Some(limit) = advice.limit_bytes {
             let trial = if advice.limit_is_trial { ", a trial: every start-up was cut off" } else { "" };
             set.push(format!(
-                "limit {} (now {}{trial})",
+                "limit {} ({}{trial})",
                 quantity(limit),
-                current(advice.current_limit_bytes)
+                current(advice.current_limit_bytes, advice.current_limit_known)
             ));
         }
         if let Some(missing) = &advice.missing {
-            set.push(missing.clone());
+            set.push(format!("no number yet ({missing})"));
         }
-        let worst =
-            advice.worst_bytes.map_or(String::new(), |worst| format!(", worst need {}", Bytes(worst)));
-        self.say(2, &format!("{verb}{key}: {}; of {startups} start-up(s){worst}", set.join(", ")));
+        if let Some(worst) = advice.worst_bytes {
+            set.push(format!("worst need {} in {startups} start-up{}", Bytes(worst), plural(startups)));
+        }
+        self.say(2, &format!("{verb}{key}: {}", set.join(", ")));
     }
 }

@@ -10,7 +10,7 @@ use observer_core::model::{
     cause::Decision,
     container::{CgroupId, Container, ExitStatus, Labels, Workload},
     event::{AttachOutcome, ProbeStatus},
-    finding::{ForeseenBy, LimitAhead, LimitKind, OomKilled, ScaleEvent, ScaleEventEnded},
+    finding::{ForeseenBy, Lent, LimitAhead, LimitKind, OomKilled, ScaleEvent, ScaleEventEnded},
 };
 
 /// Names of a container; the id is its cgroup's, as text because it may exceed what JavaScript counts exactly.
@@ -79,7 +79,33 @@ pub struct ContainerView {
     pub overshoot: Option<f64>,
     pub drift_bytes_per_second: Option<f64>,
     pub limit_ahead: Option<LimitAheadView>,
+    pub loan: Option<LoanView>,
     pub oom_kills: u64,
+}
+
+/// What it requests beyond its steady request while it starts: the lender's own view has the same names.
+#[derive(Clone, Debug, Serialize)]
+pub struct LoanView {
+    /// Unix time: its pod was created, or its container started again.
+    pub since: f64,
+    pub deadline_seconds: f64,
+    pub steady_bytes: u64,
+    pub need_bytes: u64,
+    pub requested_bytes: u64,
+    pub lent_bytes: u64,
+}
+
+impl From<&Lent> for LoanView {
+    fn from(lent: &Lent) -> Self {
+        Self {
+            since: lent.since,
+            deadline_seconds: lent.loan.deadline_seconds,
+            steady_bytes: lent.steady,
+            need_bytes: lent.loan.need,
+            requested_bytes: lent.loan.requested,
+            lent_bytes: lent.loan.requested.saturating_sub(lent.steady),
+        }
+    }
 }
 
 /// A limit that the container will meet.
@@ -175,6 +201,9 @@ pub struct AdviceView {
     pub limit_is_trial: bool,
     pub current_request_bytes: Option<u64>,
     pub current_limit_bytes: Option<u64>,
+    /// Null above is none where it is known, and otherwise not known.
+    pub current_request_known: bool,
+    pub current_limit_known: bool,
     pub worst_bytes: Option<u64>,
     /// Why a number is missing.
     pub missing: Option<String>,

@@ -76,6 +76,8 @@ fn advice(advised: &Advised) -> AdviceView {
         limit_is_trial: matches!(numbers.limit, Some(AdvisedLimit::Trial(_))),
         current_request_bytes: facts.current.request.flatten(),
         current_limit_bytes: facts.current.limit.flatten(),
+        current_request_known: facts.current.request.is_some(),
+        current_limit_known: facts.current.limit.is_some(),
         worst_bytes: numbers.worst,
         missing: numbers.missing.clone(),
         checks: advice

@@ -10,7 +10,7 @@ use crate::sources::kubernetes::{
     terms::{self, Terms},
 };
 use observer_core::model::{
-    kubernetes::{Pod, PodContainer, Role, Terminated},
+    kubernetes::{Loan, Pod, PodContainer, Role, Terminated},
     units,
 };
 
@@ -60,7 +60,12 @@ fn containers(pod: &ApiPod) -> Vec<PodContainer> {
         // What is lent for its start is not what its template requests, and advice is about that.
         let lent = terms.as_ref().and_then(|terms| terms.containers.get(&container.name));
         let steady = lent.and_then(|lent| units::parse_bytes(&lent.steady).ok());
-        PodContainer { request: steady.or(parsed.request), ..parsed }
+        let loan = lent.zip(terms.as_ref()).and_then(|(lent, terms)| {
+            let (_, requested) = terms::request(container)?;
+            let need = units::parse_bytes(&lent.request).ok()?;
+            Some(Loan { requested, need, deadline_seconds: terms.deadline_seconds })
+        });
+        PodContainer { request: steady.or(parsed.request), loan, ..parsed }
     });
     let init = spec.init_containers.iter().flatten().map(|container| {
         let status = find(status.and_then(|s| s.init_container_statuses.as_ref()), &container.name);
@@ -104,6 +109,7 @@ fn parse_container(container: &Container, role: Role, status: Option<ContainerSt
             finished: ended.finished_at.map(|time| time.0.as_second() as f64),
         }),
         request: actual(|r| r.requests.as_ref()).or_else(|| spec(|r| r.requests.as_ref())),
+        loan: None,
         limit: actual(|r| r.limits.as_ref()).or_else(|| spec(|r| r.limits.as_ref())),
         restarts_on_resize,
         startup_probe: container.startup_probe.is_some(),
@@ -163,6 +169,8 @@ mod tests {
             });
             let pod = parse(&serde_json::from_value(pod).unwrap()).unwrap();
             assert_eq!(pod.containers[0].request, Some(expected), "{terms}");
+            let loan = Loan { requested: 170 << 20, need: 170 << 20, deadline_seconds: 120.0 };
+            assert_eq!(pod.containers[0].loan, (expected == 64 << 20).then_some(loan), "{terms}");
         }
     }
 
