@@ -47,7 +47,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn home() -> PathBuf {
+pub fn home() -> PathBuf {
     Path::new(HOME).join("secured")
 }
 
@@ -65,7 +65,7 @@ pub fn apply(suite: &Suite) -> Result<()> {
     write_files(&secret, &home())
 }
 
-fn token(cluster: &Cluster, account: &str) -> Result<String> {
+pub fn token(cluster: &Cluster, account: &str) -> Result<String> {
     Ok(cluster.kubectl(&["create", "token", account, "-n", "observer"])?.trim().to_owned())
 }
 
