@@ -13,6 +13,7 @@ use observer_core::{
     model::{
         advice::{Advice, Facts},
         finding::Advised,
+        printable::printable,
     },
 };
 
@@ -42,6 +43,9 @@ pub struct Options {
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     timeout: u64,
 }
+
+/// Workloads named where the one asked for is not there.
+const NAMED: usize = 8;
 
 /// What is wanted of what is known, from wherever that is.
 #[derive(Debug, Args)]
@@ -133,15 +137,23 @@ impl Asked {
     /// What is printed of it.
     pub fn print(&self, mut advised: Vec<WorkloadAdvice>, namespace: Option<&str>) -> Result<String, String> {
         let all = advised.len();
+        let names = advised.iter().take(NAMED).map(|one| one.facts.workload.to_string());
+        let mut known = names.map(|name| printable(&name).into_owned()).collect::<Vec<_>>().join(", ");
+        if all > NAMED {
+            known += &format!(" and {} more", all - NAMED);
+        }
         advised.retain(|one| self.wants(&one.facts, namespace));
         if advised.is_empty() {
             return Err(match all {
                 0 => "nothing to advise yet: no start-up has been seen to its end; ask again after the next rollout or scale-up".into(),
                 _ => format!(
-                    "none of the {all} workloads known is {}",
-                    [self.workloads.join(", "), namespace.map_or(String::new(), |name| format!("in namespace {name}"))]
-                        .join(" ")
-                        .trim()
+                    "none of what is known is {}; known: {known}",
+                    [
+                        self.workloads.join(", "),
+                        namespace.map_or(String::new(), |name| format!("in namespace {name}"))
+                    ]
+                    .join(" ")
+                    .trim()
                 ),
             });
         }

@@ -12,16 +12,23 @@ pub(super) static CHECK: Declaration = Declaration {
 
 fn judge(facts: &Facts, _numbers: &Numbers, settings: &Settings) -> Judged {
     let s = &facts.startups;
+    let others = [
+        (s.drifting, "drift"),
+        (s.oscillating, "swing"),
+        (s.oom_killed, "OOM-killed first"),
+        (s.cut_short, "lost a process to an OOM kill"),
+        (s.failed, "failed first"),
+        (s.ended, "ended first"),
+    ];
+    let others: String = others
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!(", {count} {what}"))
+        .collect();
     let evidence = format!(
-        "of {} start-ups {} settled, {} drift, {} swing, {} were OOM-killed first, {} lost a process to an OOM kill, {} failed first, {} ended first{}",
+        "of {} start-ups {} settled{others}{}",
         s.count,
         s.stable,
-        s.drifting,
-        s.oscillating,
-        s.oom_killed,
-        s.cut_short,
-        s.failed,
-        s.ended,
         s.time_to_stable.map_or(String::new(), |[p50, p95, _]| format!(
             "; stable after {} (p50), {} (p95)",
             Seconds(p50),

@@ -64,7 +64,12 @@ pub fn story(advised: &WorkloadAdvice, settings: &Settings) -> String {
         say(format!("limit {}{trial}: {reason}", quantity(limit.bytes())));
     }
     if let Some((request, need)) = with_lending(advised) {
-        say(format!("with lending: request {}, start need {}", quantity(request), quantity(need)));
+        say(format!(
+            "with lending: request {}, start need {}: observer lend requests the second until the start has settled, \
+             then the first",
+            quantity(request),
+            quantity(need)
+        ));
     }
     if let Some(missing) = &numbers.missing {
         say(format!("no number: {missing}"));

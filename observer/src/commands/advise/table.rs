@@ -39,13 +39,19 @@ fn row(advised: &WorkloadAdvice) -> [String; 8] {
         AdvisedLimit::Trial(bytes) => format!("{}?", quantity(bytes)),
     });
     let complaints = advice.complaints();
-    let names: Vec<&str> = complaints.iter().map(|verdict| verdict.check.name()).collect();
+    let of = |grade: Grade| -> Option<String> {
+        let names: Vec<&str> =
+            complaints.iter().filter(|one| one.grade == grade).map(|one| one.check.name()).collect();
+        (!names.is_empty()).then(|| format!("{}: {}", grade.name(), names.join(", ")))
+    };
     let verdict = match advice.worst() {
         Grade::Pass | Grade::Unknown => match &numbers.missing {
             Some(missing) => format!("unknown: {missing}"),
             None => "pass".to_owned(),
         },
-        worst => format!("{}: {}", worst.name(), names.join(", ")),
+        Grade::Warn | Grade::Fail => {
+            [of(Grade::Fail), of(Grade::Warn)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+        }
     };
     [
         printable(&facts.workload.to_string()).into_owned(),
@@ -65,13 +71,22 @@ fn summary(advised: &[WorkloadAdvice]) -> String {
     let with = |grade| advised.iter().filter(|one| one.advice.worst() == grade).count();
     let waiting =
         advised.iter().any(|one| one.advice.numbers.limit.is_none() && one.facts.current.containers > 0);
+    let reserves = match (less, more) {
+        (0, 0) => String::new(),
+        (less, 0) => format!(" Following the advice reserves {} less.", Bytes(less.unsigned_abs())),
+        (0, more) => format!(" Following the advice reserves {} more.", Bytes(more.unsigned_abs())),
+        (less, more) => format!(
+            " Following the advice reserves {} less for some and {} more for others.",
+            Bytes(less.unsigned_abs()),
+            Bytes(more.unsigned_abs())
+        ),
+    };
     format!(
-        "\n{} container(s) of workloads: {} fail, {} warn. Following the advice reserves {} less and {} more.\n{}{}",
+        "\n{} container{} of workloads: {} fail, {} only warn.{reserves} --explain says why.\n{}{}",
         advised.len(),
+        if advised.len() == 1 { "" } else { "s" },
         with(Grade::Fail),
         with(Grade::Warn),
-        Bytes(less.unsigned_abs()),
-        Bytes(more.unsigned_abs()),
         if advised.iter().any(|one| matches!(one.advice.numbers.limit, Some(AdvisedLimit::Trial(_)))) {
             "A limit with ? is a trial: every start-up was cut off by its limit, so its peak is not known. Ask again after the next.\n"
         } else {

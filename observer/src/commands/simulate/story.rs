@@ -13,12 +13,14 @@ const NAMED: usize = 12;
 pub fn text(simulated: &Simulated) -> String {
     let mut text = format!("{}\n\n", printable(&simulated.change));
     text += &format!(
-        "{:<10} {:>6} {:>8} {:>6} {:>8} {:>8}  waves\n",
+        "{:<10} {:>6} {:>8} {:>6} {:>8} {:>8}  WAVES\n",
         "REQUESTS", "STARTS", "PENDING", "KILLS", "SHORT", "SETTLED"
     );
     for outcome in &simulated.outcomes {
         text += &row(outcome);
     }
+    text += "as set: as they are now; peak kept: every pod requests its peak for good; lent: its peak while it starts, \
+             given back (observer lend)\n";
     for outcome in simulated.outcomes.iter().filter(|outcome| outcome.requests == Requests::AsSet) {
         text += &nodes(outcome);
         text += &killed(outcome);

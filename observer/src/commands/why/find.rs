@@ -41,7 +41,7 @@ pub fn find(state: &State, wanted: &str, namespace: Option<&str>) -> Result<Subj
     let best: Vec<&Subject> = found.iter().copied().filter(|subject| Some(rank(subject)) == best).collect();
     match best.as_slice() {
         [one] => Ok((*one).clone()),
-        [] => Err(none(&known, &wanted, namespace)),
+        [] => Err(none(&known, &wanted, namespace, state.status.live)),
         several => Err(format!(
             "{} fits {}; did you mean one of these?{}",
             shown(&wanted),
@@ -109,7 +109,7 @@ fn full_kind(wanted: &str) -> String {
     }
 }
 
-fn none(known: &Known, wanted: &str, namespace: Option<&str>) -> String {
+fn none(known: &Known, wanted: &str, namespace: Option<&str>, live: bool) -> String {
     let likeness = |names: &BTreeSet<String>| {
         let of = |name: &String| match name.contains(wanted) {
             true => 1.0,
@@ -130,9 +130,21 @@ fn none(known: &Known, wanted: &str, namespace: Option<&str>) -> String {
             let alike: Vec<_> = alike.into_iter().map(|(_, subject)| subject).collect();
             format!("{of}; did you mean one of these?{}", list(&alike))
         }
-        true => format!(
-            "{of}; the observer knows the pods of its own node, and ended ones for a while: is --node the right one?"
-        ),
+        true => {
+            let place = match live {
+                true => {
+                    "; the observer knows the pods of its own node, and ended ones for a while: is --node the right one?"
+                }
+                false => "",
+            };
+            let all: Vec<&Subject> =
+                known.keys().filter(|subject| matches!(subject, Subject::Workload { .. })).collect();
+            let all = match all.is_empty() {
+                true => "; no workload is known".to_owned(),
+                false => format!(" Known are:{}", list(&all)),
+            };
+            format!("{of}{place}{}{all}", if live || all.starts_with(';') { "" } else { "." })
+        }
     }
 }
 
