@@ -1,4 +1,4 @@
-//! `kubectl observer why`, `advise` and `top`: the program under the name that kubectl calls, by the kubeconfig of the user.
+//! `kubectl observer why`, `advise` and `top`: the program under the name that kubectl calls, by the user's kubeconfig.
 
 use std::{
     os::unix::fs::symlink,

@@ -217,14 +217,12 @@ function advice(one: Workload): HTMLElement | null {
     if (then == null || now != null && Math.abs(now - then) < then * 0.02) return;
     parts.push(h("span", { class: "set" }, `${what} `, now == null ? null : h("s", null, `${bytes(now)} → `), h("b", null, trial ? `try ${bytes(then)}` : bytes(then))));
   };
-  // The limit of now stands in the bar beside it; the room is needed where both change.
-  const limit = set.current_limit_bytes ?? one.limit_bytes;
+  change("limit", set.current_limit_bytes ?? one.limit_bytes, set.limit_bytes, set.limit_is_trial);
   change("request", set.current_request_bytes, set.request_bytes, false);
-  const both = parts.length > 0 && limit === one.limit_bytes;
-  change("limit", limit, set.limit_bytes, set.limit_is_trial);
-  if (both && parts.length > 1) (parts[1] as HTMLElement).querySelector("s")?.remove();
-  parts.reverse();
-  return h("span", { class: "sets", title: parts.map(part => typeof part === "string" ? part : part.textContent).join(", ") }, parts.length ? parts : h("span", { class: "dim" }, set.missing ? "too little seen" : "fits"));
+  const title = parts.map(part => typeof part === "string" ? part : part.textContent).join(", ");
+  // Where both change there is room for what to set, and none for what is: that is under the pointer, and opens.
+  if (parts.length > 1) for (const part of parts) (part as HTMLElement).querySelector("s")?.remove();
+  return h("span", { class: "sets", title }, parts.length ? parts : h("span", { class: "dim" }, set.missing ? "too little seen" : "fits"));
 }
 
 /** The start-up as a picture of 96 by 26. */

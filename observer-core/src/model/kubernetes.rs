@@ -3,10 +3,12 @@
 //! Times are Unix seconds of the clock that wrote them. The API writes whole seconds, so a time `t` of its means
 //! [t, t + 1).
 
+mod loan;
 mod object_kind;
 
 use serde::{Deserialize, Serialize};
 
+pub use loan::Loan;
 pub use object_kind::ObjectKind;
 
 pub type Uid = String;
@@ -97,16 +99,6 @@ pub struct PodContainer {
     pub liveness_probe: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ready: bool,
-}
-
-/// Bytes that a container requests for its start.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Loan {
-    /// Now.
-    pub requested: u64,
-    /// At first.
-    pub need: u64,
-    pub deadline_seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,9 +13,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::{refused, tunnel::Stream};
+use super::refused;
 use crate::http::tls;
 use observer_core::model::printable::printable;
 
@@ -179,6 +180,11 @@ impl Agent {
         }
     }
 }
+
+/// To an agent, in the clear or by TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// As `kubectl get pods` would say it.
 fn away(pod: &Pod) -> Option<String> {

@@ -1,20 +1,20 @@
 //! A port of this machine that leads to an agent, for what asks by address: what `kubectl port-forward` does.
 //!
-//! Whoever may open connections on this machine may use it while it is open, as with kubectl; an agent that wants a token
-//! wants it here too.
+//! Whoever may open connections on this machine may use it while it is open, as with kubectl; an agent that wants a
+//! token wants it here too.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use kube::Client;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::{Mutex, Semaphore},
 };
 
 use super::{
     Connected,
-    agent::{self, Agent, Trust},
+    agent::{self, Agent, Stream, Trust},
 };
 use observer_core::model::printable::printable;
 
@@ -88,8 +88,3 @@ impl Tunnel {
         agent.open(&self.client, &self.trust).await
     }
 }
-
-/// To an agent, in the clear or by TLS.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}

@@ -10,8 +10,12 @@ use observer_core::model::{
     cause::Decision,
     container::{CgroupId, Container, ExitStatus, Labels, Workload},
     event::{AttachOutcome, ProbeStatus},
-    finding::{ForeseenBy, Lent, LimitAhead, LimitKind, OomKilled, ScaleEvent, ScaleEventEnded},
+    finding::{ForeseenBy, LimitAhead, LimitKind, OomKilled, ScaleEvent, ScaleEventEnded},
 };
+
+mod loan;
+
+pub use loan::LoanView;
 
 /// Names of a container; the id is its cgroup's, as text because it may exceed what JavaScript counts exactly.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -81,31 +85,6 @@ pub struct ContainerView {
     pub limit_ahead: Option<LimitAheadView>,
     pub loan: Option<LoanView>,
     pub oom_kills: u64,
-}
-
-/// What it requests beyond its steady request while it starts: the lender's own view has the same names.
-#[derive(Clone, Debug, Serialize)]
-pub struct LoanView {
-    /// Unix time: its pod was created, or its container started again.
-    pub since: f64,
-    pub deadline_seconds: f64,
-    pub steady_bytes: u64,
-    pub need_bytes: u64,
-    pub requested_bytes: u64,
-    pub lent_bytes: u64,
-}
-
-impl From<&Lent> for LoanView {
-    fn from(lent: &Lent) -> Self {
-        Self {
-            since: lent.since,
-            deadline_seconds: lent.loan.deadline_seconds,
-            steady_bytes: lent.steady,
-            need_bytes: lent.loan.need,
-            requested_bytes: lent.loan.requested,
-            lent_bytes: lent.loan.requested.saturating_sub(lent.steady),
-        }
-    }
 }
 
 /// A limit that the container will meet.
