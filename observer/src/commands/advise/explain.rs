@@ -5,7 +5,7 @@ use observer_core::{
     advice::Settings,
     loan::need,
     model::{
-        advice::AdvisedLimit,
+        advice::{AdvisedLimit, Grade},
         printable::printable,
         units::{Bytes, Seconds},
     },
@@ -19,7 +19,12 @@ pub fn story(advised: &WorkloadAdvice, settings: &Settings) -> String {
     let s = &facts.startups;
     let mut text = format!("{}\n", printable(&facts.workload.to_string()));
     let mut say = |line: String| text += &format!("  {line}\n");
-    let days = (s.until - s.from).max(0.0) / 86400.0;
+    let span = match (s.until - s.from).max(0.0) {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86400.0),
+    };
     let of_pods = match facts.workload.namespace.is_empty() {
         true => String::new(),
         false => format!(" of {} pod(s)", s.pods),
@@ -29,7 +34,7 @@ pub fn story(advised: &WorkloadAdvice, settings: &Settings) -> String {
         starting => format!(", {starting} of them starting"),
     };
     say(format!(
-        "seen: {} start-ups{of_pods} over {days:.1} days; {} alive now{starting}",
+        "seen: {} start-ups{of_pods} within {span}; {} alive now{starting}",
         s.count, facts.current.containers
     ));
     if let Some([p50, p95, max]) = s.need {
@@ -78,7 +83,15 @@ pub fn story(advised: &WorkloadAdvice, settings: &Settings) -> String {
         Some(typical) => plot::plot(typical, facts, numbers),
         None => bars(advised),
     };
-    for verdict in &advice.verdicts {
+    let mut verdicts: Vec<_> = advice.verdicts.iter().collect();
+    // What has to be looked at first; what could not be judged before what is well.
+    verdicts.sort_by_key(|verdict| match verdict.grade {
+        Grade::Fail => 0,
+        Grade::Warn => 1,
+        Grade::Unknown => 2,
+        Grade::Pass => 3,
+    });
+    for verdict in verdicts {
         text += &format!(
             "  {:8} {:22} {}\n",
             verdict.grade.name(),
@@ -119,4 +132,45 @@ fn bars(advised: &WorkloadAdvice) -> String {
         Some(format!("    {name:16}{} {}\n", String::from(mark).repeat(length.max(1)), quantity(value)))
     };
     rows.into_iter().filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::BufReader};
+
+    use super::*;
+    use crate::{
+        commands::advise::table,
+        recording::replay,
+        sinks::{api_state::NodeState, metrics::Metrics},
+    };
+    use observer_core::model::{advice::Advice, finding::Advised};
+
+    fn advised(case: &str) -> Vec<WorkloadAdvice> {
+        let path = format!("{}/../tests/cases/{case}/events.jsonl", env!("CARGO_MANIFEST_DIR"));
+        let recording = BufReader::new(File::open(path).unwrap());
+        let mut node = NodeState::of_recording(case.into());
+        replay::replay_into(&Metrics::default(), recording, |_| {}, |finding| node.apply(finding)).unwrap();
+        let advised: Vec<Advised> =
+            serde_json::from_value(serde_json::to_value(node.advice()).unwrap()).unwrap();
+        let judge = |Advised { facts, .. }: Advised| WorkloadAdvice {
+            advice: Advice::of(&facts, &Settings::default()),
+            facts,
+        };
+        advised.into_iter().map(judge).collect()
+    }
+
+    /// As it is printed, as golden files: `INSTA_UPDATE=always` accepts a change.
+    #[test]
+    fn what_is_printed_of_recorded_cases() {
+        for case in ["kubernetes_scale_up_by_a_bot", "stampede_on_a_small_node"] {
+            let all = advised(case);
+            let stories = all.iter().map(|one| story(one, &Settings::default()));
+            let text = format!("{}\n{}", table::table(&all), stories.collect::<Vec<_>>().join("\n"));
+            assert!(text.contains("with lending: request "), "{text}");
+            insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+                insta::assert_snapshot!(case, text);
+            });
+        }
+    }
 }
