@@ -94,3 +94,66 @@ impl Nodes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::sinks::api_state::NodeState;
+
+    /// Answers whatever is asked with the state of a node.
+    fn serving() -> Http {
+        let body = serde_json::to_string(&NodeState::of_recording("x".into()).view()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 4096]);
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all((head + &body).as_bytes());
+            }
+        });
+        Http::new(&url, Duration::from_secs(5), None, None).unwrap()
+    }
+
+    /// What becomes of the node that was asked for.
+    fn settled(nodes: &mut Nodes) -> Option<Feed> {
+        let began = Instant::now();
+        loop {
+            let feed = nodes.arrived();
+            if feed.is_some() || nodes.asked.is_none() {
+                return feed;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", nodes.note);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn the_next_node_is_shown_once_it_answers_and_one_that_does_not_is_passed() {
+        let gone = Http::new("http://127.0.0.1:1", Duration::from_secs(5), None, None).unwrap();
+        let all = vec![("a".to_owned(), serving()), ("b".to_owned(), gone), ("c".to_owned(), serving())];
+        let mut nodes = Nodes::new(all, "a", 2);
+        nodes.first().unwrap();
+        assert_eq!((nodes.shown().number, nodes.shown().of, nodes.shown().away), (1, 3, 2));
+        nodes.step(false);
+        assert!(settled(&mut nodes).is_none(), "nothing answers there");
+        let shown = nodes.shown();
+        assert!(shown.name == "a" && shown.note.is_some_and(|note| note.starts_with("node b: ")));
+        nodes.step(false);
+        assert!(settled(&mut nodes).is_some());
+        assert_eq!((nodes.shown().name.as_str(), nodes.shown().note), ("c", None));
+        nodes.step(false);
+        assert!(settled(&mut nodes).is_some() && nodes.shown().name == "a", "behind the last is the first");
+        nodes.step(true);
+        nodes.step(true);
+        nodes.step(true);
+        assert!(nodes.shown().note.is_none(), "three back of three is where it was");
+    }
+}

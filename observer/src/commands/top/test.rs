@@ -289,3 +289,25 @@ fn it_draws_at_every_size_after_any_keys() {
     });
     run.unwrap();
 }
+
+#[test]
+fn of_several_nodes_the_heading_says_which_and_keys_go_on() {
+    let seen = seen("scale_up_of_four", 2.0);
+    let mut view = playing();
+    assert_eq!(press(&mut view, &seen, &[KeyCode::Char('n')]), Done::Nothing, "there is one");
+    view.node = Some(super::nodes::Shown {
+        name: "node-b".into(),
+        number: 2,
+        of: 3,
+        away: 1,
+        note: Some("asking node node-c...".into()),
+    });
+    let shown = text(&screen(&seen, &mut view, (80, 24)));
+    for part in ["  2 of 3, 1 cannot be asked", "asking node node-c...", "n next node"] {
+        assert!(shown.contains(part), "{part} is not in:\n{shown}");
+    }
+    assert_eq!(press(&mut view, &seen, &[KeyCode::Char('n')]), Done::Node { back: false });
+    assert_eq!(press(&mut view, &seen, &[KeyCode::Char('N')]), Done::Node { back: true });
+    press(&mut view, &seen, &[KeyCode::Char('?')]);
+    assert!(text(&screen(&seen, &mut view, (80, 24))).contains("the next, the previous node"));
+}
