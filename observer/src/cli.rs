@@ -88,7 +88,7 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         series: Option<String>,
         /// Seconds between two readings, for tables that were recorded without times
-        #[arg(long, value_name = "SECONDS", value_parser = positive)]
+        #[arg(long, value_name = "SECONDS", value_parser = interval)]
         interval: Option<f64>,
     },
     /// Advise requests, limits and scaling from what was measured: of a node, or of the fleet by Prometheus
@@ -148,10 +148,10 @@ pub enum Command {
     Docs { name: Document },
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+fn interval(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
-        _ => Err("not a number of seconds above zero".to_owned()),
+        Ok(seconds) if (1e-6..=86400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("not a number of seconds from 0.000001 to 86400".to_owned()),
     }
 }
 
@@ -163,4 +163,31 @@ pub enum Document {
     Advice,
     /// Reads docs/causes.md from standard input
     Causes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_number_that_cannot_be_is_refused_before_anything_is_done() {
+        let accepts = |line: &str| Cli::try_parse_from(line.split_whitespace()).is_ok();
+        for command in ["why web", "top", "advise", "simulate --scale web=40 --nodes 4x8Gi --replay r"] {
+            assert!(accepts(&format!("observer {command} --timeout 5")), "{command}");
+            for seconds in ["0", "3601", "18446744073709551615", "-1", "1e9", ""] {
+                assert!(!accepts(&format!("observer {command} --timeout={seconds}")), "{command} {seconds}");
+            }
+        }
+        for (interval, is_one) in
+            [("0", false), ("1e-9", false), ("0.5", true), ("1e300", false), ("inf", false)]
+        {
+            assert_eq!(accepts(&format!("observer analyse f --interval {interval}")), is_one, "{interval}");
+        }
+        for (limit, is_one) in
+            [("0", false), ("512Mi", true), ("1e30", false), ("99999999Ei", false), ("NaN", false)]
+        {
+            assert_eq!(accepts(&format!("observer analyse f --limit {limit}")), is_one, "{limit}");
+        }
+    }
 }

@@ -134,7 +134,7 @@ pub struct Flags {
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
-    /// How long the series of an ended container stay, e.g. 90s, 5m, 1h [default: 5m]
+    /// How long the series of an ended container stay, for a scraper to read its end: 1s to 24h [default: 5m]
     #[arg(long, value_name = "SPAN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<String>,
@@ -328,8 +328,8 @@ impl Config {
             listen: read.parsed("listen", "127.0.0.1:9843", "an address and a port, such as 0.0.0.0:9843"),
             log_format: read.value("log_format", LogFormat::Text),
             log_level: read.value("log_level", "info".to_owned()),
-            retention: read.span("retention", Duration::from_secs(300)),
-            pass_interval: read.span("pass_interval", Duration::from_secs(1)),
+            retention: read.span("retention", Duration::from_secs(300), ("1s", "24h")),
+            pass_interval: read.span("pass_interval", Duration::from_secs(1), ("100ms", "60s")),
             probes: ProbeChoice {
                 enabled: read.value("enabled_probes", Vec::new()),
                 disabled: read.value("disabled_probes", Vec::new()),
@@ -359,11 +359,6 @@ impl Config {
             for probe in chosen.iter().filter(|probe| !names.contains(&probe.as_str())) {
                 read.problems.push(format!("{key}: no probe {probe:?}; there are {}", names.join(", ")));
             }
-        }
-        let passes = Duration::from_millis(100)..=Duration::from_secs(60);
-        if !passes.contains(&config.pass_interval) {
-            let interval = config.pass_interval;
-            read.problems.push(format!("pass_interval: {interval:?} is not between 100ms and 60s"));
         }
         if !is_log_filter(&config.log_level) {
             let expected = "off, error, warn, info, debug, trace, or module=level, separated by commas";
@@ -437,10 +432,7 @@ impl Reader<'_> {
 
     fn incidents(&mut self) -> Option<incidents::Settings> {
         let folder = self.value("incidents", None::<PathBuf>).filter(|folder| !folder.as_os_str().is_empty());
-        let window = self.span("incident_window", Duration::from_secs(300));
-        if !(Duration::from_secs(10)..=Duration::from_secs(3600)).contains(&window) {
-            self.problems.push(format!("incident_window: {window:?} is not between 10s and 1h"));
-        }
+        let window = self.span("incident_window", Duration::from_secs(300), ("10s", "1h"));
         let text = self.text("incident_size").unwrap_or_else(|| "32Mi".to_owned());
         let bytes = parse_limit(&text).unwrap_or_else(|error| {
             self.problems.push(format!("incident_size: {error}"));
@@ -525,16 +517,20 @@ impl Reader<'_> {
         }
     }
 
-    fn span(&mut self, key: &str, default: Duration) -> Duration {
+    /// `within`: the shortest and the longest that it may be.
+    fn span(&mut self, key: &str, default: Duration, within: (&str, &str)) -> Duration {
         let Some(text) = self.text(key) else { return default };
-        match text.parse::<jiff::SignedDuration>().map(|span| span.unsigned_abs()) {
-            Ok(span) if !text.trim().starts_with('-') => span,
-            _ => {
-                let origin = self.origin(key);
-                self.problems.push(format!("{key}{origin}: {text:?} is not a span such as 90s, 5m or 1h"));
-                default
+        let span = text.parse::<jiff::SignedDuration>();
+        let why = match (&span, [within.0, within.1].map(str::parse::<jiff::SignedDuration>)) {
+            (Err(_), _) => "is not a span such as 90s, 5m or 1h".to_owned(),
+            (Ok(span), [Ok(least), Ok(most)]) if (least..=most).contains(span) => {
+                return span.unsigned_abs();
             }
-        }
+            _ => format!("is not between {} and {}", within.0, within.1),
+        };
+        let origin = self.origin(key);
+        self.problems.push(format!("{key}{origin}: {text:?} {why}"));
+        default
     }
 }
 
@@ -672,6 +668,17 @@ mod tests {
         for wrong in ["99ms", "0s", "61s", "-1s"] {
             let error = load(&format!("pass_interval = '{wrong}'")).unwrap_err();
             assert!(error.contains("pass_interval"), "{error}");
+        }
+        for (retention, expected) in [("1s", 1), ("24h", 86_400), ("1h 30m", 5400)] {
+            let config = load(&format!("retention = '{retention}'")).unwrap();
+            assert_eq!(config.retention, Duration::from_secs(expected));
+        }
+        // Shorter than any scrape interval the end of a container would never be read; longer, its series pile up.
+        for wrong in
+            ["0s", "0", "999ms", "24h 1s", "-5m", "1000000h", "9223372036854775807s", "1e30s", "", "5"]
+        {
+            let error = load(&format!("retention = '{wrong}'")).unwrap_err();
+            assert!(error.contains("1 problem") && error.contains("retention"), "{wrong}: {error}");
         }
         let config = load("retention = '90s'\nlisten = '0.0.0.0:1'\ndisabled_probes = ['reclaim']").unwrap();
         assert_eq!(config.retention, Duration::from_secs(90));

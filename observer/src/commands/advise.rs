@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::client::{Access, http::Http};
+use super::client::{Access, http::Http, timeout_seconds};
 use observer_core::{
     advice::Settings,
     model::{
@@ -40,7 +40,7 @@ pub struct Options {
     #[arg(long, default_value = "7d", value_name = "SPAN", requires = "prometheus", value_parser = window)]
     window: Window,
     /// Seconds to wait for each answer
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = timeout_seconds())]
     timeout: u64,
 }
 
@@ -83,6 +83,9 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Seconds. Prometheus counts spans in nanoseconds and has room for 292 years.
+const LONGEST_WINDOW: u64 = 3650 * 86400;
+
 /// A span of time, as PromQL has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Window {
@@ -105,8 +108,8 @@ fn window(text: &str) -> Result<Window, String> {
         _ => 0,
     };
     match number.parse::<u32>().map(|number| u64::from(number) * unit) {
-        Ok(seconds @ 1..) => Ok(Window { seconds }),
-        _ => Err("a span such as 90m, 24h, 7d or 2w".into()),
+        Ok(seconds @ 1..=LONGEST_WINDOW) => Ok(Window { seconds }),
+        _ => Err("a span such as 90m, 24h, 7d or 2w, of ten years at the most".into()),
     }
 }
 
@@ -119,7 +122,7 @@ pub struct WorkloadAdvice {
 /// What is printed, or what is wrong: on what, why, and what to do.
 pub fn run(options: &Options) -> Result<String, String> {
     let settings = options.asked.settings();
-    let timeout = Duration::from_secs(options.timeout.max(1));
+    let timeout = Duration::from_secs(options.timeout);
     let advised = match &options.prometheus {
         Some(url) => {
             prometheus::advised(&options.access.connect_to(url, timeout)?, options.window, &settings)?
@@ -229,6 +232,7 @@ mod tests {
                 && window("7d]) or vector(1").is_err()
                 && window("0h").is_err()
                 && window("d").is_err()
+                && window("4000000000w").is_err()
         );
         assert!(percent("12.5%").is_ok() && percent("-1").is_err() && percent("NaN").is_err());
     }

@@ -28,6 +28,11 @@ pub struct Access {
     token_file: Option<PathBuf>,
 }
 
+/// Of `--timeout`; a client's clock ends somewhere.
+pub fn timeout_seconds() -> clap::builder::RangedU64ValueParser {
+    clap::builder::RangedU64ValueParser::new().range(1..=3600)
+}
+
 impl Access {
     pub fn connect(&self, timeout: Duration) -> Result<Http, String> {
         self.connect_to(&self.node, timeout)

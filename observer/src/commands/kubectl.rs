@@ -14,7 +14,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::why::NoAnswer;
+use super::{client::timeout_seconds, why::NoAnswer};
 use observer_core::model::printable::printable;
 
 pub mod advise;
@@ -81,7 +81,7 @@ pub struct Cluster {
     #[command(flatten)]
     access: Access,
     /// Seconds to wait for all answers
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = timeout_seconds())]
     timeout: u64,
 }
 
@@ -93,7 +93,7 @@ pub fn is_called_so(program: &str) -> bool {
 
 impl Cluster {
     async fn within<T>(&self, asked: impl Future<Output = Result<T, NoAnswer>>) -> Result<T, NoAnswer> {
-        let within = Duration::from_secs(self.timeout.clamp(1, 3600));
+        let within = Duration::from_secs(self.timeout);
         timeout(within, asked).await.unwrap_or_else(|_| {
             Err(NoAnswer::Failed(format!(
                 "no answer of the cluster within {} s (--timeout)",

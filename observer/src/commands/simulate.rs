@@ -7,7 +7,11 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{advise::long_name, client::Access, why::NoAnswer};
+use super::{
+    advise::long_name,
+    client::{Access, timeout_seconds},
+    why::NoAnswer,
+};
 use observer_core::{
     model::units::parse_limit,
     simulate::{Change, Kind, Outcome, Requests, plan, simulate},
@@ -70,7 +74,7 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
     limit: Option<u64>,
     /// Seconds to wait for the observer's answer
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = timeout_seconds())]
     timeout: u64,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -158,7 +162,7 @@ pub struct Simulated {
 
 /// What is printed, or what is wrong: on what, why, and what to do.
 pub fn run(options: &Options) -> Result<String, NoAnswer> {
-    let timeout = Duration::from_secs(options.timeout.max(1));
+    let timeout = Duration::from_secs(options.timeout);
     let known = match (&options.replay, &options.state) {
         (Some(path), _) => curves::of_recording(path).map_err(NoAnswer::BadInput)?,
         (_, Some(path)) => curves::of_state(path).map_err(NoAnswer::BadInput)?,

@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args;
 
-use super::client::Access;
+use super::client::{Access, timeout_seconds};
 use crate::recording::pace::parse_speed;
 
 mod draw;
@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1.0, value_name = "TIMES", requires = "replay", value_parser = parse_speed)]
     speed: f64,
     /// Seconds to wait for an answer
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = timeout_seconds())]
     timeout: u64,
 }
 
@@ -62,7 +62,7 @@ pub fn run(options: &Options, recording: Option<Box<dyn BufRead + Send>>) -> Res
             Feed::recording(recording, path, options.speed).map_err(Failed::BadInput)?
         }
         _ => {
-            let timeout = Duration::from_secs(options.timeout.max(1));
+            let timeout = Duration::from_secs(options.timeout);
             let http = options.access.connect(timeout).map_err(Failed::Failed)?;
             Feed::observer(http).map_err(|error| Failed::Failed(without(&error)))?
         }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-use super::client::{Access, state::State};
+use super::client::{Access, state::State, timeout_seconds};
 use crate::{
     recording::replay,
     sinks::{api_state::NodeState, metrics::Metrics},
@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", conflicts_with = "node")]
     replay: Option<PathBuf>,
     /// Seconds to wait for the answer
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = timeout_seconds())]
     timeout: u64,
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -104,7 +104,7 @@ pub fn of_container(state: &State, id: &str, name: &str) -> String {
 }
 
 fn asked(options: &Options) -> Result<State, String> {
-    let timeout = Duration::from_secs(options.timeout.max(1));
+    let timeout = Duration::from_secs(options.timeout);
     options.access.connect(timeout)?.api("/api/v1/state", &[])
 }
 

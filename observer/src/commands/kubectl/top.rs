@@ -86,7 +86,7 @@ async fn find(options: &Options) -> Result<Found, NoAnswer> {
     let Some(first) = first.map(|(node, _)| node.clone()) else {
         return Err(NoAnswer::Failed(chosen.failed.join("\n")));
     };
-    let timeout = Duration::from_secs(options.cluster.timeout.clamp(1, 3600));
+    let timeout = Duration::from_secs(options.cluster.timeout);
     let away = chosen.failed.len();
     let all = ports(&cluster, chosen.agents, timeout).await.map_err(NoAnswer::Failed)?;
     Ok(Found { nodes: Nodes::new(all, &first, away), filter })
