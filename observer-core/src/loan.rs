@@ -28,7 +28,7 @@ const RESTARTS: u32 = 2;
 
 /// Written at admission; bytes and seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Terms {
+pub struct Bounds {
     pub need: u64,
     pub steady: u64,
     /// From the start of the container; while it has not run, from the creation of its pod.
@@ -128,32 +128,32 @@ impl Loan {
     }
 
     /// The request to ask for now. `None`: as it is.
-    pub fn decide(&mut self, terms: &Terms, requested: u64, state: State) -> Option<Ask> {
-        let asked = self.ask(terms, requested, state);
+    pub fn decide(&mut self, bounds: &Bounds, requested: u64, state: State) -> Option<Ask> {
+        let asked = self.ask(bounds, requested, state);
         // The last word of each of these; what is lent after it is what the container uses.
         let last = match state {
             State::Finished => true,
-            State::Pending { seconds } => seconds >= terms.pending,
-            State::Creating { seconds } => seconds >= terms.deadline,
-            State::Waiting { restarts, ran } => loops(terms, restarts, ran),
+            State::Pending { seconds } => seconds >= bounds.pending,
+            State::Creating { seconds } => seconds >= bounds.deadline,
+            State::Waiting { restarts, ran } => loops(bounds, restarts, ran),
             State::Running { age, measured, .. } => {
-                age >= terms.deadline || measured.is_some_and(|measured| measured.settled)
+                age >= bounds.deadline || measured.is_some_and(|measured| measured.settled)
             }
         };
-        self.over = (last || requested <= terms.steady) && asked.is_none();
+        self.over = (last || requested <= bounds.steady) && asked.is_none();
         asked
     }
 
-    fn ask(&mut self, terms: &Terms, requested: u64, state: State) -> Option<Ask> {
+    fn ask(&mut self, bounds: &Bounds, requested: u64, state: State) -> Option<Ask> {
         let down = |to: u64, why| (to < requested).then_some(Ask { request: to, why });
-        let again = (requested < terms.need).then_some(Ask { request: terms.need, why: Why::Restarted });
+        let again = (requested < bounds.need).then_some(Ask { request: bounds.need, why: Why::Restarted });
         match state {
             State::Finished => None,
-            State::Pending { seconds } if seconds >= terms.pending => down(terms.steady, Why::Pending),
-            State::Creating { seconds } if seconds >= terms.deadline => down(terms.steady, Why::Deadline),
+            State::Pending { seconds } if seconds >= bounds.pending => down(bounds.steady, Why::Pending),
+            State::Creating { seconds } if seconds >= bounds.deadline => down(bounds.steady, Why::Deadline),
             State::Pending { .. } | State::Creating { .. } => None,
-            State::Waiting { restarts, ran } if loops(terms, restarts, ran) => {
-                down(terms.steady, Why::CrashLoop)
+            State::Waiting { restarts, ran } if loops(bounds, restarts, ran) => {
+                down(bounds.steady, Why::CrashLoop)
             }
             State::Waiting { restarts, .. } => {
                 *self = Self { run: Some(restarts), ..Self::default() };
@@ -164,32 +164,32 @@ impl Loan {
                 if before.is_some_and(|before| before != restarts) {
                     *self = Self { run: Some(restarts), ..Self::default() };
                     // It was not seen to wait. Later than this, the peak may be past.
-                    if restarts <= RESTARTS && age < terms.deadline / 10.0 {
+                    if restarts <= RESTARTS && age < bounds.deadline / 10.0 {
                         return again;
                     }
                 }
-                self.running(terms, requested, age, measured)
+                self.running(bounds, requested, age, measured)
             }
         }
     }
 
     fn running(
         &mut self,
-        terms: &Terms,
+        bounds: &Bounds,
         requested: u64,
         age: f64,
         measured: Option<Measured>,
     ) -> Option<Ask> {
-        let floor = |measured: Measured| at_least(terms, measured.working_set as f64 * RESERVE);
+        let floor = |measured: Measured| at_least(bounds, measured.working_set as f64 * RESERVE);
         let down = |to: u64, why| (to < requested).then_some(Ask { request: to, why });
-        if age >= terms.deadline {
-            return down(measured.map_or(terms.steady, floor), Why::Deadline);
+        if age >= bounds.deadline {
+            return down(measured.map_or(bounds.steady, floor), Why::Deadline);
         }
         let measured = measured?;
         if measured.settled {
             return down(floor(measured), Why::Settled);
         }
-        self.fell = has_fallen(terms, &measured).then(|| match self.fell {
+        self.fell = has_fallen(bounds, &measured).then(|| match self.fell {
             // What grows again has not come to rest: the next spike begins like this.
             Some((fell, lowest)) if measured.working_set as f64 <= lowest as f64 * RESERVE => {
                 (fell, lowest.min(measured.working_set))
@@ -202,8 +202,8 @@ impl Loan {
             return None;
         }
         let still = measured.earlier.map_or(0.0, |earlier| earlier.still as f64 * AHEAD);
-        let target = floor(measured).max(at_least(terms, still));
-        let worth = terms.need.saturating_sub(terms.steady) as f64 * WORTH;
+        let target = floor(measured).max(at_least(bounds, still));
+        let worth = bounds.need.saturating_sub(bounds.steady) as f64 * WORTH;
         let asked = down(target, Why::PeakPassed)
             .filter(|asked| requested.saturating_sub(asked.request) as f64 >= worth);
         self.steps += u32::from(asked.is_some());
@@ -212,20 +212,20 @@ impl Loan {
 }
 
 /// The steady request, or as much as this. As it will be read again: else it would be asked for over and over.
-fn at_least(terms: &Terms, bytes: f64) -> u64 {
+fn at_least(bounds: &Bounds, bytes: f64) -> u64 {
     let bytes = bytes.ceil() as u64;
-    if bytes <= terms.steady { terms.steady } else { bytes.next_multiple_of(MIB) }
+    if bytes <= bounds.steady { bounds.steady } else { bytes.next_multiple_of(MIB) }
 }
 
 /// It had the peak that is expected of it, and is below the middle of its spike.
-fn has_fallen(terms: &Terms, measured: &Measured) -> bool {
-    let expected = measured.earlier.map_or(terms.need, |earlier| earlier.peak);
-    let spike = measured.peak.saturating_sub(terms.steady);
-    measured.peak as f64 >= expected as f64 * OF_PEAK && measured.working_set <= terms.steady + spike / 2
+fn has_fallen(bounds: &Bounds, measured: &Measured) -> bool {
+    let expected = measured.earlier.map_or(bounds.need, |earlier| earlier.peak);
+    let spike = measured.peak.saturating_sub(bounds.steady);
+    measured.peak as f64 >= expected as f64 * OF_PEAK && measured.working_set <= bounds.steady + spike / 2
 }
 
-fn loops(terms: &Terms, restarts: u32, ran: f64) -> bool {
-    restarts >= RESTARTS && ran < terms.deadline
+fn loops(bounds: &Bounds, restarts: u32, ran: f64) -> bool {
+    restarts >= RESTARTS && ran < bounds.deadline
 }
 
 #[cfg(test)]
@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    const TERMS: Terms = Terms { need: 170 * MIB, steady: 64 * MIB, deadline: 120.0, pending: 60.0 };
+    const BOUNDS: Bounds = Bounds { need: 170 * MIB, steady: 64 * MIB, deadline: 120.0, pending: 60.0 };
 
     fn measured(working_set: u64, peak: u64) -> Measured {
         Measured { working_set: working_set * MIB, peak: peak * MIB, settled: false, earlier: None }
@@ -245,11 +245,11 @@ mod tests {
     }
 
     /// Plays states one after the other, with every request granted.
-    fn play(loan: &mut Loan, terms: &Terms, states: &[State]) -> Vec<(u64, Why)> {
-        let mut requested = terms.need;
+    fn play(loan: &mut Loan, bounds: &Bounds, states: &[State]) -> Vec<(u64, Why)> {
+        let mut requested = bounds.need;
         let mut asked = Vec::new();
         for state in states {
-            if let Some(ask) = loan.decide(terms, requested, *state) {
+            if let Some(ask) = loan.decide(bounds, requested, *state) {
                 requested = ask.request;
                 asked.push((ask.request / MIB, ask.why));
             }
@@ -273,7 +273,7 @@ mod tests {
             running(20.0, verdict),
         ];
         let mut loan = Loan::default();
-        assert_eq!(play(&mut loan, &TERMS, &states), [(79, Why::PeakPassed), (64, Why::PeakPassed)]);
+        assert_eq!(play(&mut loan, &BOUNDS, &states), [(79, Why::PeakPassed), (64, Why::PeakPassed)]);
         assert!(loan.is_over());
     }
 
@@ -317,22 +317,22 @@ mod tests {
             ("finished", State::Finished, None),
         ] {
             let mut loan = Loan { run: Some(0), fell: Some((0.0, u64::MAX)), ..Loan::default() };
-            assert_eq!(play(&mut loan, &TERMS, &[state]).first().copied(), expected, "{name}");
+            assert_eq!(play(&mut loan, &BOUNDS, &[state]).first().copied(), expected, "{name}");
         }
     }
 
     #[test]
     fn a_container_that_is_started_again_is_lent_to_again() {
         let mut loan = Loan { run: Some(0), ..Loan::default() };
-        let again = Some(Ask { request: TERMS.need, why: Why::Restarted });
+        let again = Some(Ask { request: BOUNDS.need, why: Why::Restarted });
         let waiting = State::Waiting { restarts: 0, ran: 300.0 };
-        assert_eq!(loan.decide(&TERMS, TERMS.steady, waiting), again);
+        assert_eq!(loan.decide(&BOUNDS, BOUNDS.steady, waiting), again);
         // Its end was not seen, only that it runs again.
         let mut loan = Loan { run: Some(0), ..Loan::default() };
         let unmeasured = |restarts| State::Running { restarts, age: 1.0, measured: None };
-        assert_eq!(loan.decide(&TERMS, TERMS.steady, unmeasured(1)), again);
+        assert_eq!(loan.decide(&BOUNDS, BOUNDS.steady, unmeasured(1)), again);
         // A lender that has just begun knows nothing of the run before.
-        assert_eq!(Loan::default().decide(&TERMS, TERMS.steady, unmeasured(1)), None);
+        assert_eq!(Loan::default().decide(&BOUNDS, BOUNDS.steady, unmeasured(1)), None);
     }
 
     fn any_state() -> impl Strategy<Value = State> {
@@ -359,15 +359,15 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_comes_no_request_is_out_of_bounds(states in proptest::collection::vec(any_state(), 1..60)) {
-            let (mut loan, mut requested) = (Loan::default(), TERMS.need);
+            let (mut loan, mut requested) = (Loan::default(), BOUNDS.need);
             let (mut run, mut steps) = (None, 0);
             for state in states {
                 if let State::Running { restarts, .. } | State::Waiting { restarts, .. } = state
                     && run.replace(restarts) != Some(restarts) {
                     steps = 0;
                 }
-                if let Some(Ask { request, why }) = loan.decide(&TERMS, requested, state) {
-                    prop_assert!((TERMS.steady..=TERMS.need).contains(&request), "{request}");
+                if let Some(Ask { request, why }) = loan.decide(&BOUNDS, requested, state) {
+                    prop_assert!((BOUNDS.steady..=BOUNDS.need).contains(&request), "{request}");
                     prop_assert_ne!(request, requested, "a patch that changes nothing");
                     prop_assert_eq!(request > requested, why == Why::Restarted);
                     if let State::Running { measured: Some(measured), .. } = state
@@ -380,18 +380,18 @@ mod tests {
                         _ => {}
                     }
                     requested = request;
-                    prop_assert!(request == TERMS.steady || request % MIB == 0, "{request} is written as more");
+                    prop_assert!(request == BOUNDS.steady || request % MIB == 0, "{request} is written as more");
                     // What is lent again may be given back at once.
                     if why != Why::Restarted {
-                        prop_assert_eq!(loan.decide(&TERMS, requested, state), None, "asked for twice");
+                        prop_assert_eq!(loan.decide(&BOUNDS, requested, state), None, "asked for twice");
                     }
                 }
                 prop_assert!(steps < STEPS, "{steps} steps before the verdict");
                 // The deadline ends every loan, but for what the container uses.
                 if let State::Running { age, measured, .. } = state
-                    && age >= TERMS.deadline {
+                    && age >= BOUNDS.deadline {
                     let used = measured.map_or(0.0, |measured| measured.working_set as f64 * 1.05);
-                    prop_assert!(requested <= at_least(&TERMS, used));
+                    prop_assert!(requested <= at_least(&BOUNDS, used));
                 }
             }
         }

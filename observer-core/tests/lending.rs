@@ -5,7 +5,7 @@
 //! requests below the node's room, so then the sum of what is used is below it too, and nothing is killed.
 
 use observer_core::{
-    loan::{Ask, Loan, Measured, State, Terms, course::Course},
+    loan::{Ask, Bounds, Loan, Measured, State, course::Course},
     model::past_startup::{PastStartup, StartupOutcome},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 const MIB: u64 = 1 << 20;
 const ROOM: u64 = 1024 * MIB;
 const PODS: usize = 12;
-const TERMS: Terms = Terms { need: 170 * MIB, steady: 64 * MIB, deadline: 120.0, pending: 110.0 };
+const BOUNDS: Bounds = Bounds { need: 170 * MIB, steady: 64 * MIB, deadline: 120.0, pending: 110.0 };
 /// From one moment of the stage to the next, seconds.
 const STEP: f64 = 0.1;
 /// A scene is over by then, seconds.
@@ -182,8 +182,8 @@ fn play(seed: u64, known: usize, twice: bool, collects: bool) -> Played {
     let mut pods: Vec<Pod> = (0..PODS)
         .map(|_| Pod {
             shape: shape(&mut rng, twice, collects),
-            spec: TERMS.need,
-            actual: TERMS.need,
+            spec: BOUNDS.need,
+            actual: BOUNDS.need,
             in_force: None,
             bound: None,
             exec: None,
@@ -245,7 +245,7 @@ fn play(seed: u64, known: usize, twice: bool, collects: bool) -> Played {
             for pod in pods.iter_mut().filter(|pod| !pod.loan.is_over()) {
                 let late = rng.random_range(0.0..1.0);
                 let state = pod.state(now, 0.0, answers, &past, late);
-                let Some(ask) = pod.loan.decide(&TERMS, pod.spec, state) else { continue };
+                let Some(ask) = pod.loan.decide(&BOUNDS, pod.spec, state) else { continue };
                 if rng.random_bool(0.1) {
                     pod.loan.not_done(ask.why); // it changed meanwhile
                     continue;
@@ -269,7 +269,7 @@ fn play(seed: u64, known: usize, twice: bool, collects: bool) -> Played {
     played.most_steps = pods.iter().map(|pod| pod.asked.len()).max().unwrap_or(0);
     let falls = |pod: &Pod| pod.asked.is_sorted_by(|a, b| a.request > b.request);
     assert!(pods.iter().all(falls), "seed {seed}: something was given back twice");
-    played.share = requested / (PODS as f64 * TERMS.need as f64 * played.settled);
+    played.share = requested / (PODS as f64 * BOUNDS.need as f64 * played.settled);
     played
 }
 

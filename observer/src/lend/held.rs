@@ -10,7 +10,7 @@ use crate::sources::kubernetes::{
     pod::bytes,
     terms::{self, TERMS},
 };
-use observer_core::{loan::Terms, model::units::parse_bytes};
+use observer_core::{loan::Bounds, model::units::parse_bytes};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
@@ -28,7 +28,7 @@ pub struct Held {
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeldContainer {
     pub name: String,
-    pub terms: Terms,
+    pub bounds: Bounds,
     /// As the user wrote it.
     pub steady: String,
     /// What is asked for, and what is in force.
@@ -67,7 +67,7 @@ impl Held {
             let finished = |ended: &ContainerStateTerminated| never || on_failure && ended.exit_code == 0;
             Some(HeldContainer {
                 name: container.name.clone(),
-                terms: Terms {
+                bounds: Bounds {
                     need: parse_bytes(&lent.request).ok()?,
                     steady: parse_bytes(&lent.steady).ok()?,
                     deadline: terms.deadline_seconds,
@@ -180,7 +180,7 @@ mod tests {
             let held = Held::of(&pod(policy, phase, status), 60.0).unwrap();
             assert_eq!(held.containers.len(), 1, "the proxy was lent nothing");
             assert_eq!(held.containers[0].status, expected, "{policy} {phase}");
-            assert_eq!(held.containers[0].terms.need, 170 << 20);
+            assert_eq!(held.containers[0].bounds.need, 170 << 20);
         }
     }
 

@@ -73,7 +73,7 @@ impl LoanView {
     /// `None`: nothing is lent to it.
     fn of(held: &Held, one: &HeldContainer, loan: Option<&Loan>) -> Option<Self> {
         let open = !loan.is_some_and(Loan::is_over);
-        let lent_bytes = one.requested.saturating_sub(one.terms.steady);
+        let lent_bytes = one.requested.saturating_sub(one.bounds.steady);
         let (state, since) = match one.status {
             Status::Finished => return None,
             Status::Creating if held.node.is_none() => ("pending", held.created),
@@ -89,9 +89,9 @@ impl LoanView {
             node: held.node.clone(),
             state,
             since,
-            deadline_seconds: one.terms.deadline,
-            steady_bytes: one.terms.steady,
-            need_bytes: one.terms.need,
+            deadline_seconds: one.bounds.deadline,
+            steady_bytes: one.bounds.steady,
+            need_bytes: one.bounds.need,
             requested_bytes: one.requested,
             lent_bytes,
             open,
@@ -102,15 +102,15 @@ impl LoanView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use observer_core::loan::{Measured, State, Terms};
+    use observer_core::loan::{Bounds, Measured, State};
 
     const MIB: u64 = 1 << 20;
 
     fn entry(requested: u64, status: Status) -> Entry {
-        let terms = Terms { need: 170 * MIB, steady: 64 * MIB, deadline: 120.0, pending: 60.0 };
+        let bounds = Bounds { need: 170 * MIB, steady: 64 * MIB, deadline: 120.0, pending: 60.0 };
         let app = HeldContainer {
             name: "app".into(),
-            terms,
+            bounds,
             steady: "64Mi".into(),
             requested: requested * MIB,
             actual: None,
@@ -147,7 +147,7 @@ mod tests {
             let measured = Measured { working_set: 76 * MIB, peak: 160 * MIB, settled: true, earlier: None };
             let state = State::Running { restarts: 0, age: 9.0, measured: Some(measured) };
             let mut loan = Loan::default();
-            assert_eq!(loan.decide(&entry.held.containers[0].terms, requested * MIB, state), None);
+            assert_eq!(loan.decide(&entry.held.containers[0].bounds, requested * MIB, state), None);
             entry.loans.insert("app".into(), loan);
             assert_eq!(of(&entry), expected, "{requested}");
         }

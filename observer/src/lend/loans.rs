@@ -233,7 +233,7 @@ impl Loans {
             let state = state(held, one, now, measured);
             let loan = entry.loans.entry(one.name.clone()).or_default();
             let mut next = *loan;
-            match next.decide(&one.terms, one.requested, state) {
+            match next.decide(&one.bounds, one.requested, state) {
                 // What is remembered of a step that is not carried out would make it the last.
                 Some(ask) if entry.next.is_none_or(|next| next <= Instant::now()) => {
                     *loan = next;

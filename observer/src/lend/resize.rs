@@ -55,8 +55,8 @@ fn body(held: &Held, asked: &[(HeldContainer, Ask)]) -> Value {
 
 /// What the user wrote, where it goes back to that.
 pub fn written(one: &HeldContainer, ask: &Ask) -> String {
-    match ask.request == one.terms.steady {
+    match ask.request == one.bounds.steady {
         true => one.steady.clone(),
-        false => terms::quantity(ask.request.min(one.terms.need)),
+        false => terms::quantity(ask.request.min(one.bounds.need)),
     }
 }
