@@ -21,7 +21,7 @@ use observer_core::{
 
 mod container;
 mod exposition;
-mod family;
+pub mod family;
 mod node;
 mod observer;
 mod workload;

@@ -1,6 +1,6 @@
 //! What a metric is: one declaration, from which its registration, series, removal and documentation follow.
 
-use prometheus::{CounterVec, GaugeVec, Opts, Registry, core::Collector};
+use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder, core::Collector};
 
 use observer_core::model::container::{Labels, Workload};
 
@@ -155,7 +155,54 @@ impl LabelSet for () {
     }
 }
 
-/// Families that a registry of the library keeps: the ledger's.
+/// Declares families that a registry of the library keeps, and a type `Families` with a field for each: the ledger's
+/// and the lender's. `name: counters "metric", ["label"], "help";` is all that a metric takes.
+macro_rules! registered {
+    ($($field:ident: $kind:ident $name:literal, $labels:tt, $help:literal;)*) => {
+        pub static ALL: &[&$crate::sinks::metrics::Declaration] =
+            &[$(&$crate::sinks::metrics::family::registered!(@declare $kind $name, $labels, $help)),*];
+
+        #[derive(Clone)]
+        struct Families {
+            registry: prometheus::Registry,
+            $($field: $crate::sinks::metrics::family::registered!(@type $kind),)*
+        }
+
+        impl Default for Families {
+            fn default() -> Self {
+                let registry = prometheus::Registry::new();
+                $(let $field = $crate::sinks::metrics::family::registered!(@declare $kind $name, $labels, $help)
+                    .$kind(&registry);)*
+                Self { registry, $($field),* }
+            }
+        }
+    };
+    (@declare $kind:ident $name:literal, $labels:tt, $help:literal) => {
+        $crate::sinks::metrics::Declaration {
+            name: $name,
+            kind: $crate::sinks::metrics::family::registered!(@kind $kind),
+            labels: &$labels,
+            help: $help,
+        }
+    };
+    (@kind counters) => { $crate::sinks::metrics::Kind::Counter };
+    (@kind gauges) => { $crate::sinks::metrics::Kind::Gauge };
+    (@type counters) => { prometheus::CounterVec };
+    (@type gauges) => { prometheus::GaugeVec };
+}
+pub(crate) use registered;
+
+/// What such a registry has, in the text format.
+pub fn text(registry: &Registry) -> String {
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&registry.gather(), &mut text) {
+        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+        // Encoding fails only for a family without series, which gather leaves out.
+        Err(error) => format!("# cannot encode: {error}\n"),
+    }
+}
+
+/// As [`registered`] registers them.
 impl Declaration {
     pub fn counters(&self, registry: &Registry) -> CounterVec {
         self.register(registry, CounterVec::new(Opts::new(self.name, self.help), self.labels))
