@@ -11,6 +11,7 @@ pub mod table;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -69,6 +70,8 @@ pub struct Sampler {
     /// Where only a part of the tree is seen.
     part: Option<part::Part>,
     groups: HashMap<CgroupId, Group>,
+    /// Containers among them, by path.
+    containers: HashMap<Arc<str>, CgroupId>,
     walked: Option<Time>,
     walk_wanted: bool,
     missed_records: bool,
@@ -83,7 +86,7 @@ pub struct Sampler {
 }
 
 struct Group {
-    path: String,
+    path: Arc<str>,
     /// Its container's cgroup is itself.
     is_container: bool,
     /// Has or had processes of its own or below.
@@ -108,6 +111,7 @@ impl Sampler {
             part: hierarchy.is_part().then(part::Part::default),
             hierarchy,
             groups: HashMap::new(),
+            containers: HashMap::new(),
             walked: None,
             walk_wanted: true,
             missed_records: false,
@@ -140,7 +144,7 @@ impl Sampler {
             return true;
         }
         if let Some(group) = self.groups.get(cgroup) {
-            path.clone_from(&group.path);
+            *path = group.path.to_string();
             return true;
         }
         match tree::find(&self.hierarchy, path, *cgroup) {
@@ -201,7 +205,7 @@ impl Sampler {
                 mark
             }
             EventKind::CgroupRemoved { cgroup } => {
-                self.groups.remove(cgroup);
+                self.remove(*cgroup);
                 self.births.remove(cgroup);
                 None
             }
@@ -250,8 +254,11 @@ impl Sampler {
         }
         let owner = cgroup_path::owner(path);
         let is_container = owner.as_ref().is_some_and(|owner| owner.below == 0);
+        let path: Arc<str> = path.into();
+        if is_container {
+            self.containers.insert(Arc::clone(&path), cgroup);
+        }
         let group = Group {
-            path: path.to_owned(),
             is_container,
             lives,
             final_read: false,
@@ -259,7 +266,8 @@ impl Sampler {
             moved: None,
             read: None,
             usage: 0,
-            holds_all_pods: cgroup_path::holds_all_pods(path),
+            holds_all_pods: cgroup_path::holds_all_pods(&path),
+            path,
             lives_below: owner.as_ref().is_some_and(|owner| owner.kind != cgroup_path::Kind::Plain),
             absent: false,
             pass: by_pass::Known::default(),
@@ -310,9 +318,15 @@ impl Sampler {
             group.lives = true;
             return;
         }
-        let Some(owner) = cgroup_path::owner(&group.path).map(|owner| owner.path.to_owned()) else { return };
-        if let Some(owner) = self.groups.values_mut().find(|group| group.path == owner) {
+        let owner = cgroup_path::owner(&group.path).and_then(|owner| self.containers.get(owner.path));
+        if let Some(owner) = owner.copied().and_then(|owner| self.groups.get_mut(&owner)) {
             owner.lives = true;
+        }
+    }
+
+    fn remove(&mut self, cgroup: CgroupId) {
+        if let Some(group) = self.groups.remove(&cgroup) {
+            unindex(&mut self.containers, cgroup, &group);
         }
     }
 
@@ -351,7 +365,8 @@ impl Sampler {
             unconfirmed |= group.absent && !was_absent && !only_walks;
             group.absent && (was_absent || only_walks)
         });
-        for (cgroup, _) in gone {
+        for (cgroup, group) in gone {
+            unindex(&mut self.containers, cgroup, &group);
             let totals = free(cgroup).map(|totals| EventKind::Totals { cgroup, totals });
             let removed = EventKind::CgroupRemoved { cgroup };
             events.extend(totals.into_iter().chain([removed]).map(|what| Event { at: now, what }));
@@ -415,7 +430,7 @@ impl Sampler {
     fn populated(&mut self, now: Time, cgroup: CgroupId, events: &mut Vec<Event>) {
         if let Some(group) = self.groups.get_mut(&cgroup) {
             group.lives = true;
-            let path = group.path.clone();
+            let path = group.path.to_string();
             events.push(Event { at: now, what: EventKind::CgroupAttached { cgroup, path, pid: 0 } });
         }
     }
@@ -490,6 +505,13 @@ impl Sampler {
     }
 }
 
+/// Another may have been made at its path meanwhile.
+fn unindex(containers: &mut HashMap<Arc<str>, CgroupId>, cgroup: CgroupId, group: &Group) {
+    if containers.get(&group.path) == Some(&cgroup) {
+        containers.remove(&group.path);
+    }
+}
+
 /// The same step as the kernel's points.
 fn step(usage: u64) -> u64 {
     use observer_ebpf::abi::{MIN_STEP_BYTES, STEP_RATIO_SHIFT};
@@ -554,5 +576,28 @@ mod tests {
         assert_eq!(sampler.groups.len(), before, "absent once since it was found");
         fs::remove_dir_all(root).unwrap();
         fs::remove_dir_all(away).unwrap();
+    }
+
+    #[test]
+    fn a_process_below_a_container_shows_that_it_lives() {
+        let hierarchy = Hierarchy { version: CgroupVersion::V2, root: "/nowhere".into(), id: 0 };
+        let mut sampler = Sampler::new(hierarchy, false);
+        let mut learn = |what: EventKind| sampler.learn(&Event { at: Time::from_nanos(1), what });
+        let made = |cgroup, path: &str| EventKind::CgroupMade { cgroup, path: path.into() };
+        let container = format!("/docker/{}", "ab".repeat(32));
+        let worker = format!("{container}/worker");
+        let exec = |cgroup| EventKind::Exec { cgroup, pid: 1, comm: "w".into(), watermark: 0, init: false };
+        // The worker's record overtakes its container's.
+        for what in [made(2, &worker), made(1, &container), exec(2)] {
+            learn(what);
+        }
+        // Made again at the same place, before the end of the first is known.
+        for what in [made(4, &worker), made(3, &container), EventKind::CgroupRemoved { cgroup: 1 }, exec(4)] {
+            learn(what);
+        }
+        let lives = |cgroup| sampler.groups.get(&cgroup).map(|group| group.lives);
+        assert_eq!([1, 3].map(lives), [None, Some(true)]);
+        sampler.learn(&Event { at: Time::from_nanos(2), what: EventKind::CgroupRemoved { cgroup: 3 } });
+        assert!(sampler.containers.is_empty());
     }
 }

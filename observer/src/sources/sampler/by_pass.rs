@@ -239,7 +239,7 @@ impl Sampler {
         group.pass.doubt = if doubt { group.pass.doubt + 1 } else { 0 };
         if doubt && (self.only_walks || group.pass.doubt > DOUBTS) {
             (group.lives, group.pass.doubt) = (lives, 0);
-            let path = group.path.clone();
+            let path = group.path.to_string();
             let what = if group.lives && group.born.is_none() && !self.only_walks {
                 // It ran before the observer did, with all of its processes in groups below it.
                 EventKind::CgroupSeeded { cgroup, path, populated: true }
@@ -313,7 +313,7 @@ impl Sampler {
     }
 
     fn forget(&mut self, now: Time, cgroup: CgroupId, events: &mut Vec<Event>) {
-        self.groups.remove(&cgroup);
+        self.remove(cgroup);
         events.push(Event { at: now, what: EventKind::CgroupRemoved { cgroup } });
     }
 
