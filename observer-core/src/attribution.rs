@@ -23,7 +23,7 @@ pub mod workload_name;
 
 use cgroup_index::{CgroupIndex, Owner};
 use cgroup_path::Kind;
-use pending::{HELD, PodGroup, Removed, Stage, UnknownCgroups, Waiting};
+use pending::{HELD, Name, PodGroup, Removed, Stage, UnknownCgroups, Waiting};
 use pod_index::{Pods, Resolved};
 
 /// A pod that the API does not know is reported by its uid from here on.
@@ -44,8 +44,8 @@ const UNKNOWN_CGROUP: Duration = Duration::from_secs(90);
 pub enum Admitted<'a> {
     /// A container is reported from here on. `pod`: its pod's key and its id.
     Opened { container: Container, pod: Option<PodKey> },
-    /// The API said late who it is.
-    Identified { container: Container },
+    /// The API said late who it is. `presumed`: it had the name of another container of its pod, if it was not its own.
+    Identified { container: Container, presumed: bool },
     /// An event, with the container that it is about, if it is about one.
     Event { owner: Option<CgroupId>, event: Cow<'a, Event> },
     /// An event was dropped: its cgroup was not identified, or there was no room to hold it.
@@ -276,24 +276,28 @@ impl Attribution {
         let presumed = resolved == Resolved::NoContainer
             && age >= patience
             && self.is_no_sandbox(cgroup, group, waiting);
+        let mut stand_in = Name::StandIn;
         if presumed {
-            resolved = self.pods.presume(&group.pod, by_path(&entry.path).container);
+            let only = self.only_container(group);
+            stand_in = if only.is_some() { Name::Presumed } else { Name::StandIn };
+            let by_id = || by_path(&entry.path).container;
+            resolved = self.pods.presume(&group.pod, &only.map_or_else(by_id, str::to_owned));
         }
-        let (labels, provisional) = match resolved {
-            Resolved::Container(labels) => (labels, presumed),
-            Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, true),
-            Resolved::UnknownPod if age >= NO_POD => (by_path(&entry.path), true),
+        let (labels, name) = match resolved {
+            Resolved::Container(labels) => (labels, if presumed { stand_in } else { Name::Final }),
+            Resolved::OwnerPending(labels) if age >= NO_OWNER => (labels, stand_in),
+            Resolved::UnknownPod if age >= NO_POD => (by_path(&entry.path), Name::StandIn),
             Resolved::NoContainer if age >= NO_CONTAINER && reported_total && !waiting.dormant => {
                 return self.set_dormant(cgroup, out);
             }
             _ => return,
         };
-        self.open(cgroup, labels, provisional, out);
+        self.open(cgroup, labels, name, out);
     }
 
-    fn open(&mut self, cgroup: CgroupId, labels: Labels, provisional: bool, out: &mut Vec<Admitted>) {
+    fn open(&mut self, cgroup: CgroupId, labels: Labels, name: Name, out: &mut Vec<Admitted>) {
         let Some(group) = self.index.get_mut(cgroup).and_then(|entry| entry.pod.as_mut()) else { return };
-        let before = std::mem::replace(&mut group.stage, Stage::Reported { provisional });
+        let before = std::mem::replace(&mut group.stage, Stage::Reported(name));
         let pod = PodKey { pod: group.pod.clone(), id: group.id.clone() };
         out.push(Admitted::Opened {
             container: Container { cgroup, labels: Arc::new(labels) },
@@ -335,19 +339,21 @@ impl Attribution {
         for cgroup in waiting.map(|(cgroup, _)| cgroup).collect::<Vec<_>>() {
             self.identify(at, cgroup, SILENT, wall_ns, out);
         }
-        let provisional = |group: &PodGroup| matches!(group.stage, Stage::Reported { provisional: true });
-        let late = self.pod_groups().filter(|(_, group)| provisional(group) && is_of(&group.pod));
-        let late = late.filter_map(|(cgroup, group)| match self.pods.resolve(&group.pod, &group.id) {
-            Resolved::Container(labels) => Some((cgroup, labels)),
-            _ => None,
+        let late = self.pod_groups().filter(|(_, group)| is_of(&group.pod));
+        let late = late.filter_map(|(cgroup, group)| {
+            let Stage::Reported(name @ (Name::StandIn | Name::Presumed)) = group.stage else { return None };
+            match self.pods.resolve(&group.pod, &group.id) {
+                Resolved::Container(labels) => Some((cgroup, labels, name == Name::Presumed)),
+                _ => None,
+            }
         });
-        for (cgroup, labels) in late.collect::<Vec<_>>() {
+        for (cgroup, labels, presumed) in late.collect::<Vec<_>>() {
             let Some(group) = self.index.get_mut(cgroup).and_then(|entry| entry.pod.as_mut()) else {
                 continue;
             };
-            group.stage = Stage::Reported { provisional: false };
+            group.stage = Stage::Reported(Name::Final);
             let container = Container { cgroup, labels: Arc::new(labels) };
-            out.push(Admitted::Identified { container });
+            out.push(Admitted::Identified { container, presumed });
         }
     }
 
@@ -381,13 +387,24 @@ impl Attribution {
 
     fn beside_older(&self, cgroup: CgroupId) -> bool {
         let Some(group) = self.index.get(cgroup).and_then(|entry| entry.pod.as_ref()) else { return false };
-        let is_there = |other: CgroupId, one: &PodGroup| match one.waiting() {
-            Some(waiting) => waiting.removed.is_none(),
-            None => self.index.get(other).is_some_and(|entry| !entry.removed),
-        };
         self.pod_groups().any(|(other, one)| {
-            one.pod == group.pod && (one.since, other) < (group.since, cgroup) && is_there(other, one)
+            one.pod == group.pod && (one.since, other) < (group.since, cgroup) && self.is_there(other, one)
         })
+    }
+
+    /// Name of the pod's only container, unless a status says that another group is it, which is still there.
+    fn only_container(&self, group: &PodGroup) -> Option<&str> {
+        let [only] = self.pods.get(&group.pod)?.containers.as_slice() else { return None };
+        let is_only = |other: &PodGroup| other.pod == group.pod && only.id.as_deref() == Some(&*other.id);
+        let there = self.pod_groups().any(|(cgroup, other)| is_only(other) && self.is_there(cgroup, other));
+        (!there).then_some(&only.name)
+    }
+
+    fn is_there(&self, cgroup: CgroupId, group: &PodGroup) -> bool {
+        match group.waiting() {
+            Some(waiting) => waiting.removed.is_none(),
+            None => self.exists(cgroup),
+        }
     }
 
     /// Whether no status will name it any more: the pod's only container is said to be one that came after it.

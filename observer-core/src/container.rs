@@ -9,7 +9,7 @@ use crate::{
     host::HostFacts,
     model::{
         cause::Cause,
-        container::CgroupId,
+        container::{CgroupId, Container, Workload},
         event::{Event, EventKind},
         finding::{Finding, FindingKind},
         time::Time,
@@ -128,7 +128,8 @@ impl Containers {
     /// The API said late who it is. Returns whether that is news.
     pub fn rename(
         &mut self,
-        container: &crate::model::container::Container,
+        container: &Container,
+        presumed: bool,
         at: Time,
         out: &mut Vec<Finding>,
     ) -> bool {
@@ -137,8 +138,14 @@ impl Containers {
             return false; // as was presumed
         }
         let before = tracked.life.rename(container.labels.clone());
+        let (old, new) = (Workload::of(&before), Workload::of(&container.labels));
+        if let Some(running) = &mut tracked.running {
+            running.workload = new.clone();
+        }
+        // Another that has the old name still may be all that was reported under it.
+        let whole = !presumed && old != new && self.running().all(|running| running.workload != old);
         let container = container.clone();
-        out.push(Finding { at, what: FindingKind::Identified { container, before } });
+        out.push(Finding { at, what: FindingKind::Identified { container, before, whole } });
         true
     }
 

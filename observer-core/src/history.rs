@@ -149,6 +149,22 @@ impl Histories {
         });
     }
 
+    /// Of what was remembered under another name, only the start-up of this time is the new one's.
+    pub fn move_startup(&mut self, old: &Workload, new: &Workload, started: Option<f64>) {
+        let is_it = |past: &PastStartup| Some(past.started) == started;
+        if !self.get(old).iter().any(is_it) {
+            return;
+        }
+        let mut moved = Vec::new();
+        self.change(old, |known| moved.extend(known.startups.extract_if(.., |past| is_it(past))));
+        if self.get(old).is_empty()
+            && let Some(known) = self.by_workload.remove(old)
+        {
+            self.size -= known.size() + old.size();
+        }
+        moved.into_iter().for_each(|past| self.remember(new, past));
+    }
+
     fn change(&mut self, workload: &Workload, change: impl FnOnce(&mut Remembered)) {
         if !self.by_workload.contains_key(workload) {
             self.by_workload.insert(workload.clone(), Arc::default());

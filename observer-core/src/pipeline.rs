@@ -54,8 +54,8 @@ impl Pipeline {
 
     fn observe(&mut self, admitted: Admitted, at: Time, findings: &mut Vec<Finding>) {
         match admitted {
-            Admitted::Identified { container } => {
-                if self.containers.rename(&container, at, findings) {
+            Admitted::Identified { container, presumed } => {
+                if self.containers.rename(&container, presumed, at, findings) {
                     self.conclusions.renamed(&container);
                 }
             }
@@ -94,8 +94,11 @@ mod tests {
 
     use super::*;
     use crate::model::{
+        container::Workload,
         event::{CgroupVersion, Host, OomKill},
         kubernetes::{ApiState, Pod, PodContainer},
+        past_startup::{PastStartup, StartupOutcome},
+        usage_histogram::Levels,
     };
 
     const SECOND: u64 = 1_000_000_000;
@@ -189,6 +192,89 @@ mod tests {
             });
             let mut all = pipeline.histories().iter().map(|(workload, _)| workload).chain(advised.by_ref());
             assert!(all.all(|workload| workload.workload.starts_with("web-")), "{silence} s");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_another_containers_takes_nothing_of_it() {
+        let debugger = PodContainer { name: "debugger".into(), id: Some(id(2)), ..PodContainer::default() };
+        let mut known = pod(1);
+        let app = Workload {
+            namespace: "shop".into(),
+            workload: "web-1".into(),
+            workload_type: "pod".into(),
+            container: "app".into(),
+        };
+        let path = |n: u64| format!("/kubepods/burstable/pod{}/{}", uid(1), id(n));
+        let past = PastStartup { started: 1.0, peak: 7, span: 1.0, curve: vec![7.0], ..past_startup() };
+        // Of an earlier run of the app, which is not there now; and beside the app, which is.
+        for app_runs in [false, true] {
+            let (mut pipeline, mut findings) = (Pipeline::default(), Vec::new());
+            let mut step = |seconds: f64, what| findings.extend(pipeline.step(&event(seconds, what)));
+            step(0.0, EventKind::Host(host()));
+            step(0.0, EventKind::Api(ApiState::Watching { node: "n".into(), ledger: false }));
+            step(
+                0.0,
+                EventKind::History {
+                    workload: app.clone(),
+                    startups: vec![past.clone()],
+                    levels: Levels::default(),
+                },
+            );
+            known.containers.truncate(1);
+            known.containers[0].id = app_runs.then(|| id(1));
+            step(0.1, EventKind::Pod(Box::new(known.clone())));
+            step(0.2, EventKind::CgroupMade { cgroup: 9, path: path(9) }); // the sandbox
+            let started = [1, 2].into_iter().filter(|cgroup| app_runs || *cgroup == 2);
+            for cgroup in started.clone() {
+                step(0.3, EventKind::CgroupMade { cgroup, path: path(cgroup) });
+                step(0.3, EventKind::CgroupAttached { cgroup, path: path(cgroup), pid: cgroup as u32 });
+                let comm = "sh".to_owned();
+                step(0.4, EventKind::Exec { cgroup, pid: cgroup as u32, comm, watermark: 0, init: false });
+            }
+            for tick in 0..400 {
+                let at = 1.0 + f64::from(tick) / 5.0;
+                for cgroup in started.clone() {
+                    step(at, EventKind::Usage { cgroup, usage: 1 << 24, watermark: 1 << 24 });
+                }
+                step(at, EventKind::Tick);
+            }
+            let mut names = known.clone();
+            names.containers.push(debugger.clone());
+            step(90.0, EventKind::Pod(Box::new(names)));
+            step(91.0, EventKind::Tick);
+            let remembered = |container: &str| {
+                let workload = Workload { container: container.to_owned(), ..app.clone() };
+                pipeline.histories().get(&workload).iter().map(|past| past.peak).collect::<Vec<_>>()
+            };
+            let own = if app_runs { vec![7, 1 << 24] } else { vec![7] };
+            assert_eq!(remembered("app"), own, "{app_runs}");
+            assert_eq!(remembered("debugger"), [1 << 24], "{app_runs}");
+            let before = findings.iter().find_map(|finding| match &finding.what {
+                FindingKind::Identified { before, whole, .. } => Some((before.container.as_str(), *whole)),
+                _ => None,
+            });
+            // Where the app runs, the other is certainly not it.
+            let stand_in = if app_runs { (&id(2)[..12], true) } else { ("app", false) };
+            assert_eq!(before, Some(stand_in), "{app_runs}");
+        }
+    }
+
+    fn past_startup() -> PastStartup {
+        PastStartup {
+            started: 0.0,
+            pod: String::new(),
+            outcome: StartupOutcome::Stable,
+            cut_short: false,
+            peak: 0,
+            peak_seconds: 0.0,
+            unreclaimable_peak: 0,
+            growth: 0.0,
+            time_to_stable: Some(1.0),
+            steady: None,
+            overshoot: None,
+            span: 0.0,
+            curve: Vec::new(),
         }
     }
 

@@ -132,13 +132,14 @@ impl AdviceWatch {
                 let most = &mut self.noted(at, &workload, histories).changes.starting_max;
                 *most = starting.max(*most);
             }
-            FindingKind::Identified { container, before } => {
+            FindingKind::Identified { container, before, whole } => {
                 let (old, new) = (Workload::of(before), Workload::of(&container.labels));
-                if let Some(running) = containers.running_mut(container.cgroup) {
-                    running.workload = new.clone();
-                }
-                if old != new && containers.running().all(|running| running.workload != old) {
+                if *whole {
                     self.rename(at, &old, &new, histories);
+                } else if old != new {
+                    let started = containers.life(container.cgroup).and_then(|life| life.started(wall_ns));
+                    histories.move_startup(&old, &new, started);
+                    self.noted(at, &new, histories);
                 }
             }
             FindingKind::Caused(caused) => {

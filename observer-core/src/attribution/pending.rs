@@ -32,10 +32,17 @@ pub struct PodGroup {
 pub enum Stage {
     /// Not reported yet.
     Waiting(Waiting),
-    Reported {
-        /// Without the API's word.
-        provisional: bool,
-    },
+    Reported(Name),
+}
+
+/// What a container is reported under.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Name {
+    Final,
+    /// Of its uid, its id or an owner below its workload, for want of its own name.
+    StandIn,
+    /// Of the pod's only container, because no other is known.
+    Presumed,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +64,7 @@ impl PodGroup {
     pub fn waiting(&self) -> Option<&Waiting> {
         match &self.stage {
             Stage::Waiting(waiting) => Some(waiting),
-            Stage::Reported { .. } => None,
+            Stage::Reported(_) => None,
         }
     }
 }

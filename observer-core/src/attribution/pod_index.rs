@@ -147,14 +147,9 @@ impl Pods {
         self.labels(pod, &container.name)
     }
 
-    /// Name of a container that no status names, in a known pod: the pod's only container, otherwise as
-    /// given.
-    pub fn presume(&self, key: &str, otherwise: String) -> Resolved {
-        let Some(pod) = self.get(key) else { return Resolved::UnknownPod };
-        match pod.containers.as_slice() {
-            [only] => self.labels(pod, &only.name),
-            _ => self.labels(pod, &otherwise),
-        }
+    /// As a container of a known pod that no status names is reported, under this name of a container.
+    pub fn presume(&self, key: &str, container: &str) -> Resolved {
+        self.get(key).map_or(Resolved::UnknownPod, |pod| self.labels(pod, container))
     }
 
     fn labels(&self, pod: &Pod, container: &str) -> Resolved {

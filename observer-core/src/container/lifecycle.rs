@@ -160,6 +160,11 @@ impl Lifecycle {
         Some(run.startup.past(&self.container.labels.pod, run.zero, wall_ns, outcome))
     }
 
+    /// When its start-up began, as its workload's history has it.
+    pub fn started(&self, wall_ns: i64) -> Option<f64> {
+        Some(self.run.as_ref()?.zero.unix_seconds(wall_ns))
+    }
+
     /// Ended longer than `retention` ago.
     pub fn is_over(&self, now: Time, retention: Duration) -> bool {
         self.ended_at.is_some_and(|ended| now.since(ended) >= retention)

@@ -54,10 +54,12 @@ pub enum FindingKind {
     },
     /// Why it started, once that is sure enough; again when better evidence came.
     Caused(Caused),
-    /// The API identified a container late: what was reported of `before` belongs to `container`.
+    /// The API identified a container late: what was reported of it as `before` belongs to `container`. `whole`: so
+    /// does all that was reported of the workload of `before`, which is no other's.
     Identified {
         container: Container,
         before: Arc<Labels>,
+        whole: bool,
     },
     /// How the Kubernetes API answers.
     Api(ApiState),

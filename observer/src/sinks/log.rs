@@ -123,7 +123,7 @@ fn text(finding: &Finding) -> Option<String> {
                 decision.evidence.join("; "),
             )
         }
-        FindingKind::Identified { container, before } => {
+        FindingKind::Identified { container, before, .. } => {
             format!(
                 "{}: identified; previously reported as {}/{}",
                 name(container),

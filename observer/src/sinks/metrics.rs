@@ -170,7 +170,9 @@ impl State {
         self.observer.apply(at.unix_seconds(self.wall_ns), &finding.what);
         self.node.apply(&finding.what);
         match &finding.what {
-            FindingKind::Identified { container, before } => self.rename(at, container, before),
+            FindingKind::Identified { container, before, whole } => {
+                self.rename(at, container, before, *whole);
+            }
             FindingKind::Forgotten { container } => {
                 let held = |kept: &Kept<container::Container>| kept.subject.holder == Some(container.cgroup);
                 if self.containers.get(&container.labels).is_some_and(held) {
@@ -215,8 +217,8 @@ impl State {
         self.with_workload(at, &workload, |workload| workload.apply(of.cgroup, kind));
     }
 
-    /// It has another name now: what is kept of it moves along.
-    fn rename(&mut self, at: Time, of: &Container, before: &Arc<Labels>) {
+    /// It has another name now: what is kept of it moves along. What was counted of several together stays.
+    fn rename(&mut self, at: Time, of: &Container, before: &Arc<Labels>, whole: bool) {
         let held = |kept: &Kept<container::Container>| kept.subject.holder == Some(of.cgroup);
         if self.containers.get(before).is_some_and(held)
             && let Some(old) = self.containers.remove(before)
@@ -227,10 +229,14 @@ impl State {
             kept.subject.merge(old.subject);
         }
         let (old, new) = (Workload::of(before), Workload::of(&of.labels));
-        if old != new
-            && let Some(kept) = self.workloads.remove(&old)
+        if whole {
+            if let Some(kept) = self.workloads.remove(&old) {
+                self.with_workload(at, &new, |workload| workload.merge(kept.subject));
+            }
+        } else if old != new
+            && self.workloads.get_mut(&old).is_some_and(|kept| kept.subject.alive.remove(&of.cgroup))
         {
-            self.with_workload(at, &new, |workload| workload.merge(kept.subject));
+            self.with_workload(at, &new, |workload| workload.joined(of.cgroup));
         }
     }
 

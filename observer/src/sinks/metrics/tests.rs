@@ -240,11 +240,38 @@ fn what_was_counted_under_a_uid_is_the_workloads() {
     let (uid, web) = (container(1, "uid", "pod"), container(1, "web-1", "web"));
     run.say(started(&uid));
     run.say(killed(&uid));
-    run.say(FindingKind::Identified { container: web, before: uid.labels });
+    run.say(FindingKind::Identified { container: web, before: uid.labels, whole: true });
     let kills = run.series("observer_workload_oom_kills_total");
     let own = kills.iter().filter(|line| line.contains(r#"scope="container""#)).collect::<Vec<_>>();
     assert!(own.len() == 1 && own[0].contains(r#"workload="web""#) && own[0].ends_with(" 1"), "{kills:?}");
     assert!(!run.metrics.everything().contains(r#"workload="pod""#));
+}
+
+#[test]
+fn what_was_counted_of_another_under_the_same_name_stays_with_it() {
+    let run = Run::new(Tables::default());
+    let (mut app, mut other) = (container(1, "web-1", "web"), container(2, "web-1", "web"));
+    run.say(started(&app));
+    run.say(killed(&app));
+    run.say(started(&other));
+    let before = Arc::clone(&other.labels);
+    other.labels = Arc::new(Labels { container: "debugger".into(), ..(*before).clone() });
+    run.say(FindingKind::Identified { container: other.clone(), before, whole: false });
+    run.say(killed(&other));
+    let of = |family: &str, part: &str| {
+        let mut lines = run.series(family).into_iter().filter(|line| line.contains(part));
+        lines.find(|line| !line.contains("scope=") || line.contains(r#"scope="container""#))
+    };
+    for name in ["app", "debugger"] {
+        let name = format!(r#"container="{name}""#);
+        for family in ["observer_workload_containers", "observer_workload_oom_kills_total"] {
+            assert!(of(family, &name).is_some_and(|line| line.ends_with(" 1")), "{family} {name}");
+        }
+    }
+    app.cgroup = 3;
+    run.say(started(&app));
+    let alive = of("observer_workload_containers", r#"container="app""#);
+    assert!(alive.is_some_and(|line| line.ends_with(" 2")));
 }
 
 #[test]

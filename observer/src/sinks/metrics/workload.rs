@@ -269,10 +269,7 @@ impl Workload {
 
     pub fn apply(&mut self, cgroup: CgroupId, finding: &FindingKind) {
         match finding {
-            FindingKind::Seen { .. } | FindingKind::Started(_) => {
-                self.seen = true;
-                self.alive.insert(cgroup);
-            }
+            FindingKind::Seen { .. } | FindingKind::Started(_) => self.joined(cgroup),
             FindingKind::State { to: ContainerState::Ended, .. } | FindingKind::Ended(_) => {
                 self.alive.remove(&cgroup);
             }
@@ -290,6 +287,12 @@ impl Workload {
             }
             _ => {}
         }
+    }
+
+    /// A container alive is of it.
+    pub fn joined(&mut self, cgroup: CgroupId) {
+        self.seen = true;
+        self.alive.insert(cgroup);
     }
 
     pub fn advise(&mut self, Advised { facts, advice, .. }: &Advised) {
