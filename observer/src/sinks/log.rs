@@ -300,6 +300,9 @@ fn oom_killed(killed: &OomKilled) -> String {
             ),
             None => format!("a limit inside the container, {}, was hit", Bytes(limit)),
         },
+        (OomScope::Container, Some(limit)) if killed.container.is_none() => {
+            format!("the limit {} of its group was hit", Bytes(limit))
+        }
         (OomScope::Container, Some(limit)) => format!("its own limit {} was hit", Bytes(limit)),
         (OomScope::Parent, Some(limit)) => format!("its parent's limit {} was hit", Bytes(limit)),
         (OomScope::Ancestor, Some(limit)) => format!("the limit {} of a group above was hit", Bytes(limit)),
