@@ -461,6 +461,10 @@ pub fn subject(event: &Event) -> Option<CgroupId> {
         | EventKind::FaultLatency { cgroup, .. }
         | EventKind::Exec { cgroup, .. }
         | EventKind::Exit { cgroup, .. } => Some(*cgroup),
+        // Of a plain group, what runs in the groups below it is its own.
+        EventKind::CgroupPopulated { cgroup, path } => {
+            cgroup_path::owner(path).filter(|owner| owner.kind != Kind::Plain).map(|_| *cgroup)
+        }
         EventKind::OomKill(kill) => kill.victim_cgroup,
         _ => None,
     }

@@ -182,6 +182,10 @@ impl Containers {
             EventKind::CgroupAttached { pid, .. } => {
                 life.joined(at, *pid, host.process_probe, wall_ns, out);
             }
+            // A process that was made in the group (CLONE_INTO_CGROUP) was attached to none.
+            EventKind::CgroupPopulated { cgroup, .. } if *cgroup == owner && host.process_probe => {
+                life.joined(at, 0, true, wall_ns, out);
+            }
             EventKind::CgroupEmptied { cgroup, watermark, .. } if *cgroup == owner => {
                 life.emptied(at, Some(*watermark), out);
             }
@@ -211,7 +215,9 @@ impl Containers {
             EventKind::Exec { pid, comm, watermark, .. } => {
                 life.executed(at, *pid, comm, *watermark, wall_ns, out);
             }
-            EventKind::Exit { pid, status, init, .. } => life.exited(*pid, *status, *init),
+            EventKind::Exit { pid, status, init, depth, .. } => {
+                life.exited(*pid, *status, init.then_some(*depth));
+            }
             _ => {}
         }
     }

@@ -188,6 +188,7 @@ mod tests {
             status: ExitStatus::Code(0),
             watermark: 0,
             init: false,
+            depth: 0,
         };
         Event { at: Time::from_nanos(u64::from(pid)), what }
     }

@@ -3,24 +3,27 @@
 //! The last process to exit is a different one: when the first process of a pid namespace exits, the kernel kills all
 //! others of it. And an OOM kill is the container's end only if the first process was the victim.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use crate::model::{container::ExitStatus, time::Time};
 
-/// The last victims are kept while the first process of the container is not known; at most this many.
-const VICTIMS: usize = 4;
+/// The last victims are kept while the first process of the container is not known; at most this many. One want of
+/// memory may kill a whole group (memory.oom.group).
+const VICTIMS: usize = 64;
 /// A kill without a recorded victim is the reason of an end only within this time before it.
 const SOON: Duration = Duration::from_secs(10);
 const SIGKILL: u8 = 9;
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Ending {
     first: Option<u32>,
+    /// The first was not seen to start: it is the init that is this deep among pid namespaces, or presumed (the
+    /// highest).
+    init: Option<u32>,
     /// Of the first process.
     status: Option<ExitStatus>,
     last: Option<(u32, ExitStatus)>,
-    victims: [Option<Victim>; VICTIMS],
-    next: usize,
+    victims: VecDeque<Victim>,
     /// A kill that was only counted, and whether it was by the container's own limit.
     unseen: Option<(Time, bool)>,
 }
@@ -41,13 +44,24 @@ pub struct End {
 impl Ending {
     /// Its first process is known.
     pub fn began(&mut self, pid: u32) {
-        self.first = Some(pid);
+        (self.first, self.init, self.status) = (Some(pid), None, None);
+        self.victims.retain(|victim| victim.pid == pid);
     }
 
-    /// `init`: the first of its pid namespace, hence of the container, though its start was not seen.
-    pub fn exited(&mut self, pid: u32, status: ExitStatus, init: bool) {
-        if self.first.is_none() && init {
-            self.first = Some(pid);
+    /// It is its first process, unless an init or an exec says otherwise.
+    pub fn presumed(&mut self, pid: u32) {
+        if self.first.is_none() {
+            (self.first, self.init) = (Some(pid), Some(u32::MAX));
+        }
+    }
+
+    /// `init`: the first of a pid namespace, so deep. Where no start was seen, the one that is least deep is the first
+    /// of the container: others are of sandboxes inside it.
+    pub fn exited(&mut self, pid: u32, status: ExitStatus, init: Option<u32>) {
+        if let Some(depth) = init
+            && (self.first.is_none() || self.init.is_some_and(|known| depth < known))
+        {
+            (self.first, self.init) = (Some(pid), Some(depth));
         }
         if self.first == Some(pid) {
             self.status = Some(status);
@@ -58,9 +72,13 @@ impl Ending {
     /// `by_own_limit`: the container's own limit was exceeded, or the limit is not known.
     pub fn killed(&mut self, at: Time, pid: Option<u32>, by_own_limit: bool) {
         match pid {
+            // Of others no more is asked.
+            Some(pid) if self.init.is_none() && self.first.is_some_and(|first| first != pid) => {}
             Some(pid) => {
-                self.victims[self.next % VICTIMS] = Some(Victim { pid, by_own_limit });
-                self.next = (self.next + 1) % VICTIMS;
+                if self.victims.len() == VICTIMS {
+                    self.victims.pop_front();
+                }
+                self.victims.push_back(Victim { pid, by_own_limit });
             }
             None => self.unseen = Some((at, by_own_limit)),
         }
@@ -74,7 +92,7 @@ impl Ending {
             (None, None) => (None, None),
         };
         let killed = status.is_none_or(|status| status == ExitStatus::Signal(SIGKILL));
-        let seen = self.victims.iter().flatten().find(|victim| Some(victim.pid) == pid);
+        let seen = self.victims.iter().find(|victim| Some(victim.pid) == pid);
         let unseen = self.unseen.filter(|(counted, _)| at.since(*counted) < SOON);
         let by_own_limit = seen.map(|victim| victim.by_own_limit).or(unseen.map(|(_, own)| own));
         let victim = by_own_limit.filter(|_| killed);
@@ -97,9 +115,9 @@ mod tests {
         let mut ending = Ending::default();
         ending.began(1);
         ending.killed(at(1), Some(2), true);
-        ending.exited(2, KILLED, false);
-        ending.exited(1, ExitStatus::Code(3), true);
-        ending.exited(3, KILLED, false);
+        ending.exited(2, KILLED, None);
+        ending.exited(1, ExitStatus::Code(3), Some(1));
+        ending.exited(3, KILLED, None);
         let end = End { status: Some(ExitStatus::Code(3)), ..End::default() };
         assert_eq!(ending.reported(at(2)), end, "neither the worker's kill nor the last to exit");
     }
@@ -119,10 +137,29 @@ mod tests {
                 ending.began(first);
             }
             ending.killed(at(1), victim, true);
-            ending.exited(1, status, true);
-            ending.exited(5, KILLED, false);
+            ending.exited(1, status, Some(1));
+            ending.exited(5, KILLED, None);
             assert_eq!(ending.reported(at(2)).oom_killed, expected, "{name}");
             assert_eq!(ending.reported(at(2)).status, Some(status), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_first_process_is_a_victim_however_many_die_with_it() {
+        // As memory.oom.group has it: the largest first, then each of the group.
+        for known in [true, false] {
+            let mut ending = Ending::default();
+            if known {
+                ending.began(1);
+            }
+            for pid in [9, 1].into_iter().chain(2..50) {
+                ending.killed(at(1), Some(pid), true);
+            }
+            for pid in (1..50).rev() {
+                ending.exited(pid, KILLED, (pid == 1).then_some(1));
+            }
+            let end = End { status: Some(KILLED), oom_killed: true, by_own_limit: true };
+            assert_eq!(ending.reported(at(1)), end, "{known}");
         }
     }
 
@@ -131,15 +168,41 @@ mod tests {
         let mut ending = Ending::default();
         ending.began(1);
         ending.killed(at(1), None, true);
-        ending.exited(1, KILLED, true);
+        ending.exited(1, KILLED, Some(1));
         assert!(!ending.reported(at(7200)).oom_killed);
+    }
+
+    #[test]
+    fn a_sandbox_inside_a_container_that_was_there_before_is_not_its_first_process() {
+        for order in [[(7, 2), (1, 1), (8, 3)], [(1, 1), (7, 2), (8, 3)], [(8, 3), (7, 2), (1, 1)]] {
+            let mut ending = Ending::default();
+            ending.killed(at(1), Some(7), true);
+            for (pid, depth) in order {
+                let status = if pid == 1 { ExitStatus::Code(0) } else { KILLED };
+                ending.exited(pid, status, Some(depth));
+            }
+            let end = End { status: Some(ExitStatus::Code(0)), ..End::default() };
+            assert_eq!(ending.reported(at(2)), end, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_killed_before_the_exec_of_its_init_is_not_the_end_of_it() {
+        let mut ending = Ending::default();
+        ending.presumed(7);
+        ending.killed(at(1), Some(7), true);
+        ending.exited(7, KILLED, None);
+        assert!(ending.reported(at(1)).oom_killed, "as long as no other is known");
+        ending.exited(1, ExitStatus::Code(0), Some(1));
+        let end = End { status: Some(ExitStatus::Code(0)), ..End::default() };
+        assert_eq!(ending.reported(at(2)), end);
     }
 
     #[test]
     fn a_first_process_whose_exit_was_lost_lends_no_status_from_others() {
         let mut ending = Ending::default();
         ending.began(1);
-        ending.exited(2, KILLED, false);
+        ending.exited(2, KILLED, None);
         assert_eq!(ending.reported(at(1)), End::default());
     }
 }

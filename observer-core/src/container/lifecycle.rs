@@ -323,7 +323,7 @@ impl Lifecycle {
         self.say(at, out, FindingKind::Measured(measured));
     }
 
-    pub fn exited(&mut self, pid: u32, status: ExitStatus, init: bool) {
+    pub fn exited(&mut self, pid: u32, status: ExitStatus, init: Option<u32>) {
         self.ending.exited(pid, status, init);
     }
 
@@ -339,7 +339,9 @@ impl Lifecycle {
     ) {
         if let Phase::Joined(since) = self.phase {
             // The runtime itself, or what it began: a start-up that is over before its exec.
-            self.begin(victim.unwrap_or(0));
+            if let Some(victim) = victim {
+                self.ending.presumed(victim);
+            }
             self.start(since, None, 0, wall_ns, out);
             self.unexecuted = true;
             if let Some((usage, watermark)) = held {
@@ -348,6 +350,11 @@ impl Lifecycle {
         }
         self.ending.killed(at, victim, by_own_limit);
         self.raise_peak(held.map_or(0, |(_, watermark)| watermark));
+    }
+
+    /// It shares its memory with a victim of the OOM killer.
+    pub fn killed_too(&mut self, at: Time, pid: u32, by_own_limit: bool) {
+        self.ending.killed(at, Some(pid), by_own_limit);
     }
 
     /// A victim of the OOM killer is about to give back its memory. `victim_anon`: see [`Startup::killed`].

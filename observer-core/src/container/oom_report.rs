@@ -48,6 +48,9 @@ impl Containers {
         if let Some(life) = &mut life {
             let held = Some((usage, peak));
             life.oom_killed(at, Some(kill.victim_pid), at_own_limit, held, host.wall_ns(), out);
+            if let Some(owner) = kill.memory_owner {
+                life.killed_too(at, owner, at_own_limit);
+            }
             life.gives_back(at, kill.victim_memory.map(|memory| memory.anon));
         }
         let killed = OomKilled {
@@ -117,6 +120,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{
+            container::ExitStatus,
             event::{AttachOutcome, Event, EventKind, Limit, OomLevel, ProbeStatus},
             kubernetes::{ApiState, Pod, PodContainer},
             probe_id::ProbeId,
@@ -207,24 +211,63 @@ mod tests {
 
     #[test]
     fn a_container_killed_before_its_exec_was_starting() {
-        let mut pipeline = Pipeline::default();
-        let outcome = AttachOutcome::Attached { hook: "test".into() };
-        let process = ProbeStatus { probe: ProbeId::Process, required: false, outcome, attached: None };
         let path = format!("/system.slice/docker-{}.scope", "ab".repeat(32));
-        step(&mut pipeline, 1.0, EventKind::Probe(process));
-        step(&mut pipeline, 1.0, made(HELD, &path));
-        step(&mut pipeline, 1.1, EventKind::CgroupAttached { cgroup: HELD, path, pid: 7 });
-        let killed = step(&mut pipeline, 1.2, kill(HELD, 1, 0));
-        assert_eq!(killed.len(), 1);
-        assert!(killed[0].starting && killed[0].before_exec, "{killed:?}");
-        assert!(killed[0].age_seconds.is_some_and(|age| (age - 0.1).abs() < 1e-6), "{killed:?}");
-        let at = Time::from_nanos(1_300_000_000);
-        let what = EventKind::CgroupEmptied { cgroup: HELD, usage: 0, watermark: 0, oom_kills: None };
-        let findings = pipeline.step(&Event { at, what });
-        let ended = findings.iter().find_map(|finding| match &finding.what {
-            FindingKind::Ended(ended) => Some(ended),
-            _ => None,
-        });
-        assert!(ended.is_some_and(|ended| ended.oom_killed && ended.by_own_limit), "{ended:?}");
+        // Moved into its group, and made in it.
+        let attached = EventKind::CgroupAttached { cgroup: HELD, path: path.clone(), pid: 7 };
+        let populated = EventKind::CgroupPopulated { cgroup: HELD, path: path.clone() };
+        for came in [attached, populated] {
+            let mut pipeline = Pipeline::default();
+            let outcome = AttachOutcome::Attached { hook: "test".into() };
+            let process = ProbeStatus { probe: ProbeId::Process, required: false, outcome, attached: None };
+            step(&mut pipeline, 1.0, EventKind::Probe(process));
+            step(&mut pipeline, 1.0, made(HELD, &path));
+            step(&mut pipeline, 1.1, came);
+            let killed = step(&mut pipeline, 1.2, kill(HELD, 1, 0));
+            assert_eq!(killed.len(), 1);
+            assert!(killed[0].starting && killed[0].before_exec, "{killed:?}");
+            assert!(killed[0].age_seconds.is_some_and(|age| (age - 0.1).abs() < 1e-6), "{killed:?}");
+            let at = Time::from_nanos(1_300_000_000);
+            let what = EventKind::CgroupEmptied { cgroup: HELD, usage: 0, watermark: 0, oom_kills: None };
+            let findings = pipeline.step(&Event { at, what });
+            let ended = findings.iter().find_map(|finding| match &finding.what {
+                FindingKind::Ended(ended) => Some(ended),
+                _ => None,
+            });
+            assert!(ended.is_some_and(|ended| ended.oom_killed && ended.by_own_limit), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_first_process_that_shares_its_memory_with_the_victim_is_killed_with_it() {
+        for (owner, oom_killed) in [(Some(7), true), (Some(9), false), (None, false)] {
+            let mut pipeline = Pipeline::default();
+            let path = "/job".to_owned();
+            let exec =
+                EventKind::Exec { cgroup: HELD, pid: 7, comm: "job".into(), watermark: 0, init: false };
+            let EventKind::OomKill(victim) = kill(HELD, 1, 0) else { unreachable!() };
+            let victim = OomKill { victim_pid: 8, memory_owner: owner, ..victim };
+            let exit = |pid| EventKind::Exit {
+                cgroup: HELD,
+                pid,
+                comm: "job".into(),
+                status: ExitStatus::Signal(9),
+                watermark: 0,
+                init: false,
+                depth: 0,
+            };
+            let emptied = EventKind::CgroupEmptied { cgroup: HELD, usage: 0, watermark: 0, oom_kills: None };
+            let attached = EventKind::CgroupAttached { cgroup: HELD, path: path.clone(), pid: 7 };
+            let steps =
+                [made(HELD, &path), attached, exec, EventKind::OomKill(victim), exit(7), exit(8), emptied];
+            let mut findings = Vec::new();
+            for (n, what) in (1..).zip(steps) {
+                findings.extend(pipeline.step(&Event { at: Time::from_nanos(n * 100_000_000), what }));
+            }
+            let ended = findings.iter().find_map(|finding| match &finding.what {
+                FindingKind::Ended(ended) => Some(ended.oom_killed),
+                _ => None,
+            });
+            assert_eq!(ended, Some(oom_killed), "{owner:?}");
+        }
     }
 }

@@ -116,6 +116,9 @@ pub enum EventKind {
         watermark: u64,
         #[serde(default, skip_serializing_if = "is_false")]
         init: bool,
+        /// Of an init: how many pid namespaces below the host's. 0 in older recordings.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        depth: u32,
     },
     OomKill(OomKill),
     /// The Kubernetes API began to answer, stopped, or refuses something.
@@ -382,6 +385,10 @@ pub struct FaultLatency {
     pub total_ns: u64,
 }
 
+fn is_zero(depth: &u32) -> bool {
+    *depth == 0
+}
+
 fn is_false(flag: &bool) -> bool {
     !flag
 }
@@ -416,6 +423,10 @@ pub struct OomKill {
     pub victim_started: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub victim_memory: Option<VictimMemory>,
+    /// The process that owns the victim's memory, if it is another one: the kernel kills all processes that share it,
+    /// and names and counts the victim alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_owner: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
     /// It was exiting already.

@@ -111,7 +111,8 @@ pub fn decode(bytes: &[u8], page_size: u64) -> Option<Event> {
             let status = exit_status(process.exit_code);
             let watermark = pages(process.watermark_pages);
             let init = is_init(&process);
-            EventKind::Exit { cgroup, pid, comm: text(&process.comm), status, watermark, init }
+            let depth = if init { process.namespace_level } else { 0 };
+            EventKind::Exit { cgroup, pid, comm: text(&process.comm), status, watermark, init, depth }
         }
         kind::OOM_KILL => EventKind::OomKill(oom_kill(&read(bytes)?, page_size)),
         _ => return None,
@@ -187,6 +188,7 @@ fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
             file: bytes(kill.file_pages),
             shmem: bytes(kill.shmem_pages),
         }),
+        memory_owner: None,
         oom_score_adj: Some(kill.oom_score_adj),
         exiting: kill.exiting != 0,
         cut: kill.levels as usize > abi::OOM_LEVELS,
