@@ -128,7 +128,9 @@ pub struct OomKill {
     pub invoker_reclaim: u32,
     /// 1: the marked thread was exiting already.
     pub exiting: u32,
-    pub _reserved: u32,
+    /// The process that owns the victim's memory (`mm->owner`); 0 where the kernel does not say. All that share it are
+    /// killed with the victim, and are not marked.
+    pub owner_pid: u32,
     pub victim_comm: [u8; COMM_LEN],
     pub invoker_comm: [u8; COMM_LEN],
     pub level: [OomLevel; OOM_LEVELS],

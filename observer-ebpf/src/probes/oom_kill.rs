@@ -144,12 +144,12 @@ mod program {
                 // The oldest entries make room.
                 let _ = KILLS_COUNTED.insert(victim, count, 0);
             }
-            report(task, mm, victim, css);
+            report(task, mm, owner, victim, css);
         }
     }
 
     #[inline(always)]
-    unsafe fn report(task: u64, mm: u64, victim: u64, from: u64) {
+    unsafe fn report(task: u64, mm: u64, owner: u64, victim: u64, from: u64) {
         let (invoker_cgroup, _) = walk::current_cgroup();
         let header = maps::header(kind::OOM_KILL, walk::current_tgid(), victim);
         let invoker_comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
@@ -183,7 +183,7 @@ mod program {
                 (*kill).oom_score_adj = i32::from(peek::<i16>(signal, Field::SignalOomScoreAdj));
                 (*kill).invoker_reclaim = reclaim;
                 (*kill).exiting = u32::from(peek::<u32>(task, Field::TaskFlags) & EXITING != 0);
-                (*kill)._reserved = 0;
+                (*kill).owner_pid = peek::<u32>(owner, Field::TaskTgid);
                 // The name of the process, as ps shows it; threads may have others.
                 (*kill).victim_comm = peek::<[u8; COMM_LEN]>(leader, Field::TaskComm);
                 (*kill).invoker_comm = invoker_comm;

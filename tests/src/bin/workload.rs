@@ -103,6 +103,11 @@ enum Behaviour {
         #[arg(long, default_value_t = 0.5)]
         after: f64,
     },
+    /// Let another process take memory that it shares with this one
+    Share {
+        #[arg(long)]
+        size: u64,
+    },
     /// Move into a cgroup and take memory, in several threads, until killed
     Eat {
         #[arg(long)]
@@ -284,6 +289,7 @@ fn main() {
             // SAFETY: ends this thread alone, as pthread_exit(3) does, without waiting for the others.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         }
+        Behaviour::Share { size } => share(size, left),
         Behaviour::Eat { group, threads } => eat(&group, threads),
         Behaviour::Storm { group, kills, at_a_time, threads, birth } => {
             storm(&group, kills, at_a_time, threads, birth);
@@ -389,6 +395,23 @@ fn eat(group: &Path, threads: u32) {
         }
         take();
     });
+}
+
+/// As vfork(2) does, but both go on.
+fn share(mib: u64, left: impl Fn() -> f64) {
+    extern "C" fn take(arena: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the arena below, which the other process does not touch any more.
+        unsafe { (*arena.cast::<Arena>()).set(u64::MAX) };
+        0
+    }
+    let (mut arena, mut stack) = (Arena::new(mib), Arena::new(1));
+    stack.set(MIB);
+    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: a stack of its own, which grows down from its end; it makes no call of a library.
+    let child =
+        unsafe { libc::clone(take, stack.base.add(stack.capacity).cast(), flags, (&raw mut arena).cast()) };
+    assert!(child > 0, "cannot make a process");
+    sleep(Duration::from_secs_f64(left()));
 }
 
 /// How a victim comes into the world.

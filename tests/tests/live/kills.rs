@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::process::ExitStatusExt,
     path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -36,6 +37,7 @@ pub const CASES: &[Case] = &[
     Case { name: "oom_kill_by_a_limit_far_above_is_not_the_nodes", needs: Probes, run: far_above },
     Case { name: "oom_kill_by_a_limit_inside_the_container_says_so", needs: Probes, run: inside },
     Case { name: "an_end_is_the_first_processes_not_a_workers", needs: Probes, run: workers_kill },
+    Case { name: "an_end_beside_the_victim_that_shares_its_memory_is_its_kill", needs: Probes, run: shared },
     Case {
         name: "an_end_is_the_last_threads_with_the_status_of_the_process",
         needs: Probes,
@@ -357,6 +359,21 @@ fn workers_kill(stage: &Stage) -> Result<()> {
         sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// The kernel kills all processes that share the memory, and marks and counts one.
+fn shared(stage: &Stage) -> Result<()> {
+    let daemon = stage.daemon()?;
+    let group = group(stage, "shared")?;
+    group.limit(48 * MIB)?;
+    let status = wait(run(stage, &group, "share --size 200")?)?.status;
+    ensure!(status.signal() == Some(9), "the first process ended with {status}");
+    daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
+    let log = daemon.log_text();
+    let ended =
+        log.lines().any(|line| line.contains(group.path()) && line.contains("(signal 9, OOM-killed)"));
+    ensure!(ended, "{log}");
+    compare(&daemon, "shares its memory", &[(own(&group), group.oom_kills()?)])
 }
 
 fn leaves_first(stage: &Stage) -> Result<()> {

@@ -188,7 +188,7 @@ fn oom_kill(kill: &abi::OomKill, page_size: u64) -> OomKill {
             file: bytes(kill.file_pages),
             shmem: bytes(kill.shmem_pages),
         }),
-        memory_owner: None,
+        memory_owner: Some(kill.owner_pid).filter(|owner| ![0, kill.victim_pid].contains(owner)),
         oom_score_adj: Some(kill.oom_score_adj),
         exiting: kill.exiting != 0,
         cut: kill.levels as usize > abi::OOM_LEVELS,
