@@ -17,7 +17,7 @@ export interface Startup extends Names {
 }
 export interface Check { check: string; grade: string; evidence: string }
 export interface Advice {
-  request_bytes: number | null; limit_bytes: number | null; limit_is_trial: boolean; current_request_bytes: number | null;
+  request_bytes: number | null; limit_bytes: number | null; limit_is_trial: boolean; limit_reason: string | null; current_request_known: boolean; current_limit_known: boolean; current_request_bytes: number | null;
   current_limit_bytes: number | null; worst_bytes: number | null; missing: string | null; checks: Check[];
 }
 export interface Workload {

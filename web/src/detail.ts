@@ -214,9 +214,10 @@ export class Panel {
         h("p", { class: "crumb dim" }, name(one.namespace ? `${one.namespace} · ${one.workload_type}` : words(one.workload_type || "group"))),
         h("h2", { class: "name" }, name(one.workload, 120)), h("p", { class: "verdict" }, h("span", { class: `dot ${one.risk.level}` }), `${one.risk.level === "unknown" ? "not judged" : `${one.risk.level} risk`}: ${name(one.risk.why, 400)}`),
         set ? h("dl", { class: "numbers" },
-          number("set request", set.request_bytes, set.current_request_bytes, "p95 of steady usage"),
-          number(set.limit_is_trial ? "try limit" : "set limit", set.limit_bytes, set.current_limit_bytes ?? one.limit_bytes, "worst start-up and headroom"),
-          h("div", null, h("dt", null, "worst need"), h("dd", null, bytes(set.worst_bytes)), h("small", null, `${plural(one.startups, "start-up")} seen`))) : h("p", { class: "dim" }, "No start-up was seen whole yet; advice comes with them."),
+          number("set request", set.request_bytes, set.current_request_bytes, set.current_request_known, "p95 of steady usage"),
+          number(set.limit_is_trial ? "try limit" : "set limit", set.limit_bytes, set.current_limit_bytes ?? one.limit_bytes, set.current_limit_known, "see below"),
+          h("div", null, h("dt", null, "worst need"), h("dd", null, bytes(set.worst_bytes)), h("small", null, "of a start-up that came through, or later"))) : h("p", { class: "dim" }, "No start-up was seen whole yet; advice comes with them."),
+        set?.limit_reason ? h("p", { class: "dim small" }, `The limit: ${name(set.limit_reason, 400)}.`) : null,
         this.checks(one),
         kills.length ? [h("h3", null, "OOM kills"), kills.slice(-10).reverse().map(kill => this.killLink(kill))] : null,
         events.length ? [h("h3", null, "Scale events"), events.slice(-10).reverse().map(event => this.scaleLink(event))] : null,
@@ -248,7 +249,7 @@ export class Panel {
     const set = workload?.advice;
     const caused = this.store.state!.scale_events.filter(event => event.kills.includes(kill.kill));
     const advised = set?.limit_bytes != null
-      ? [`Set its limit to `, h("b", null, bytes(set.limit_bytes)), set.limit_is_trial ? ": every start-up so far was cut off, so this is the next to try." : `: the worst start-up seen needs ${bytes(set.worst_bytes)}.`]
+      ? [`Set its limit to `, h("b", null, bytes(set.limit_bytes)), set.limit_is_trial ? ": every start-up so far was cut off, so this is the next to try." : `: ${set.limit_reason ? name(set.limit_reason, 400) : `the worst start-up seen needs ${bytes(set.worst_bytes)}`}.`]
       : kill.scope === "container" && kill.limit_bytes ? [`Its limit of ${bytes(kill.limit_bytes)} was not enough. `, set?.missing ? `No number yet: ${name(set.missing, 200)}.` : "No number yet: too few start-ups were seen."]
       : ["Its own limit was not the reason; see whose it was, and who else was starting."];
     return [
@@ -315,8 +316,8 @@ function verdict(one: Container): string {
   }
 }
 
-function number(what: string, then: number | null, now: number | null, why: string): HTMLElement {
-  return h("div", null, h("dt", null, what), h("dd", null, bytes(then)), h("small", null, then == null ? "not known yet" : now == null ? `none today · ${why}` : `${bytes(now)} today · ${why}`));
+function number(what: string, then: number | null, now: number | null, known: boolean, why: string): HTMLElement {
+  return h("div", null, h("dt", null, what), h("dd", null, bytes(then)), h("small", null, then == null ? "not known yet" : now == null ? `${known ? "none today" : "today's is not known"} · ${why}` : `${bytes(now)} today · ${why}`));
 }
 
 function gone(text: string): HTMLElement {

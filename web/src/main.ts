@@ -145,10 +145,13 @@ function drawTiles(): void {
   const { available_bytes: available, pods_available_bytes: pods } = node;
   const room = pods != null && available != null ? Math.min(pods, available) : available;
   const short = room != null && node.forecast_bytes > room;
+  const unknown = node.forecast_unknown;
+  const take = !node.starting ? "nothing starts" : unknown === node.starting ? "first start-ups: no forecast"
+    : `${node.forecast_bytes ? `worst in ${seconds(node.forecast_in_seconds)}` : "nothing more"}${unknown ? `, ${unknown} without forecast` : ""}`;
   const killed = store.state!.kills.reduce((sum, kill) => sum + kill.kills, 0);
   show(tiles,
     tile("starting now", String(node.starting), node.starting ? `holding ${bytes(node.starting_bytes)}` : `${plural(node.containers, "container")} at rest`, node.stampede ? "alarm" : ""),
-    tile("will still take", node.starting ? bytes(node.forecast_bytes) : "–", node.starting ? `${node.forecast_bytes ? `worst in ${seconds(node.forecast_in_seconds)}` : "nothing more by what was seen"}${node.forecast_unknown ? `, ${node.forecast_unknown} unknown` : ""}` : "nothing starts", short ? "alarm" : ""),
+    tile("will still take", !node.starting || unknown === node.starting ? "–" : bytes(node.forecast_bytes), take, short ? "alarm" : ""),
     tile(pods != null ? "room for pods" : "available", bytes(room), node.stampede ? "stampede: start-ups overlap and use it up" : pods != null ? `node has ${bytes(available)} of ${bytes(node.memory_total_bytes)}` : `of ${bytes(node.memory_total_bytes)}`, node.stampede ? "alarm" : ""),
     tile("waiting for memory", node.waiting_ratio == null ? "–" : percent(node.waiting_ratio), node.waiting_ratio == null ? "no pressure figures on this kernel" : `all tasks: ${percent(node.stalled_ratio ?? 0)}`, (node.waiting_ratio ?? 0) > 0.1 ? "warn" : ""),
     tile("OOM kills", String(killed), killed ? `last at ${clock(store.state!.kills[store.state!.kills.length - 1]!.at)}` : "none kept", killed ? "warn" : ""));

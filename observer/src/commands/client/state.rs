@@ -157,6 +157,8 @@ pub struct Advice {
     pub request_bytes: Option<u64>,
     pub limit_bytes: Option<u64>,
     pub limit_is_trial: bool,
+    #[serde(default)]
+    pub limit_reason: Option<String>,
     pub current_request_bytes: Option<u64>,
     pub current_limit_bytes: Option<u64>,
     #[serde(default)]

@@ -47,7 +47,7 @@ pub fn text(answer: &Answer) -> String {
     screen.more(answer.scale_events.len(), SCALE_EVENTS, "earlier");
     screen.head("What to set", answer.workloads.iter().all(|one| one.advice.is_none()));
     for (workload, advice) in answer.workloads.iter().filter_map(|one| Some((one, one.advice.as_ref()?))) {
-        screen.advice(&workload.key, workload.startups, advice);
+        screen.advice(&workload.key, advice);
     }
     for note in &answer.notes {
         screen.say(0, &format!("Note: {note}"));
@@ -75,7 +75,7 @@ pub fn lead(answer: &Answer) -> String {
         screen.scale_event(event);
     }
     for (workload, advice) in answer.workloads.iter().filter_map(|one| Some((one, one.advice.as_ref()?))) {
-        screen.set("set ", &workload.key, workload.startups, advice);
+        screen.set("set ", &workload.key, advice);
     }
     screen.text
 }
@@ -278,8 +278,8 @@ impl Screen {
         self.say(4, &did);
     }
 
-    fn advice(&mut self, key: &str, startups: u64, advice: &Advice) {
-        self.set("", key, startups, advice);
+    fn advice(&mut self, key: &str, advice: &Advice) {
+        self.set("", key, advice);
         let mut checks: Vec<_> =
             advice.checks.iter().filter(|check| ["fail", "warn"].contains(&check.grade.as_str())).collect();
         checks.sort_by_key(|check| check.grade != "fail");
@@ -289,7 +289,7 @@ impl Screen {
         self.more(checks.len(), CHECKS, "check(s)");
     }
 
-    fn set(&mut self, verb: &str, key: &str, startups: u64, advice: &Advice) {
+    fn set(&mut self, verb: &str, key: &str, advice: &Advice) {
         let current = |bytes: Option<u64>, known: bool| match (bytes, known) {
             (Some(bytes), _) => format!("now {}", quantity(bytes)),
             (None, true) => "now none".to_owned(),
@@ -315,8 +315,11 @@ impl Screen {
             set.push(format!("no number yet ({missing})"));
         }
         if let Some(worst) = advice.worst_bytes {
-            set.push(format!("worst need {} in {startups} start-up{}", Bytes(worst), plural(startups)));
+            set.push(format!("worst need {}", Bytes(worst)));
         }
         self.say(2, &format!("{verb}{key}: {}", set.join(", ")));
+        if let Some(reason) = &advice.limit_reason {
+            self.say(4, &format!("limit: {reason}"));
+        }
     }
 }

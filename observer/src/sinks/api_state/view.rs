@@ -178,6 +178,8 @@ pub struct AdviceView {
     pub limit_bytes: Option<u64>,
     /// Every start-up was cut off by a kill: the limit is the next to try, not one that is known to do.
     pub limit_is_trial: bool,
+    /// Where the limit comes from, in words.
+    pub limit_reason: Option<String>,
     pub current_request_bytes: Option<u64>,
     pub current_limit_bytes: Option<u64>,
     /// Null above is none where it is known, and otherwise not known.

@@ -6,10 +6,13 @@ use super::{
     NodeState,
     view::{AdviceView, CheckView, ContainerView, Risk, WorkloadView},
 };
-use observer_core::model::{
-    advice::{AdvisedLimit, Grade},
-    container::{ContainerState, Workload},
-    finding::Advised,
+use observer_core::{
+    advice::Settings,
+    model::{
+        advice::{AdvisedLimit, Grade},
+        container::{ContainerState, Workload},
+        finding::Advised,
+    },
 };
 
 /// A peak this near to the limit is a risk: the advised headroom is 10 %.
@@ -74,6 +77,7 @@ fn advice(advised: &Advised) -> AdviceView {
         request_bytes: numbers.request,
         limit_bytes: numbers.limit.map(AdvisedLimit::bytes),
         limit_is_trial: matches!(numbers.limit, Some(AdvisedLimit::Trial(_))),
+        limit_reason: numbers.limit_reason(facts, &Settings::default()),
         current_request_bytes: facts.current.request.flatten(),
         current_limit_bytes: facts.current.limit.flatten(),
         current_request_known: facts.current.request.is_some(),
