@@ -5,6 +5,7 @@
 //! asked for: when the peak is measured to be past, at most twice, and at the verdict. Whatever happens, it ends at its
 //! deadline. A container that ends and is started again is lent to again, unless it ends over and over.
 
+pub mod airbag;
 pub mod course;
 pub mod need;
 

@@ -2,8 +2,8 @@
 //!
 //! So the scheduler itself keeps room for the spike, and a scale-up goes in waves as wide as the node allows. A
 //! webhook raises the request of memory of pods that opted in when they are created; the leading one of the replicas
-//! gives it back by what the agents measure. Nothing else of a pod is changed, and no limit. All that outlives the
-//! process is on the pods: docs/lend.md.
+//! gives it back by what the agents measure. Nothing else of a pod is changed, and no limit, unless `--airbag` is
+//! given. All that outlives the process is on the pods: docs/lend.md.
 
 use std::{
     net::SocketAddr,
@@ -24,6 +24,7 @@ use crate::{
 
 pub mod admit;
 pub mod agents;
+pub mod airbag;
 pub mod cluster;
 pub mod entry;
 pub mod events;
@@ -31,7 +32,9 @@ pub mod held;
 pub mod lent;
 pub mod loans;
 pub mod metrics;
+pub mod pods;
 pub mod resize;
+pub mod rules;
 pub mod webhook;
 
 /// Name of the Lease.
@@ -84,6 +87,13 @@ pub struct Options {
     /// Pods use no swap although nodes have it (the kubelet's default, swapBehavior NoSwap): they can be lent to
     #[arg(long, env = "OBSERVER_LEND_NO_SWAP_FOR_PODS")]
     pub no_swap_for_pods: bool,
+    /// Raise the memory limit of a container, once, when it is foreseen to meet it and its node has room: of pods with
+    /// the label memory-observer/airbag=true
+    #[arg(long, env = "OBSERVER_LEND_AIRBAG")]
+    pub airbag: bool,
+    /// By how much: as a share of the limit (by 8 MiB at least)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25, env = "OBSERVER_LEND_AIRBAG_SHARE", value_parser = share)]
+    pub airbag_share: f64,
     /// Decide, count and say by Events what would be lent, and change no pod
     #[arg(long, env = "OBSERVER_LEND_DRY_RUN")]
     pub dry_run: bool,
@@ -165,6 +175,14 @@ async fn work(
         ready: Arc::clone(&ready),
         lent: lent.clone(),
     };
+    let airbag = airbag::Airbag {
+        client: client.clone(),
+        cluster: cluster.clone(),
+        metrics: metrics.clone(),
+        events: events.clone(),
+        share: options.airbag_share,
+        dry_run: options.dry_run,
+    };
     let loans = loans::Loans {
         client: client.clone(),
         cluster: cluster.clone(),
@@ -186,6 +204,7 @@ async fn work(
         tokio::select! {
             () = lease.keep() => tracing::warn!("lost the lease to another replica; exiting to restart as standby"),
             () = loans.run() => {}
+            () = airbag.run(), if options.airbag => {}
         }
     };
     tokio::select! {

@@ -1,6 +1,7 @@
 //! deploy/lend: memory lent for the start, on a node with too little room for all peaks at once. The truth is the
 //! API's and the kernel's: what pods request, when each settled, and the node's count of OOM kills.
 
+mod airbag;
 mod failures;
 mod picture;
 mod timeline;
@@ -54,6 +55,7 @@ pub fn cases() -> Vec<Case> {
             Deployed::WithLender,
             failures::case,
         ),
+        case("lend::a_limit_is_raised_once_before_it_is_met", Deployed::WithLender, airbag::case),
     ]
 }
 
@@ -66,7 +68,12 @@ pub fn apply(suite: &Suite) -> Result<()> {
     cluster.kubectl(&["apply", "-k", &deployed::overlay("lend")])?;
     // Nothing of the tests' machine swaps pods out.
     let deadline = format!("OBSERVER_LEND_DEADLINE={DEADLINE}s");
-    let faster = [&deadline, "OBSERVER_LEND_PENDING=60s", "OBSERVER_LEND_NO_SWAP_FOR_PODS=true"];
+    let faster = [
+        &deadline,
+        "OBSERVER_LEND_PENDING=60s",
+        "OBSERVER_LEND_NO_SWAP_FOR_PODS=true",
+        "OBSERVER_LEND_AIRBAG=true",
+    ];
     cluster
         .kubectl(&[&["set", "env", "deployment/observer-lend", "-n", "observer"], &faster[..]].concat())?;
     lender_ready(cluster)?;

@@ -70,6 +70,7 @@ const CLOCKS: &[(&str, &str)] = &[
     ("observer/src/sources/kubernetes.rs", "when to ask again"),
     ("observer/src/sources/kubernetes/pace.rs", "when to ask again"),
     ("observer/src/ledger/client.rs", "when to ask again"),
+    ("observer/src/lend/airbag.rs", "when to raise again, and since when a raise is held against the room"),
     ("observer/src/lend/loans.rs", "when to resize again, and for how long one is not in force"),
 ];
 

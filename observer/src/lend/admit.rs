@@ -6,10 +6,13 @@
 use k8s_openapi::api::core::v1::{Container, LimitRange, Pod, ResourceQuota};
 use observer_core::{loan::need::LEAST, model::container::Workload};
 
-use crate::sources::kubernetes::{
-    metadata,
-    pod::bytes,
-    terms::{self, Lent, START_MEMORY, TERMS, Terms},
+use crate::{
+    lend::rules::{Rules, quota_left},
+    sources::kubernetes::{
+        metadata,
+        pod::bytes,
+        terms::{self, Lent, START_MEMORY, TERMS, Terms},
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -115,7 +118,11 @@ pub fn admit(
     let rules = Rules::of(&cluster.limit_ranges(namespace));
     let total: u64 = spec.containers.iter().filter_map(terms::request).map(|(_, bytes)| bytes).sum();
     // What all its containers together may get beyond what they ask for.
-    let caps = [cluster.most(), rules.pod_max, quota_left(&cluster.quotas(namespace))];
+    let caps = [
+        cluster.most(),
+        rules.pod_max,
+        quota_left(&cluster.quotas(namespace), &["requests.memory", "memory"]),
+    ];
     let mut room =
         cluster.most().map_or(0, |_| caps.into_iter().flatten().min().unwrap_or(0)).saturating_sub(total);
     let mut lent = Terms { deadline_seconds, containers: Default::default() };
@@ -162,7 +169,7 @@ fn is_as_lent(containers: &[Container], terms: &Terms) -> bool {
 }
 
 /// As agents name it.
-fn workload(pod: &Pod, namespace: &str, kind: &str, owner: &str) -> Workload {
+pub fn workload(pod: &Pod, namespace: &str, kind: &str, owner: &str) -> Workload {
     let hash = metadata::label(&pod.metadata, "pod-template-hash");
     let deployment = hash
         .filter(|_| kind == "ReplicaSet")
@@ -174,11 +181,11 @@ fn workload(pod: &Pod, namespace: &str, kind: &str, owner: &str) -> Workload {
     Workload { namespace: namespace.to_owned(), workload, workload_type, container: String::new() }
 }
 
-fn limit(container: &Container) -> Option<u64> {
+pub fn limit(container: &Container) -> Option<u64> {
     container.resources.as_ref()?.limits.as_ref()?.get("memory").and_then(bytes)
 }
 
-fn restarts_on_resize(container: &Container) -> bool {
+pub fn restarts_on_resize(container: &Container) -> bool {
     container
         .resize_policy
         .iter()
@@ -187,7 +194,7 @@ fn restarts_on_resize(container: &Container) -> bool {
 }
 
 /// Neither without any request or limit, nor with both equal everywhere (kubernetes: pkg/apis/core/v1/helper/qos).
-fn is_burstable<'a>(containers: impl Iterator<Item = &'a Container>) -> bool {
+pub fn is_burstable<'a>(containers: impl Iterator<Item = &'a Container>) -> bool {
     let (mut any, mut guaranteed) = (false, true);
     for container in containers {
         for resource in ["cpu", "memory"] {
@@ -203,61 +210,6 @@ fn is_burstable<'a>(containers: impl Iterator<Item = &'a Container>) -> bool {
         }
     }
     any && !guaranteed
-}
-
-/// Of the LimitRanges of a namespace, for memory.
-#[derive(Default)]
-struct Rules {
-    min: Option<u64>,
-    max: Option<u64>,
-    ratio: Option<f64>,
-    pod_max: Option<u64>,
-}
-
-impl Rules {
-    fn of(ranges: &[LimitRange]) -> Self {
-        let mut rules = Self::default();
-        let items = ranges.iter().filter_map(|range| range.spec.as_ref()).flat_map(|spec| &spec.limits);
-        for item in items {
-            let memory = |list: &Option<std::collections::BTreeMap<_, _>>| {
-                list.as_ref().and_then(|list| list.get("memory")).and_then(bytes)
-            };
-            let lower = |now: Option<u64>, other: Option<u64>| now.into_iter().chain(other).min();
-            match item.type_.as_str() {
-                "Container" => {
-                    rules.min = rules.min.max(memory(&item.min));
-                    rules.max = lower(rules.max, memory(&item.max));
-                    let ratio = item.max_limit_request_ratio.as_ref().and_then(|list| list.get("memory"));
-                    let ratio = ratio.and_then(|ratio| ratio.0.parse::<f64>().ok());
-                    rules.ratio = rules.ratio.into_iter().chain(ratio).reduce(f64::min);
-                }
-                "Pod" => rules.pod_max = lower(rules.pod_max, memory(&item.max)),
-                _ => {}
-            }
-        }
-        rules
-    }
-
-    /// Whether a container may go back to this request.
-    fn allow(&self, steady: u64, limit: Option<u64>) -> bool {
-        let ratio = limit.map(|limit| limit as f64 / steady.max(1) as f64);
-        self.min.is_none_or(|min| steady >= min)
-            && self.ratio.is_none_or(|most| ratio.is_none_or(|ratio| ratio <= most))
-    }
-}
-
-/// Least that any quota leaves, whatever its scope.
-fn quota_left(quotas: &[ResourceQuota]) -> Option<u64> {
-    let left = quotas.iter().filter_map(|quota| {
-        let status = quota.status.as_ref()?;
-        let of = |list: &Option<std::collections::BTreeMap<String, _>>, name: &str| {
-            list.as_ref().and_then(|list| list.get(name)).and_then(bytes)
-        };
-        let left =
-            |name: &str| Some(of(&status.hard, name)?.saturating_sub(of(&status.used, name).unwrap_or(0)));
-        ["requests.memory", "memory"].into_iter().filter_map(left).min()
-    });
-    left.min()
 }
 
 #[cfg(test)]

@@ -77,6 +77,12 @@ impl Agent {
         self.get("/api/v1/advice").await
     }
 
+    /// What its node has left, beside what those starting there are expected to take yet. `None`: it is not known.
+    pub async fn room(&self) -> Result<Option<u64>, String> {
+        let state: Whole = self.get("/api/v1/state").await?;
+        Ok(state.node.room())
+    }
+
     pub async fn containers(&self) -> Result<Vec<Holding>, String> {
         self.get("/api/v1/containers").await
     }
@@ -136,6 +142,26 @@ impl Needs {
     }
 }
 
+/// Of /api/v1/state, what is needed of it.
+#[derive(Debug, Deserialize)]
+struct Whole {
+    node: Node,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    available_bytes: Option<u64>,
+    pods_available_bytes: Option<u64>,
+    forecast_bytes: u64,
+}
+
+impl Node {
+    fn room(&self) -> Option<u64> {
+        let least = self.available_bytes.into_iter().chain(self.pods_available_bytes).min()?;
+        Some(least.saturating_sub(self.forecast_bytes))
+    }
+}
+
 /// Of /api/v1/containers, what is needed of it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Holding {
@@ -150,6 +176,20 @@ pub struct Holding {
     file_bytes: Option<u64>,
     peak_bytes: u64,
     startup_peak_bytes: Option<u64>,
+    #[serde(default)]
+    pub limit_bytes: Option<u64>,
+    #[serde(default)]
+    pub limit_ahead: Option<LimitAhead>,
+}
+
+/// A limit that it is foreseen to meet.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LimitAhead {
+    /// `container`, `pod` or `node`.
+    pub limit: String,
+    /// Unix time.
+    pub at: f64,
+    pub confidence: f64,
 }
 
 impl Holding {

@@ -53,5 +53,5 @@ impl Entry {
 
 /// Namespace, pod and container: as agents name it.
 pub fn key(held: &Held, one: &HeldContainer) -> (String, String, String) {
-    (held.namespace.clone(), held.name.clone(), one.name.clone())
+    (held.id.namespace.clone(), held.id.name.clone(), one.name.clone())
 }

@@ -1,23 +1,23 @@
 //! A pod that was lent to, as the lender keeps it. Pure.
 
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, ObjectReference, Pod},
+    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use crate::sources::kubernetes::{
-    metadata,
-    pod::bytes,
-    terms::{self, TERMS},
+use crate::{
+    lend::pods::{self, PodId},
+    sources::kubernetes::{
+        metadata,
+        pod::bytes,
+        terms::{self, TERMS},
+    },
 };
 use observer_core::{loan::Bounds, model::units::parse_bytes};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
-    pub uid: String,
-    pub namespace: String,
-    pub name: String,
-    pub version: String,
+    pub id: PodId,
     pub node: Option<String>,
     /// Unix time.
     pub created: f64,
@@ -52,8 +52,7 @@ impl Held {
         let meta = &pod.metadata;
         let terms: terms::Terms = metadata::annotation(meta, TERMS)?.parse().ok()?;
         let spec = pod.spec.as_ref()?;
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let over = matches!(phase, Some("Succeeded" | "Failed")) || meta.deletion_timestamp.is_some();
+        let over = pods::is_over(pod);
         let never = spec.restart_policy.as_deref() == Some("Never");
         let on_failure = spec.restart_policy.as_deref() == Some("OnFailure");
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
@@ -80,25 +79,11 @@ impl Held {
             })
         });
         Some(Self {
-            uid: meta.uid.clone()?,
-            namespace: meta.namespace.clone()?,
-            name: meta.name.clone()?,
-            version: meta.resource_version.clone()?,
+            id: PodId::of(pod)?,
             node: spec.node_name.clone(),
             created: metadata::created(meta),
             containers: containers.collect(),
         })
-    }
-
-    pub fn reference(&self) -> ObjectReference {
-        ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            name: Some(self.name.clone()),
-            namespace: Some(self.namespace.clone()),
-            uid: Some(self.uid.clone()),
-            ..ObjectReference::default()
-        }
     }
 }
 

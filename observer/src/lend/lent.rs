@@ -83,8 +83,8 @@ impl LoanView {
             Status::Waiting { .. } => ("waiting", held.created),
         };
         (open || lent_bytes > 0).then(|| Self {
-            namespace: held.namespace.clone(),
-            pod: held.name.clone(),
+            namespace: held.id.namespace.clone(),
+            pod: held.id.name.clone(),
             container: one.name.clone(),
             node: held.node.clone(),
             state,
@@ -102,6 +102,7 @@ impl LoanView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lend::pods::PodId;
     use observer_core::loan::{Bounds, Measured, State};
 
     const MIB: u64 = 1 << 20;
@@ -117,10 +118,12 @@ mod tests {
             status,
         };
         let held = Held {
-            uid: "u".into(),
-            namespace: "shop".into(),
-            name: "web-1".into(),
-            version: "1".into(),
+            id: PodId {
+                uid: "u".into(),
+                namespace: "shop".into(),
+                name: "web-1".into(),
+                version: "1".into(),
+            },
             node: Some("node-1".into()),
             created: 100.0,
             containers: vec![app],

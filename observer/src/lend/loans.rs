@@ -7,30 +7,23 @@ use std::{
 
 use futures::{StreamExt, future::join_all, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, Client,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Client, runtime::watcher};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
     clock,
-    failure::one_line,
     lend::{
         agents::{Agent, Holding},
-        cluster::{Cluster, WATCH},
+        cluster::Cluster,
         entry::{Entry, RETRY, key},
         events::Events,
         held::{Held, HeldContainer, Status},
         lent::{Answer, Lent},
         metrics::Metrics,
+        pods,
         resize::{self, Resized},
     },
-    sources::kubernetes::{
-        ApiClock,
-        pace::{self, Watched},
-        terms,
-    },
+    sources::kubernetes::{ApiClock, terms},
 };
 use observer_core::loan::{Ask, Measured, State, course::Course};
 
@@ -44,7 +37,6 @@ const MOST: usize = 10_000;
 const ACTUAL: Duration = Duration::from_secs(10);
 /// Between tries of a resize that a rule refused.
 const REFUSED: Duration = Duration::from_secs(300);
-const PAGE: u32 = 50;
 
 pub struct Loans {
     pub client: Client,
@@ -63,29 +55,18 @@ type Holdings = HashMap<(String, String, String), Holding>;
 impl Loans {
     /// Until the end of the process, or of its lease.
     pub async fn run(&self) {
-        let Watched { client, pace, .. } = pace::watched(self.client.clone());
-        let api = Api::<Pod>::all(client);
-        let config = watcher::Config::default()
-            .labels(&format!("{}=true", terms::LENT_LABEL))
-            .page_size(PAGE)
-            .timeout(WATCH);
-        let mut pods = watcher(api, config).backoff(pace).boxed();
+        let mut pods = pods::watched(&self.client, terms::LENT_LABEL);
         let mut entries = Entries::new();
         let mut listed = false;
-        let mut up = true;
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 next = pods.next() => match next {
-                    Some(Ok(event)) => {
-                        up = true;
+                    Some(event) => {
                         listed |= matches!(event, watcher::Event::InitDone);
                         self.take(&mut entries, event);
                     }
-                    Some(Err(error)) => if std::mem::take(&mut up) {
-                        tracing::warn!("the watch of pods failed and is begun again: {}", one_line(&error));
-                    },
                     None => return,
                 },
                 _ = tick.tick() => if listed { self.look(&mut entries).await },
@@ -111,11 +92,11 @@ impl Loans {
             return;
         };
         let full = entries.len() >= MOST;
-        match entries.get_mut(&held.uid) {
+        match entries.get_mut(&held.id.uid) {
             Some(entry) => (entry.held, entry.listed) = (held, true),
             None if full => self.metrics.untracked(),
             None => {
-                entries.insert(held.uid.clone(), Entry::new(held));
+                entries.insert(held.id.uid.clone(), Entry::new(held));
             }
         }
     }
@@ -268,8 +249,8 @@ impl Loans {
                     format!("{}: memory request {from} -> {to} ({})", one.name, ask.why.as_ref())
                 });
                 let note = parts.collect::<Vec<_>>().join("; ");
-                tracing::info!("{}/{}: {note}", held.namespace, held.name);
-                self.events.normal(held.reference(), "MemoryRequestResized", note);
+                tracing::info!("{}/{}: {note}", held.id.namespace, held.id.name);
+                self.events.normal(held.id.reference(), "MemoryRequestResized", note);
             }
             // The watch brings its end.
             Ok(Resized::Gone) => entry.next = Some(now + RETRY[0]),
@@ -282,16 +263,16 @@ impl Loans {
                 self.metrics.failed("refused");
                 entry.forget(asked);
                 entry.next = Some(now + REFUSED);
-                tracing::warn!("{}/{}: the resize was refused: {why}", held.namespace, held.name);
+                tracing::warn!("{}/{}: the resize was refused: {why}", held.id.namespace, held.id.name);
                 let note = format!("the memory lent to it cannot be given back: {why}");
-                self.events.warning(held.reference(), "MemoryResizeRefused", note);
+                self.events.warning(held.id.reference(), "MemoryResizeRefused", note);
             }
             Err(why) => {
                 self.metrics.failed("failed");
                 entry.forget(asked);
                 entry.next = Some(now + entry.pause);
                 entry.pause = (entry.pause * 2).min(RETRY[1]);
-                tracing::warn!("{}/{}: the resize failed: {why}", held.namespace, held.name);
+                tracing::warn!("{}/{}: the resize failed: {why}", held.id.namespace, held.id.name);
             }
         }
     }
@@ -315,8 +296,8 @@ impl Loans {
                 late.join(", "),
                 ACTUAL.as_secs()
             );
-            tracing::warn!("{}/{}: {note}", entry.held.namespace, entry.held.name);
-            self.events.warning(entry.held.reference(), "MemoryResizeNotInForce", note);
+            tracing::warn!("{}/{}: {note}", entry.held.id.namespace, entry.held.id.name);
+            self.events.warning(entry.held.id.reference(), "MemoryResizeNotInForce", note);
         }
     }
 

@@ -21,6 +21,10 @@ registered! {
         "Resizes that were not done: conflict (asked again at once), refused (by a rule; asked again after five minutes), not_actual (accepted, but not carried out within 10 s), failed.";
     unasked: counters "observer_lend_agent_failures_total", [],
         "Questions to agents without an answer: their pods keep their loan until the deadline.";
+    raised: counters "observer_lend_limits_raised_total", [],
+        "Limits of memory raised before a container met them (--airbag).";
+    not_raised: counters "observer_lend_limits_not_raised_total", ["reason"],
+        "Containers that were foreseen to meet their limit and whose limit was left as it is, by reason: docs/lend.md (--airbag).";
     foreign: counters "observer_lend_unreadable_terms_total", [],
         "Pods that carry the label of a loan and no terms that can be read: left as they are.";
     overfull: counters "observer_lend_pods_untracked_total", [],
@@ -68,6 +72,14 @@ impl Metrics {
 
     pub fn agent_failed(&self) {
         self.families.unasked.with_label_values(NONE).inc();
+    }
+
+    pub fn limit_raised(&self) {
+        self.families.raised.with_label_values(NONE).inc();
+    }
+
+    pub fn limit_not_raised(&self, reason: &str) {
+        self.families.not_raised.with_label_values(&[reason]).inc();
     }
 
     pub fn unreadable(&self) {

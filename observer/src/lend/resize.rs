@@ -1,4 +1,4 @@
-//! One resize of one pod: requests of memory, and nothing else.
+//! One resize of one pod: requests or limits of memory, and nothing else.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -9,10 +9,16 @@ use serde_json::{Value, json};
 
 use crate::{
     failure::one_line,
-    lend::held::{Held, HeldContainer},
+    lend::{
+        held::{Held, HeldContainer},
+        pods::PodId,
+    },
     sources::kubernetes::terms,
 };
 use observer_core::loan::Ask;
+
+/// From a resize that failed to the next.
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub enum Resized {
     Done(Box<Pod>),
@@ -24,11 +30,25 @@ pub enum Resized {
     Refused(String),
 }
 
-/// `Err`: it may be done or not; absolute numbers can be asked for again.
 pub async fn resize(client: &Client, held: &Held, asked: &[(HeldContainer, Ask)]) -> Result<Resized, String> {
-    let api = Api::<Pod>::namespaced(client.clone(), &held.namespace);
-    let patch = Patch::Strategic(body(held, asked));
-    match api.patch_subresource("resize", &held.name, &PatchParams::default(), &patch).await {
+    let request = |(one, ask): &(HeldContainer, Ask)| json!({"name": one.name, "resources": {"requests": {"memory": written(one, ask)}}});
+    let asked = asked.iter().map(request).collect();
+    patch(client, &held.id, &PatchParams::default(), asked).await
+}
+
+/// `containers`: names with resources. `Err`: it may be done or not; absolute numbers can be asked for again.
+pub async fn patch(
+    client: &Client,
+    id: &PodId,
+    params: &PatchParams,
+    containers: Vec<Value>,
+) -> Result<Resized, String> {
+    let api = Api::<Pod>::namespaced(client.clone(), &id.namespace);
+    let patch = Patch::Strategic(json!({
+        "metadata": {"uid": id.uid, "resourceVersion": id.version},
+        "spec": {"containers": containers}
+    }));
+    match api.patch_subresource("resize", &id.name, params, &patch).await {
         Ok(pod) => Ok(Resized::Done(Box::new(pod))),
         Err(Error::Api(status)) => match status.code {
             404 | 410 => Ok(Resized::Gone),
@@ -40,17 +60,6 @@ pub async fn resize(client: &Client, held: &Held, asked: &[(HeldContainer, Ask)]
         },
         Err(error) => Err(one_line(&error)),
     }
-}
-
-fn body(held: &Held, asked: &[(HeldContainer, Ask)]) -> Value {
-    let containers: Vec<Value> = asked
-        .iter()
-        .map(|(one, ask)| json!({"name": one.name, "resources": {"requests": {"memory": written(one, ask)}}}))
-        .collect();
-    json!({
-        "metadata": {"uid": held.uid, "resourceVersion": held.version},
-        "spec": {"containers": containers}
-    })
 }
 
 /// What the user wrote, where it goes back to that.
