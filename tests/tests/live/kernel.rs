@@ -151,14 +151,15 @@ pub fn run(stage: &Stage, group: &Group, args: &str) -> Result<Child> {
 
 pub fn wait(mut child: Child) -> Result<std::process::Output> {
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(60) {
+    let within = Duration::from_secs(60) * patience();
+    while began.elapsed() < within {
         if child.try_wait()?.is_some() {
             return Ok(child.wait_with_output()?);
         }
         sleep(Duration::from_millis(20));
     }
     child.kill()?;
-    anyhow::bail!("the workload did not end within a minute")
+    anyhow::bail!("the workload did not end within {within:?}")
 }
 
 fn counts_faults(stage: &Stage) -> Result<()> {

@@ -14,27 +14,27 @@ use crate::{shell, statics::Arch};
 pub struct Kernel {
     pub name: &'static str,
     pub arch: Arch,
-    pub tries_fallbacks: bool,
+    pub tries_all: bool,
     suite: &'static str,
     /// Of the package that holds vmlinuz; the highest that matches is taken.
     package: (&'static str, &'static str),
 }
 
 const fn kernel(name: &'static str, suite: &'static str, prefix: &'static str) -> Kernel {
-    let tries_fallbacks = false;
-    Kernel { name, arch: Arch::Amd64, tries_fallbacks, suite, package: (prefix, "-cloud-amd64-unsigned") }
+    let tries_all = false;
+    Kernel { name, arch: Arch::Amd64, tries_all, suite, package: (prefix, "-cloud-amd64-unsigned") }
 }
 
 pub const KERNELS: [Kernel; 5] = [
     kernel("5.10", "bullseye", "linux-image-5.10."),
     kernel("6.1", "bookworm", "linux-image-6.1."),
-    Kernel { tries_fallbacks: true, ..kernel("6.12", "trixie", "linux-image-6.12.") },
+    Kernel { tries_all: true, ..kernel("6.12", "trixie", "linux-image-6.12.") },
     // The image package is only a wrapper there.
     Kernel { package: ("linux-binary-", "-cloud-amd64"), ..kernel("newest", "sid", "") },
     Kernel {
         name: "6.12-arm64",
         arch: Arch::Arm64,
-        tries_fallbacks: false,
+        tries_all: false,
         suite: "trixie",
         package: ("linux-image-6.12.", "-cloud-arm64-unsigned"),
     },
