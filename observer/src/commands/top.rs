@@ -49,13 +49,18 @@ pub enum Failed {
     BadInput(String),
 }
 
-pub const NO_TERMINAL: &str = "top draws on a terminal, and standard output is none; why NAME prints text, \
-                               /api/v1/state of the observer is JSON";
+/// `command`: what `why` is called by here.
+pub fn no_terminal(command: &str) -> String {
+    format!(
+        "top draws on a terminal, and standard output is none; `{command} why NAME` prints text, /api/v1/state of the \
+         observer is JSON"
+    )
+}
 
 /// `recording`: the opened file of `--replay`.
 pub fn run(options: &Options, recording: Option<Box<dyn BufRead + Send>>) -> Result<(), Failed> {
     if !io::stdout().is_terminal() {
-        return Err(Failed::Failed(NO_TERMINAL.into()));
+        return Err(Failed::Failed(no_terminal("observer")));
     }
     let feed = match (&options.replay, recording) {
         (Some(path), Some(recording)) => {

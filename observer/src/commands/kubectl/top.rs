@@ -44,7 +44,7 @@ pub struct Found {
 /// Until it is quit.
 pub async fn run(options: &Options) -> Result<(), NoAnswer> {
     if !std::io::stdout().is_terminal() {
-        return Err(NoAnswer::Failed(top::NO_TERMINAL.into()));
+        return Err(NoAnswer::Failed(top::no_terminal("kubectl observer")));
     }
     let found = options.cluster.within(find(options)).await?;
     // The ports that it reads by are served by this thread meanwhile.
