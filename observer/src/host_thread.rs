@@ -268,11 +268,8 @@ impl Reader {
             let others = others.map(|due| due.saturating_duration_since(Instant::now()));
             others.into_iter().chain([pass]).min()
         });
-        let pause = match rest {
-            _ if self.sampler.is_moving(now) => sampler::FAST,
-            Some(rest) => rest,
-            None => sampler::SLOW,
-        };
+        let rest = rest.unwrap_or(sampler::SLOW);
+        let pause = self.sampler.pace(now).map_or(rest, |pace| pace.min(rest));
         match &self.kernel {
             Some(kernel) => kernel.wait(pause),
             None => thread::sleep(pause),

@@ -29,7 +29,7 @@ pub const PROBE: Probe = Probe {
         },
     ],
     fallback: Fallback {
-        by: Some("a look every 20 ms while a container moves and every second while it is young"),
+        by: Some("a look every 20 ms while a young container moves and every second while it does not"),
         lost: "growth without page faults that is shorter than that shows only in the peak",
     },
     needs: super::page_fault::PROBE.needs,

@@ -1,8 +1,9 @@
 //! When to read which cgroup's files. Fed with the kernel's own events, so that reading follows what moves.
 //!
 //! Pushed points show all growth that faults. What they miss is read from files: memory given back, page cache filled
-//! by read(2), kernel memory, and the split into anonymous and cache. A group that has just moved is read every 20 ms
-//! (usage) and 100 ms (all), a young one every second, an old one every 15 seconds. Where the kernel can run the pass
+//! by read(2), kernel memory, and the split into anonymous and cache. A young group that has just moved is read every
+//! 20 ms (usage) and 100 ms (all), an old one that moved every 100 ms; at rest a young one every second, an old one
+//! every 15 seconds. Where the kernel can run the pass
 //! (`by_pass.rs`), files are read only when something ended, and now and then for what they alone count.
 
 mod by_pass;
@@ -29,8 +30,9 @@ use observer_core::{
     },
 };
 
-/// How often [`Sampler::sample`] wants to be called while something moves, and while something starts or may have been
-/// missed. Else it is called when the next pass is due: [`Sampler::rests_until`].
+/// How often [`Sampler::sample`] wants to be called while something young moves or has just ended, and while anything
+/// else moves, something starts, or may have been missed: [`Sampler::pace`]. Else it is called when the next pass is
+/// due: [`Sampler::rests_until`].
 pub const FAST: Duration = Duration::from_millis(20);
 pub const SLOW: Duration = Duration::from_millis(100);
 /// What is due within this time is done now, so that one wake-up serves all.
@@ -103,6 +105,16 @@ struct Group {
     /// The last walk did not find it.
     absent: bool,
     pass: by_pass::Known,
+}
+
+impl Group {
+    fn is_young(&self, now: Time) -> bool {
+        self.born.is_some_and(|born| now.since(born) < YOUNG)
+    }
+
+    fn is_moving(&self, now: Time) -> bool {
+        self.moved.is_some_and(|moved| now.since(moved) < MOVING)
+    }
 }
 
 impl Sampler {
@@ -450,8 +462,7 @@ impl Sampler {
             if !group.is_container || !(group.lives || final_read) {
                 continue;
             }
-            let moving = group.moved.is_some_and(|moved| now.since(moved) < MOVING);
-            let young = group.born.is_some_and(|born| now.since(born) < YOUNG);
+            let (moving, young) = (group.is_moving(now), group.is_young(now));
             let every = match (moving, young) {
                 (true, _) => EVERY_MOVING,
                 (_, true) => EVERY_YOUNG,
@@ -488,14 +499,14 @@ impl Sampler {
         }
     }
 
-    /// Whether something moves: then [`FAST`] is the time to the next look.
-    pub fn is_moving(&self, now: Time) -> bool {
+    /// The time to the next look while something moves or has ended. The curve of a start-up is drawn by each look; of
+    /// what started long ago nothing is asked that a tenth of a second would miss.
+    pub fn pace(&self, now: Time) -> Option<Duration> {
+        let of = |group: &Group| if group.final_read || group.is_young(now) { FAST } else { SLOW };
         if self.by_pass.works() {
-            return !self.by_pass.attention.is_empty();
+            return self.by_pass.attention.iter().filter_map(|cgroup| self.groups.get(cgroup)).map(of).min();
         }
-        self.groups
-            .values()
-            .any(|group| group.lives && group.moved.is_some_and(|moved| now.since(moved) < MOVING))
+        self.groups.values().filter(|group| group.lives && group.is_moving(now)).map(of).min()
     }
 
     /// When the next pass is due, if nothing is to be looked at before, unless the kernel's events say so.
@@ -599,5 +610,26 @@ mod tests {
         assert_eq!([1, 3].map(lives), [None, Some(true)]);
         sampler.learn(&Event { at: Time::from_nanos(2), what: EventKind::CgroupRemoved { cgroup: 3 } });
         assert!(sampler.containers.is_empty());
+    }
+
+    #[test]
+    fn what_started_long_ago_is_looked_at_less_often() {
+        let hierarchy = Hierarchy { version: CgroupVersion::V2, root: "/nowhere".into(), id: 0 };
+        let mut sampler = Sampler::new(hierarchy, false);
+        let born = Time::from_nanos(1);
+        let made = EventKind::CgroupMade { cgroup: 1, path: "/jobs/one".into() };
+        sampler.learn(&Event { at: born, what: made });
+        assert_eq!(sampler.pace(born), None);
+        for (age, expected) in [(Duration::from_secs(1), FAST), (YOUNG, SLOW)] {
+            let at = born.after(age);
+            sampler.learn(&Event { at, what: EventKind::Usage { cgroup: 1, usage: 1, watermark: 1 } });
+            assert_eq!(sampler.pace(at), Some(expected), "{age:?}");
+            assert_eq!(sampler.pace(at.after(MOVING)), None, "it moves no more");
+        }
+        // An old one beside it that moves does not slow down a young one.
+        let at = born.after(YOUNG);
+        sampler.learn(&Event { at, what: EventKind::CgroupMade { cgroup: 2, path: "/jobs/two".into() } });
+        sampler.learn(&Event { at, what: EventKind::Usage { cgroup: 2, usage: 1, watermark: 1 } });
+        assert_eq!(sampler.pace(at), Some(FAST));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, mem, time::Duration};
 
-use super::{BTreeSet, Below, FAST, MOVING, Pass, SLACK, Sampler, YOUNG, step};
+use super::{BTreeSet, Below, FAST, Pass, SLACK, Sampler, step};
 use observer_core::model::{
     container::CgroupId,
     event::{Event, EventKind, Loss},
@@ -268,8 +268,7 @@ impl Sampler {
         let fingerprint = table::fingerprint(record, whole);
         let changed = mem::replace(&mut group.pass.fingerprint, fingerprint) != fingerprint;
         group.pass.stat_stale |= changed;
-        let young = group.born.is_some_and(|born| now.since(born) < YOUNG);
-        let every_stat = if young { EVERY_STAT_YOUNG } else { EVERY_STAT };
+        let every_stat = if group.is_young(now) { EVERY_STAT_YOUNG } else { EVERY_STAT };
         let stat_due = group.pass.stat_stale
             && group.pass.stat_read.is_none_or(|read| now.since(read) >= every_stat)
             && open.stats_read < STATS_AT_ONCE;
@@ -343,8 +342,7 @@ impl Sampler {
                     Err(error) => self.unread.count_at(&group.path, &error),
                 }
             }
-            let moving = group.moved.is_some_and(|moved| now.since(moved) < MOVING);
-            if !(moving && group.lives && group.is_container) || looked_at >= LOOKED_AT {
+            if !(group.is_moving(now) && group.lives && group.is_container) || looked_at >= LOOKED_AT {
                 group.pass.below = None;
                 continue;
             }
