@@ -94,13 +94,6 @@ const REDUCED: [Boot; 3] = [
     },
     Boot { name: "psi=0", arguments: "psi=0", only: "without_psi" },
 ];
-/// What differs by cgroup version and not by kernel, so that one kernel tries it: what stands in for a probe that is
-/// taken away, and what the daemon makes of the tree and of its own state. A daemon takes ten seconds to start under
-/// emulation.
-const ON_ONE_KERNEL: &str = "without_page_fault,without_growth,without_oom_,without_cgroup_life,without_process,\
-                             without_reclaim,a_kernel_without,with_probes_disabled,in_a_cgroup_namespace,\
-                             a_hierarchy_mounted,start_ups_have_no_more_room,what_ran_before,without_privileges,\
-                             a_restart_is_explained,a_group_inside_a_unit,counted_once_across_a_kill";
 /// A boot takes seconds, the tests minutes under emulation (nine on arm64); beyond this something hangs.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
@@ -188,7 +181,7 @@ pub fn run(options: &Options) -> Result<Vec<Result<Report, String>>> {
     let machines = if options.console { 1 } else { thread::available_parallelism()?.get().min(4) };
     // The longest first, so that no machine is left to end alone.
     let mut order: Vec<usize> = (0..boots.len()).collect();
-    order.sort_by_key(|index| !boots[*index].0.tries_all);
+    order.sort_by_key(|index| boots[*index].0.tries.is_empty());
     let next = AtomicUsize::new(0);
     let (reports, reported) = mpsc::channel();
     thread::scope(|scope| {
@@ -214,7 +207,7 @@ fn boot(kernel: &Kernel, vmlinuz: &Path, image: &Path, boot: &'static Boot, cons
         "console={line} panic=-1 loglevel=1 {} observer.only={} observer.skip={}",
         boot.arguments,
         boot.only,
-        if kernel.tries_all { "" } else { ON_ONE_KERNEL }
+        kernel.leaves_out()
     );
     let began = Instant::now();
     let mut qemu = Command::new(command);
