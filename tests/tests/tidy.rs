@@ -97,9 +97,12 @@ fn sources() -> Vec<Source> {
                 if !built.contains(&name.as_str()) {
                     folders.push(path);
                 }
-            } else if let Ok(text) = fs::read_to_string(&path)
-                && name != ".git"
-            {
+            } else if name != ".git" {
+                let text = match fs::read_to_string(&path) {
+                    Ok(text) => text,
+                    Err(error) if error.kind() == std::io::ErrorKind::InvalidData => continue, // a picture
+                    Err(error) => panic!("cannot read {}: {error}", path.display()),
+                };
                 let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
                 found.push(Source { path, text });
             }
