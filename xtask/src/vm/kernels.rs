@@ -26,7 +26,7 @@ pub struct Kernel {
 /// state.
 const ON_ONE_KERNEL: [&str; 2] = [FALLBACKS, DAEMON];
 const FALLBACKS: &str = "without_page_fault,without_growth,without_oom_,without_cgroup_life,without_process,\
-                         without_reclaim,a_kernel_without,with_probes_disabled,without_privileges";
+                         without_reclaim,a_kernel_without,without_privileges";
 const DAEMON: &str = "in_a_cgroup_namespace,a_hierarchy_mounted,start_ups_have_no_more_room,what_ran_before,\
                       a_restart_is_explained,a_group_inside_a_unit,counted_once_across_a_kill";
 
