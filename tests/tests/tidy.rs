@@ -61,7 +61,6 @@ const CLOCKS: &[(&str, &str)] = &[
     ("observer/src/http/rendered.rs", "how old a rendered answer is"),
     ("observer/src/ledger/lease.rs", "when this process saw the lease change"),
     ("observer/src/commands/top/feed.rs", "for how long the observer was silent, when it is tried again"),
-    ("observer/src/commands/kubectl/top.rs", "on which node something happened lately"),
     ("observer/src/commands/report.rs", "when progress is reported again"),
     ("observer/src/recording/incidents.rs", "how long a disk is waited for"),
     ("observer/src/recording/pace.rs", "how fast a recording is played"),

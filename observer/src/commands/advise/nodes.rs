@@ -49,12 +49,9 @@ fn of(mut nodes: Vec<(String, Facts)>, settings: &Settings) -> Option<WorkloadAd
 }
 
 fn join(a: Facts, b: Facts) -> Facts {
-    let (kills, changes) = {
-        let (mut kills, mut changes) = (a.kills, a.changes);
-        kills += b.kills;
-        changes += b.changes;
-        (kills, changes)
-    };
+    let (mut kills, mut changes) = (a.kills, a.changes);
+    kills += b.kills;
+    changes += b.changes;
     let ready_early = match (a.ready_early, b.ready_early) {
         (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
         (a, b) => a.or(b),
@@ -79,14 +76,6 @@ fn join(a: Facts, b: Facts) -> Facts {
 
 fn startups(a: Startups, b: Startups) -> Startups {
     let (mean, spread) = pooled([&a, &b]);
-    let worst = |a: Option<[u64; 3]>, b: Option<[u64; 3]>| match (a, b) {
-        (Some(a), Some(b)) => Some([a[0].max(b[0]), a[1].max(b[1]), a[2].max(b[2])]),
-        (a, b) => a.or(b),
-    };
-    let worst_of = |a: Option<[f64; 3]>, b: Option<[f64; 3]>| match (a, b) {
-        (Some(a), Some(b)) => Some([a[0].max(b[0]), a[1].max(b[1]), a[2].max(b[2])]),
-        (a, b) => a.or(b),
-    };
     // The usual one is the mean of all.
     let need = worst(a.need, b.need)
         .map(|[p50, p95, max]| [mean.map_or(p50, |mean| mean.exp() as u64).min(p95), p95, max]);
@@ -109,9 +98,17 @@ fn startups(a: Startups, b: Startups) -> Startups {
         whole: a.whole + b.whole,
         cut: a.cut.max(b.cut),
         steady: worst(a.steady, b.steady),
-        overshoot: worst_of(a.overshoot, b.overshoot),
-        time_to_stable: worst_of(a.time_to_stable, b.time_to_stable),
-        growth: worst_of(a.growth, b.growth),
+        overshoot: worst(a.overshoot, b.overshoot),
+        time_to_stable: worst(a.time_to_stable, b.time_to_stable),
+        growth: worst(a.growth, b.growth),
+    }
+}
+
+/// The higher of each quantile.
+fn worst<T: Copy + PartialOrd>(a: Option<[T; 3]>, b: Option<[T; 3]>) -> Option<[T; 3]> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(std::array::from_fn(|at| if b[at] > a[at] { b[at] } else { a[at] })),
+        (a, b) => a.or(b),
     }
 }
 

@@ -10,11 +10,14 @@ use super::{
     find::{Place, Wanted},
     tunnel,
 };
-use crate::commands::{
-    client::http::Http,
-    notice::notice,
-    top::{self, nodes::Nodes},
-    why::NoAnswer,
+use crate::{
+    clock,
+    commands::{
+        client::http::Http,
+        notice::notice,
+        top::{self, nodes::Nodes},
+        why::NoAnswer,
+    },
 };
 
 /// How far back counts for where to begin, seconds.
@@ -76,7 +79,7 @@ async fn find(options: &Options) -> Result<Found, NoAnswer> {
         filter = format!("{}/ {name}", wanted.namespace);
     }
     let mut chosen = cluster.agents(nodes).await?;
-    let from = jiff::Timestamp::now().as_second() as f64 - RECENT;
+    let from = clock::unix_seconds() - RECENT;
     let recent: Vec<(String, Recent)> =
         cluster.ask(&mut chosen, &format!("/api/v1/history?from={from}")).await;
     for line in &chosen.failed {
