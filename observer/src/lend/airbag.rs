@@ -1,9 +1,9 @@
 //! `--airbag`: a running container that is foreseen to meet its own limit gets it raised, once, if its node has room.
 //!
 //! The agent of the node foresees it (docs/forecast.md); the raise is an in-place resize of the limit, in force within
-//! some 20 ms. That it was done is written nowhere but where the API server itself writes it: in the pod's managed
-//! fields, under a manager of this name. So a lender that is started anew raises nothing twice, and needs no right to
-//! change a pod in any other way.
+//! some 20 ms on a node at rest. That it was done is written nowhere but where the API server itself writes it: in the
+//! managed fields of the pod, under [`MANAGER`]. So a lender that is started anew raises nothing twice, and needs no
+//! right to change a pod in any other way.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +24,7 @@ use crate::{
         events::Events,
         metrics::Metrics,
         pods,
-        resize::{self, Resized},
+        resize::{self, RETRY, Resized},
     },
     sources::kubernetes::terms,
 };
@@ -38,7 +38,7 @@ use promised::Promised;
 
 /// On a pod: limits of its containers may be raised. What the lender watches.
 pub const LABEL: &str = "memory-observer/airbag";
-/// From one question to the agents to the next. They read a container that grows every 20 ms, and warn 2 s ahead.
+/// From one question to the agents to the next. They warn 2 s ahead.
 const LOOK: Duration = Duration::from_millis(500);
 /// A limit that is met later than this many seconds from now is raised later, when more is known.
 const WITHIN: f64 = 30.0;
@@ -46,7 +46,7 @@ const WITHIN: f64 = 30.0;
 const SAME: u64 = 1 << 20;
 /// Pods followed at once.
 const MOST: usize = 10_000;
-/// Between tries of a raise that a rule refused, or that failed.
+/// Between tries of a raise that a rule refused.
 const AGAIN: Duration = Duration::from_secs(60);
 
 pub struct Airbag {
@@ -252,7 +252,7 @@ impl Airbag {
             }
             Err(why) => {
                 self.metrics.failed("failed");
-                guarded.next = Some(now + resize::SOON);
+                guarded.next = Some(now + RETRY[0]);
                 tracing::warn!("{}/{}: raising its limit failed: {why}", id.namespace, id.name);
             }
         }

@@ -4,11 +4,11 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::lend::held::{Held, HeldContainer};
+use crate::lend::{
+    held::{Held, HeldContainer},
+    resize::RETRY,
+};
 use observer_core::loan::{Ask, Loan, course::Course};
-
-/// Between tries of a resize that failed: the first pause and the longest.
-pub const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 pub struct Entry {
     pub held: Held,

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Json;
 use serde::Serialize;
 
-use crate::lend::{
-    entry::Entry,
-    held::{Held, HeldContainer, Status},
+use crate::{
+    lend::{
+        entry::Entry,
+        held::{Held, HeldContainer, Status},
+    },
+    sinks::api_state::view::LoanView,
 };
 use observer_core::loan::Loan;
 
@@ -20,27 +23,20 @@ pub struct Answer {
     /// This replica gives back; else ask the other.
     pub leading: bool,
     pub lent_bytes: u64,
-    pub loans: Vec<LoanView>,
+    pub loans: Vec<Borrower>,
 }
 
 /// One container.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct LoanView {
+pub struct Borrower {
     pub namespace: String,
     pub pod: String,
     pub container: String,
     /// null: it waits for one.
     pub node: Option<String>,
     pub state: &'static str,
-    /// Unix time: its pod was created, or its container started again.
-    pub since: f64,
-    /// Seconds from its start, or from the creation of its pod until then, at which the loan ends at the latest.
-    pub deadline_seconds: f64,
-    pub steady_bytes: u64,
-    pub need_bytes: u64,
-    pub requested_bytes: u64,
-    /// Requested beyond what the user asked for.
-    pub lent_bytes: u64,
+    #[serde(flatten)]
+    pub loan: LoanView,
     /// It will be asked to give back; else what is lent is what it uses.
     pub open: bool,
 }
@@ -57,19 +53,19 @@ impl Lent {
 
 impl Answer {
     pub fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
-        let mut loans: Vec<LoanView> = entries
+        let mut loans: Vec<Borrower> = entries
             .flat_map(|entry| {
-                let view = |one| LoanView::of(&entry.held, one, entry.loans.get(&one.name));
+                let view = |one| Borrower::of(&entry.held, one, entry.loans.get(&one.name));
                 entry.held.containers.iter().filter_map(view).collect::<Vec<_>>()
             })
             .collect();
-        let name = |loan: &LoanView| (loan.namespace.clone(), loan.pod.clone(), loan.container.clone());
+        let name = |one: &Borrower| (one.namespace.clone(), one.pod.clone(), one.container.clone());
         loans.sort_by_cached_key(name);
-        Self { leading: true, lent_bytes: loans.iter().map(|loan| loan.lent_bytes).sum(), loans }
+        Self { leading: true, lent_bytes: loans.iter().map(|one| one.loan.lent_bytes).sum(), loans }
     }
 }
 
-impl LoanView {
+impl Borrower {
     /// `None`: nothing is lent to it.
     fn of(held: &Held, one: &HeldContainer, loan: Option<&Loan>) -> Option<Self> {
         let open = !loan.is_some_and(Loan::is_over);
@@ -88,12 +84,14 @@ impl LoanView {
             container: one.name.clone(),
             node: held.node.clone(),
             state,
-            since,
-            deadline_seconds: one.bounds.deadline,
-            steady_bytes: one.bounds.steady,
-            need_bytes: one.bounds.need,
-            requested_bytes: one.requested,
-            lent_bytes,
+            loan: LoanView {
+                since,
+                deadline_seconds: one.bounds.deadline,
+                steady_bytes: one.bounds.steady,
+                need_bytes: one.bounds.need,
+                requested_bytes: one.requested,
+                lent_bytes,
+            },
             open,
         })
     }
@@ -136,8 +134,10 @@ mod tests {
         let running = |restarts| Status::Running { restarts, since: 200.0 };
         let of = |entry: &Entry| {
             let answer = Answer::of(std::iter::once(entry));
-            let loan =
-                answer.loans.first().map(|loan| (loan.state, loan.since, loan.lent_bytes / MIB, loan.open));
+            let loan = answer
+                .loans
+                .first()
+                .map(|one| (one.state, one.loan.since, one.loan.lent_bytes / MIB, one.open));
             assert_eq!(answer.lent_bytes / MIB, loan.map_or(0, |loan| loan.2));
             loan
         };

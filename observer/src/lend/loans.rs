@@ -15,13 +15,13 @@ use crate::{
     lend::{
         agents::{Agent, Holding},
         cluster::Cluster,
-        entry::{Entry, RETRY, key},
+        entry::{Entry, key},
         events::Events,
         held::{Held, HeldContainer, Status},
         lent::{Answer, Lent},
         metrics::Metrics,
         pods,
-        resize::{self, Resized},
+        resize::{self, RETRY, Resized},
     },
     sources::kubernetes::{ApiClock, terms},
 };
@@ -304,8 +304,8 @@ impl Loans {
     fn count(&self, entries: &Entries) {
         let now = self.clock.unix_seconds();
         let answer = Answer::of(entries.values());
-        let open = || answer.loans.iter().filter(|loan| loan.open);
-        let oldest = open().map(|loan| now - loan.since).fold(0.0, f64::max);
+        let open = || answer.loans.iter().filter(|one| one.open);
+        let oldest = open().map(|one| now - one.loan.since).fold(0.0, f64::max);
         self.metrics.now(answer.lent_bytes, open().count() as u64, oldest);
         self.lent.show(answer);
     }

@@ -18,7 +18,7 @@ registered! {
     returned: counters "observer_lend_given_back_bytes_total", [],
         "Memory given back.";
     failed: counters "observer_lend_resize_failures_total", ["reason"],
-        "Resizes that were not done: conflict (asked again at once), refused (by a rule; asked again after five minutes), not_actual (accepted, but not carried out within 10 s), failed.";
+        "Resizes that were not done: conflict (asked again at once), refused (by a rule; a request is asked again after five minutes, a limit after one), not_actual (accepted, but not carried out within 10 s), failed.";
     unasked: counters "observer_lend_agent_failures_total", [],
         "Questions to agents without an answer: their pods keep their loan until the deadline.";
     raised: counters "observer_lend_limits_raised_total", [],

@@ -1,5 +1,7 @@
 //! One resize of one pod: requests or limits of memory, and nothing else.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Error,
@@ -17,8 +19,8 @@ use crate::{
 };
 use observer_core::loan::Ask;
 
-/// From a resize that failed to the next.
-pub const SOON: std::time::Duration = std::time::Duration::from_secs(1);
+/// Between tries of a resize that failed: the first pause and the longest.
+pub const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 pub enum Resized {
     Done(Box<Pod>),

@@ -3,8 +3,8 @@
 //! Pushed points show all growth that faults. What they miss is read from files: memory given back, page cache filled
 //! by read(2), kernel memory, and the split into anonymous and cache. A young group that has just moved is read every
 //! 20 ms (usage) and 100 ms (all), an old one that moved every 100 ms; at rest a young one every second, an old one
-//! every 15 seconds. Where the kernel can run the pass
-//! (`by_pass.rs`), files are read only when something ended, and now and then for what they alone count.
+//! every 15 seconds. Where the kernel can run the pass (`by_pass.rs`), files are read only when something ended, and
+//! now and then for what they alone count.
 
 mod by_pass;
 mod part;

@@ -4,15 +4,17 @@ use serde::Serialize;
 
 use observer_core::model::finding::Lent;
 
-/// What it requests beyond its steady request while it starts: the lender's own view has the same names.
-#[derive(Clone, Debug, Serialize)]
+/// What it requests beyond its steady request while it starts, in the agent's answers and the lender's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LoanView {
     /// Unix time: its pod was created, or its container started again.
     pub since: f64,
+    /// Seconds from its start, or from the creation of its pod until then, at which the loan ends at the latest.
     pub deadline_seconds: f64,
     pub steady_bytes: u64,
     pub need_bytes: u64,
     pub requested_bytes: u64,
+    /// Requested beyond what the user asked for.
     pub lent_bytes: u64,
 }
 
