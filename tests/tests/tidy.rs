@@ -247,7 +247,7 @@ fn every_document_that_is_named_is_there() {
     assert!(named > 10, "only {named} names were found");
 }
 
-const PACKAGES: &[&str] = &["observer-ebpf", "observer-core", "observer", "tests", "xtask"];
+const PACKAGES: &[&str] = &["observer-ebpf", "observer-btf", "observer-core", "observer", "tests", "xtask"];
 
 #[test]
 fn modules_depend_in_one_direction() {

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use btf_rs::{Btf, BtfType, Type};
+use observer_btf::{Kind, Type, Types};
 use observer_ebpf::{
     field::{Field, Source},
     probe::{ArgType, Point},
@@ -52,8 +52,7 @@ impl Layout {
     pub fn read(path: &Path) -> Result<Self, NoTypes> {
         let why = |why: String| NoTypes { path: path.display().to_string(), why };
         let bytes = fs::read(path).map_err(|error| why(error.to_string()))?;
-        let btf = Btf::from_bytes(&bytes).map_err(|error| why(error.to_string()))?;
-        drop(bytes); // megabytes, while memory is at its highest
+        let btf = Types::parse(&bytes).map_err(|error| why(error.to_string()))?;
         let offsets = Field::ALL.iter().map(|field| offset(&btf, field.source())).collect();
         let (mut tracepoints, mut functions, mut iterators) =
             (HashMap::new(), HashSet::new(), HashSet::new());
@@ -63,13 +62,13 @@ impl Layout {
                     tracepoints.entry(name).or_insert_with(|| tracepoint(&btf, name));
                 }
                 Point::Fentry { function } | Point::Fexit { function } => {
-                    if has_function(&btf, function) {
+                    if btf.find(Kind::Func, function).is_some() {
                         functions.insert(function);
                     }
                 }
                 // An iterator has a function of this name, which exists only as this mark.
                 Point::Iter { over } => {
-                    if has_function(&btf, &format!("bpf_iter_{over}")) {
+                    if btf.find(Kind::Func, &format!("bpf_iter_{over}")).is_some() {
                         iterators.insert(over);
                     }
                 }
@@ -117,12 +116,12 @@ impl Layout {
     }
 }
 
-fn offset(btf: &Btf, source: Source) -> Option<u32> {
+fn offset(btf: &Types, source: Source) -> Option<u32> {
     match source {
         Source::Member { ty, path } => nested(btf, ty, path),
         Source::Moved { ty, paths } => paths.iter().find_map(|path| nested(btf, ty, path)),
         Source::Element { ty, member: name, enumeration, enumerator } => {
-            let (bits, _) = member(btf, &structure(btf, ty)?, name)?;
+            let (bits, _) = member(btf, btf.find(Kind::Struct, ty)?, name)?;
             Some(bits / 8 + 8 * enumerated(btf, enumeration, enumerator)?)
         }
         Source::Enumerator { enumeration, enumerator } => enumerated(btf, enumeration, enumerator),
@@ -130,96 +129,66 @@ fn offset(btf: &Btf, source: Source) -> Option<u32> {
     }
 }
 
-fn nested(btf: &Btf, ty: &str, path: &str) -> Option<u32> {
-    let mut current = structure(btf, ty)?;
+fn nested(btf: &Types, ty: &str, path: &str) -> Option<u32> {
+    let mut current = btf.find(Kind::Struct, ty)?;
     let mut bits = 0;
     for name in path.split('.') {
-        let (at, next) = member(btf, &current, name)?;
+        let (at, next) = member(btf, current, name)?;
         bits += at;
         current = next;
     }
     Some(bits / 8)
 }
 
-fn has_function(btf: &Btf, name: &str) -> bool {
-    btf.resolve_types_by_name(name).is_ok_and(|types| types.iter().any(|ty| matches!(ty, Type::Func(_))))
-}
-
 /// `mm_struct.rss_stat`: a structure that holds an array of longs, or an array of per-CPU counters.
-fn rss(btf: &Btf, kind: u32) -> Option<u32> {
-    let (bits, ty) = member(btf, &structure(btf, "mm_struct")?, "rss_stat")?;
-    if let Type::Struct(_) = ty {
-        let (inside, _) = member(btf, &ty, "count")?;
+fn rss(btf: &Types, kind: u32) -> Option<u32> {
+    let (bits, ty) = member(btf, btf.find(Kind::Struct, "mm_struct")?, "rss_stat")?;
+    if ty.kind == Kind::Struct {
+        let (inside, _) = member(btf, ty, "count")?;
         return Some((bits + inside) / 8 + 8 * kind);
     }
-    let Type::Array(array) = ty else { return None };
-    let element = peel(btf, &array)?;
-    let (inside, _) = member(btf, &element, "count")?;
-    let Type::Struct(element) = element else { return None };
-    Some((bits + inside) / 8 + u32::try_from(element.size()).ok()? * kind)
-}
-
-fn structure(btf: &Btf, name: &str) -> Option<Type> {
-    btf.resolve_types_by_name(name).ok()?.into_iter().find(|ty| matches!(ty, Type::Struct(_)))
+    if ty.kind != Kind::Array {
+        return None;
+    }
+    let element = btf.peel(ty.behind()?)?;
+    let (inside, _) = member(btf, element, "count")?;
+    (element.kind == Kind::Struct).then(|| (bits + inside) / 8 + element.size() * kind)
 }
 
 /// Bit offset and type of a member, also inside anonymous structs and unions.
-fn member(btf: &Btf, ty: &Type, name: &str) -> Option<(u32, Type)> {
-    let (Type::Struct(ty) | Type::Union(ty)) = ty else { return None };
-    for candidate in &ty.members {
-        let found = btf.resolve_name(candidate).unwrap_or_default();
-        if found == name {
-            return Some((candidate.bit_offset(), peel(btf, candidate)?));
+fn member<'a>(btf: &Types<'a>, ty: Type<'a>, name: &str) -> Option<(u32, Type<'a>)> {
+    for candidate in btf.members(ty) {
+        if candidate.name == name {
+            return Some((candidate.bit_offset, btf.peel(candidate.ty)?));
         }
-        if found.is_empty()
-            && let Some((bits, ty)) = peel(btf, candidate).and_then(|inner| member(btf, &inner, name))
+        if candidate.name.is_empty()
+            && let Some((bits, ty)) = btf.peel(candidate.ty).and_then(|inner| member(btf, inner, name))
         {
-            return Some((candidate.bit_offset() + bits, ty));
+            return Some((candidate.bit_offset + bits, ty));
         }
     }
     None
 }
 
-/// The type behind typedefs and qualifiers.
-fn peel(btf: &Btf, of: &dyn BtfType) -> Option<Type> {
-    let mut ty = btf.resolve_chained_type(of).ok()?;
-    loop {
-        ty = match &ty {
-            Type::Typedef(inner) => btf.resolve_chained_type(inner).ok()?,
-            Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
-                btf.resolve_chained_type(inner).ok()?
-            }
-            Type::TypeTag(inner) => btf.resolve_chained_type(inner).ok()?,
-            _ => return Some(ty),
-        };
-    }
-}
-
-fn enumerated(btf: &Btf, enumeration: &str, enumerator: &str) -> Option<u32> {
-    let types = btf.resolve_types_by_name(enumeration).ok()?;
-    let members =
-        types.into_iter().find_map(|ty| if let Type::Enum(ty) = ty { Some(ty.members) } else { None })?;
-    let named = members.iter().find(|m| btf.resolve_name(*m).is_ok_and(|found| found == enumerator))?;
-    Some(named.val())
+fn enumerated(btf: &Types, enumeration: &str, enumerator: &str) -> Option<u32> {
+    let mut members = btf.enumerators(btf.find(Kind::Enum, enumeration)?);
+    members.find_map(|(name, value)| (name == enumerator).then_some(value))
 }
 
 /// `btf_trace_<name>` is a typedef of a pointer to a prototype; its first argument is internal.
-fn tracepoint(btf: &Btf, name: &str) -> Option<Vec<Arg>> {
-    let typedef = btf
-        .resolve_types_by_name(&format!("btf_trace_{name}"))
-        .ok()?
-        .into_iter()
-        .find_map(|ty| if let Type::Typedef(ty) = ty { Some(ty) } else { None })?;
-    let Type::Ptr(pointer) = btf.resolve_chained_type(&typedef).ok()? else { return None };
-    let Type::FuncProto(prototype) = btf.resolve_chained_type(&pointer).ok()? else { return None };
-    Some(prototype.parameters.iter().skip(1).map(|parameter| arg(btf, parameter)).collect())
+fn tracepoint(btf: &Types, name: &str) -> Option<Vec<Arg>> {
+    let typedef = btf.find(Kind::Typedef, &format!("btf_trace_{name}"))?;
+    let pointer = btf.peel(typedef.behind()?)?;
+    let prototype = btf.peel(pointer.behind()?)?;
+    let is_one = pointer.kind == Kind::Pointer && prototype.kind == Kind::FuncProto;
+    is_one.then(|| btf.parameters(prototype).skip(1).map(|id| arg(btf, id)).collect())
 }
 
-fn arg(btf: &Btf, parameter: &dyn BtfType) -> Arg {
-    match peel(btf, parameter) {
-        Some(Type::Int(_)) => Arg::Integer,
-        Some(Type::Ptr(pointer)) => match peel(btf, &pointer) {
-            Some(Type::Struct(ty)) => Arg::PointerTo(btf.resolve_name(&ty).unwrap_or_default()),
+fn arg(btf: &Types, id: u32) -> Arg {
+    match btf.peel(id) {
+        Some(ty) if ty.kind == Kind::Int => Arg::Integer,
+        Some(ty) if ty.kind == Kind::Pointer => match ty.behind().and_then(|id| btf.peel(id)) {
+            Some(ty) if ty.kind == Kind::Struct => Arg::PointerTo(btf.name(ty).to_owned()),
             _ => Arg::Other,
         },
         _ => Arg::Other,
