@@ -11,6 +11,9 @@ fn main() {
         PathBuf::from(root).join("../target/bpf/observer-ebpf.o")
     });
     println!("cargo:rerun-if-changed={}", object.display());
+    // Where they are being built at this moment, they are waited for: `cargo xtask` builds both at once.
+    let lock = object.with_file_name("lock");
+    let _built = fs::File::open(lock).ok().filter(|lock| lock.lock_shared().is_ok());
     let bytes = fs::read(&object).unwrap_or_default();
     fs::write(&out, bytes).unwrap_or_else(|error| panic!("cannot write {}: {error}", out.display()));
 }

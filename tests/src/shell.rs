@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
@@ -84,8 +85,10 @@ pub fn is_root() -> bool {
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")))
 }
 
-/// Installs Debian packages that are not there yet.
+/// Installs Debian packages that are not there yet. One call at a time: apt's own lock refuses a second.
 pub fn apt(packages: &[&str]) -> Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let installed = |package: &&&str| {
         let status = output(Command::new("dpkg-query").args(["-W", "-f=${Status}", package]));
         status.is_ok_and(|status| status.contains("ok installed"))

@@ -1,8 +1,13 @@
 //! Builds the eBPF programs into target/bpf/, where the observer's build script takes them from.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File},
+    num::NonZero,
+    path::PathBuf,
+    thread,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::{
     setup::{self, Chain},
@@ -16,10 +21,29 @@ pub fn object() -> PathBuf {
     shell::root().join("target/bpf/observer-ebpf.o")
 }
 
+/// Builds the programs while `build` builds what they are embedded in, which waits for them (observer/build.rs).
+pub fn beside<T>(build: impl FnOnce() -> T) -> (Result<PathBuf>, T) {
+    thread::scope(|scope| {
+        let ebpf = scope.spawn(build_ebpf);
+        let built = build();
+        (ebpf.join().unwrap_or_else(|_| Err(anyhow!("building the eBPF programs panicked"))), built)
+    })
+}
+
+/// One that waits for the programs is no processor's work.
+pub fn jobs_beside() -> String {
+    (thread::available_parallelism().map_or(1, NonZero::get) + 1).to_string()
+}
+
 /// Returns the object's path. Builds only what changed.
 pub fn build_ebpf() -> Result<PathBuf> {
-    let chain = setup::tool_chain()?;
     let directory = shell::root().join("target/bpf");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let lock = directory.join("lock");
+    // Held to the end of this function, whatever it is.
+    let held = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+    held.lock().with_context(|| format!("cannot lock {}", lock.display()))?;
+    let chain = setup::tool_chain()?;
     let mut build = shell::cargo();
     build.args([
         "build",

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::{build_ebpf, demo, shell};
 
@@ -58,18 +58,33 @@ const DEMO_CPU_SECONDS: u64 = 440;
 
 /// The release binary with the programs in it.
 pub fn build() -> Result<PathBuf> {
-    build_ebpf::build_ebpf()?;
     announce("release", RELEASE_CPU_SECONDS);
-    executable("release", "observer")
+    built(RELEASE)
 }
+
+/// The daemon, as fast as it can be had: what this task itself is made of is there already.
+fn build_for_demo() -> Result<PathBuf> {
+    announce("debug", DEMO_CPU_SECONDS);
+    built(DEMO)
+}
+
+fn built(profile: &str) -> Result<PathBuf> {
+    let (ebpf, observer) = build_ebpf::beside(|| executable(profile, "observer"));
+    ebpf?;
+    // They may have changed after cargo had looked.
+    observer.and_then(|_| executable(profile, "observer"))
+}
+
+const RELEASE: &str = "release";
+const DEMO: &str = "dev";
 
 /// What plays a workload, in the same way.
 pub fn workload(profile: &str) -> Result<PathBuf> {
     executable(profile, "workload")
 }
 
-fn announce(profile: &str, cpu_seconds: u64) {
-    if target().join(profile).exists() {
+fn announce(directory: &str, cpu_seconds: u64) {
+    if target().join(directory).join("observer").exists() {
         return eprintln!("building the observer");
     }
     let processors = thread::available_parallelism().map_or(1, |count| count.get() as u64);
@@ -81,23 +96,11 @@ fn announce(profile: &str, cpu_seconds: u64) {
 fn executable(profile: &str, name: &str) -> Result<PathBuf> {
     let mut build = shell::cargo();
     build.args(["build", "--profile", profile, "--package", "observer", "--package", "observer-tests"]);
+    build.args(["--jobs", &build_ebpf::jobs_beside()]);
+    // It is run and not changed: the soonest there. Of the release profile neither is a setting.
+    build.envs([("CARGO_PROFILE_DEV_DEBUG", "false"), ("CARGO_INCREMENTAL", "0")]);
     shell::executable(build.args(["--bin", "observer", "--bin", "workload"]), name)
 }
-
-/// The daemon, as fast as it can be had: optimised little, the tool chain of the eBPF programs set up meanwhile.
-fn build_for_demo() -> Result<PathBuf> {
-    let first = !build_ebpf::object().is_file();
-    let ebpf = thread::spawn(build_ebpf::build_ebpf);
-    announce(DEMO, DEMO_CPU_SECONDS);
-    if first {
-        // Without the programs; what embeds them is a small part of it all, and is built again.
-        executable(DEMO, "observer")?;
-    }
-    ebpf.join().unwrap_or_else(|_| bail!("building the eBPF programs panicked"))?;
-    executable(DEMO, "observer")
-}
-
-const DEMO: &str = "demo";
 
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from)

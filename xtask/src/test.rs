@@ -60,11 +60,6 @@ pub fn test(options: &Options) -> Result<()> {
     // Go's compiler beside Rust's: either waits for its last link alone.
     let kubernetes = (live && missing().is_none()).then(|| thread::spawn(prepare));
     tally.step("formatting", shell::cargo().args(["fmt", "--all", "--check"]));
-    match build_ebpf::build_ebpf() {
-        Ok(_) => tally.passed += 1,
-        // Elsewhere than on Linux, or without root to install it, the pure core still can be tested.
-        Err(error) => tally.skipped.push(format!("eBPF programs and what needs them: {error:#}")),
-    }
     if statics::clippy().is_none() {
         tally.skipped.push("lints: there is no clippy".to_owned());
     }
@@ -74,7 +69,14 @@ pub fn test(options: &Options) -> Result<()> {
         }
     }
     // The live tests run the daemon itself: built with the rest.
-    tally.lints_and_build(cargo()?.args(["build", "--workspace", "--all-targets"]));
+    let mut build = cargo()?;
+    build.args(["build", "--workspace", "--all-targets", "--jobs", &build_ebpf::jobs_beside()]);
+    let (ebpf, ()) = build_ebpf::beside(|| tally.lints_and_build(&mut build));
+    match ebpf {
+        Ok(_) => tally.passed += 1,
+        // Elsewhere than on Linux, or without root to install it, the pure core still can be tested.
+        Err(error) => tally.skipped.push(format!("eBPF programs and what needs them: {error:#}")),
+    }
     tally.tests("unit", cargo()?.args(["test", "--workspace", "--lib", "--bins", "--no-fail-fast"]));
     // What is live measures, and wants the machine for itself. An error comes again, with its own name, when the
     // cluster is due.
