@@ -42,15 +42,32 @@ fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     daemon::until(what, BACK, Duration::from_millis(100), is_so)
 }
 
+/// Pairs of failures, each pair through an agent and an API of its own and all pairs at once: most of it is waiting for
+/// the next try. The second failure of a pair meets a client that has been refused before.
 fn agent(stage: &Stage) -> Result<()> {
+    let failures: Vec<(u32, Answers)> = (0..).zip(Answers::FAILURES).collect();
+    thread::scope(|scope| {
+        let agents: Vec<_> =
+            failures.chunks(2).map(|pair| (pair, scope.spawn(move || agent_through(stage, pair)))).collect();
+        agents.into_iter().try_for_each(|(pair, tried)| {
+            let tried = tried.join().unwrap_or_else(|_| Err(anyhow!("the test panicked")));
+            tried.with_context(|| format!("{pair:?}"))
+        })
+    })
+}
+
+/// The numbers are those of the pods.
+fn agent_through(stage: &Stage, failures: &[(u32, Answers)]) -> Result<()> {
+    let directory = stage.directory.join(format!("agent-{}", failures.first().map_or(0, |(n, _)| *n)));
+    fs::create_dir_all(&directory)?;
     let api = MockApi::start()?;
     pod::workload(&api, "flaky", "shop", 1);
-    let kubeconfig = api.kubeconfig(&stage.directory)?.display().to_string();
+    let kubeconfig = api.kubeconfig(&directory)?.display().to_string();
     let daemon = daemon(stage, &["--node-name", "mock", "--kubeconfig", &kubeconfig])?;
     let count =
         |name: &str| Ok::<_, anyhow::Error>(daemon.metric(name, &["namespace=\"flaky\""])?.unwrap_or(0.0));
     let (mut pods, mut kills) = (Vec::new(), 0);
-    for (n, failure) in (0u32..).zip(Answers::FAILURES) {
+    for &(n, failure) in failures {
         api.answer(failure);
         let before = api.refused();
         until("it notices", || Ok(api.refused() > before))?;
@@ -66,7 +83,7 @@ fn agent(stage: &Stage) -> Result<()> {
         pods.push((first, pod));
         sleep(Duration::from_secs(3)); // a few tries
         api.answer(Answers::Well);
-        let wanted = (f64::from(n + 1), kills as f64);
+        let wanted = (pods.len() as f64, kills as f64);
         until(&format!("all is counted after {failure:?}"), || {
             let counted =
                 (count("observer_workload_starts_total")?, count("observer_workload_oom_kills_total")?);

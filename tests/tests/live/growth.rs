@@ -116,21 +116,27 @@ fn followed(growth: &Growth, events: &[serde_json::Value]) -> Result<()> {
     // The batches of 31 folios a CPU holds back reach the lists a little late.
     let late = 50_000_000;
     let mut points: Vec<u64> = Vec::new();
+    let mut later: Vec<(u64, u64)> = Vec::new();
     for event in events {
         let (at, point) = (event["at"].as_u64().context("no time")?, &event["what"]["usage"]);
         if point["cgroup"] == cgroup && (began..=ended + late).contains(&at) {
             points.extend(point["usage"].as_u64());
+        } else if point["cgroup"] == cgroup && at > ended {
+            later.extend(point["usage"].as_u64().map(|usage| ((at - ended) / 1_000_000, usage / MIB)));
         }
     }
     let (first, last) = (points.first().copied().unwrap_or(0), points.last().copied().unwrap_or(0));
     let followed = last.saturating_sub(first) as f64 / (SIZE * MIB) as f64;
     ensure!(
         followed > 0.9,
-        "{} points, from {} to {} MiB, follow {:.0} % of the growth",
+        "{} points, from {} to {} MiB, follow {:.0} % of the growth of {} ms; after it (ms, MiB): {:?}; lost: {}",
         points.len(),
         first / MIB,
         last / MIB,
-        followed * 100.0
+        followed * 100.0,
+        (ended - began) / 1_000_000,
+        &later[..later.len().min(20)],
+        events.iter().filter(|event| event["what"]["lost"].is_object()).count()
     );
     // No gap larger than the bound: 1 MiB or 1/128, what the stocks hold back, and one huge page.
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
