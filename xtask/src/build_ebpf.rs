@@ -5,6 +5,7 @@ use std::{
     num::NonZero,
     path::PathBuf,
     thread,
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -43,6 +44,7 @@ pub fn build_ebpf() -> Result<PathBuf> {
     // Held to the end of this function, whatever it is.
     let held = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
     held.lock().with_context(|| format!("cannot lock {}", lock.display()))?;
+    let began = SystemTime::now();
     let chain = setup::tool_chain()?;
     let mut build = shell::cargo();
     build.args([
@@ -83,6 +85,11 @@ pub fn build_ebpf() -> Result<PathBuf> {
         let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
         if fs::read(&object).ok().as_ref() != Some(&bytes) {
             fs::write(&object, bytes).with_context(|| format!("cannot write {}", object.display()))?;
+            // As old as the wait for it: a build script that began meanwhile has read this one, and need not run again.
+            let written = File::options().write(true).open(&object);
+            written
+                .and_then(|file| file.set_modified(began))
+                .with_context(|| format!("cannot set the time of {}", object.display()))?;
         }
     }
     Ok(object())
