@@ -1,7 +1,7 @@
 //! The kernel's types, as BTF encodes them (kernel: Documentation/bpf/btf.rst, include/uapi/linux/btf.h).
 //!
-//! A kernel has 150,000 types, and the observer asks for some sixty at each start. So they stay the bytes that they are:
-//! [`Types::parse`] finds where each begins and which name it has, and a type is decoded when it is asked for.
+//! A kernel has 150,000 types, and the observer asks for some sixty at each start. So they stay the bytes that they
+//! are: [`Types::parse`] finds where each begins and which name it has, and a type is decoded when it is asked for.
 
 #![forbid(unsafe_code)]
 
