@@ -283,7 +283,13 @@ fn without_lender(cluster: &Cluster) -> Result<()> {
     ensure!(requests("lent")? == [NEED, NEED], "not raised: {:?}", requests("lent")?);
     // All lenders end; the webhook's address refuses.
     cluster.kubectl(&["scale", "deployment/observer-lend", "-n", "observer", "--replicas=0"])?;
-    cluster.wait("the lenders' end", Duration::from_secs(30), || Ok(lenders(cluster)?.is_empty()))?;
+    // One that is ending answers the webhook until it has.
+    cluster.wait("the lenders' end", Duration::from_secs(60), || {
+        Ok(cluster
+            .kubectl(&["get", "pods", "-n", "observer", "-l", LENDERS, "-o", "name"])?
+            .trim()
+            .is_empty())
+    })?;
     let began = Instant::now();
     cluster.apply(&deployment("unraised", 3, swing))?;
     cluster.kubectl(&["rollout", "status", "deployment/unraised", "-n", NAMESPACE, "--timeout=60s"])?;
