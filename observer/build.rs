@@ -12,8 +12,11 @@ fn main() {
     });
     println!("cargo:rerun-if-changed={}", object.display());
     // Where they are being built at this moment, they are waited for: `cargo xtask` builds both at once.
-    let lock = object.with_file_name("lock");
-    let _built = fs::File::open(lock).ok().filter(|lock| lock.lock_shared().is_ok());
+    let ours = env::var_os("OBSERVER_EBPF_OBJECT").is_none();
+    let lock = ours.then(|| fs::File::open(object.with_file_name("lock")).ok()).flatten();
+    if let Some(Err(error)) = lock.as_ref().map(fs::File::lock_shared) {
+        panic!("cannot wait for {}: {error}", object.display());
+    }
     let bytes = fs::read(&object).unwrap_or_default();
     fs::write(&out, bytes).unwrap_or_else(|error| panic!("cannot write {}: {error}", out.display()));
 }

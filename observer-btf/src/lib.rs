@@ -22,7 +22,7 @@ pub enum Malformed {
     Section(usize),
     #[error("type {0} is cut short")]
     Cut(u32),
-    #[error("type {id} is of kind {kind}, which is newer than this program")]
+    #[error("type {id} is of kind {kind}, which this program does not know")]
     Kind { id: u32, kind: u32 },
 }
 
@@ -182,8 +182,9 @@ fn decode(types: &[u8], at: usize, id: u32) -> Result<(Type<'_>, usize), Malform
     let cut = Malformed::Cut(id);
     let read = |index: usize| word(types, at + index * WORD).ok_or(cut);
     let (name, info, size_or_type) = (read(0)?, read(1)?, read(2)?);
-    let entries = (info & 0xffff) as usize;
-    let (kind, words) = match (info >> 24) & 0x1f {
+    // Kernels before the wider fields have zeros in their further bits.
+    let entries = (info & 0x00ff_ffff) as usize;
+    let (kind, words) = match (info >> 24) & 0x7f {
         1 => (Kind::Int, 1),
         2 => (Kind::Pointer, 0),
         3 => (Kind::Array, 3),

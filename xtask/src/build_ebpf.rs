@@ -1,11 +1,13 @@
 //! Builds the eBPF programs into target/bpf/, where the observer's build script takes them from.
 
 use std::{
+    env,
     fs::{self, File},
+    io::Write,
     num::NonZero,
     path::PathBuf,
+    process::Command,
     thread,
-    time::SystemTime,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -25,15 +27,21 @@ pub fn object() -> PathBuf {
 /// Builds the programs while `build` builds what they are embedded in, which waits for them (observer/build.rs).
 pub fn beside<T>(build: impl FnOnce() -> T) -> (Result<PathBuf>, T) {
     thread::scope(|scope| {
-        let ebpf = scope.spawn(build_ebpf);
+        // At once: the last line of a long build would hide it.
+        let ebpf =
+            scope.spawn(|| build_ebpf().inspect_err(|error| eprintln!("the eBPF programs: {error:#}")));
         let built = build();
         (ebpf.join().unwrap_or_else(|_| Err(anyhow!("building the eBPF programs panicked"))), built)
     })
 }
 
-/// One that waits for the programs is no processor's work.
-pub fn jobs_beside() -> String {
-    (thread::available_parallelism().map_or(1, NonZero::get) + 1).to_string()
+/// One job that waits for the programs is no processor's work. Whoever set a number of jobs keeps it.
+pub fn one_job_more(build: &mut Command) -> &mut Command {
+    if env::var_os("CARGO_BUILD_JOBS").is_some() {
+        return build;
+    }
+    let jobs = thread::available_parallelism().map_or(1, NonZero::get) + 1;
+    build.args(["--jobs", &jobs.to_string()])
 }
 
 /// Returns the object's path. Builds only what changed.
@@ -42,9 +50,13 @@ pub fn build_ebpf() -> Result<PathBuf> {
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let lock = directory.join("lock");
     // Held to the end of this function, whatever it is.
-    let held = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
+    let mut held = File::create(&lock).with_context(|| format!("cannot make {}", lock.display()))?;
     held.lock().with_context(|| format!("cannot lock {}", lock.display()))?;
-    let began = SystemTime::now();
+    // By the clock of the file system, which cargo compares it with.
+    let began = held
+        .write_all(b"held while the programs are being built")
+        .and_then(|()| held.metadata()?.modified())
+        .with_context(|| format!("cannot write {}", lock.display()))?;
     let chain = setup::tool_chain()?;
     let mut build = shell::cargo();
     build.args([
@@ -58,12 +70,12 @@ pub fn build_ebpf() -> Result<PathBuf> {
         "observer-ebpf",
         "--bins",
     ]);
-    build.arg("--target-dir").arg(&directory);
+    build.arg("--target-dir").arg(&directory).env("CARGO_BUILD_BUILD_DIR", &directory);
     let linker = match &chain {
         Chain::Nightly { linker } => {
             build.args(["-Z", "build-std=core"]).env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO");
             // The environment's cargo is the pinned one; let rustup choose nightly's.
-            let mut nightly = std::process::Command::new("cargo");
+            let mut nightly = Command::new("cargo");
             nightly.current_dir(shell::root()).args(build.get_args()).env("RUSTUP_TOOLCHAIN", "nightly");
             build = nightly;
             linker

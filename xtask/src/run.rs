@@ -96,8 +96,8 @@ fn announce(directory: &str, cpu_seconds: u64) {
 fn executable(profile: &str, name: &str) -> Result<PathBuf> {
     let mut build = shell::cargo();
     build.args(["build", "--profile", profile, "--package", "observer", "--package", "observer-tests"]);
-    build.args(["--jobs", &build_ebpf::jobs_beside()]);
-    // It is run and not changed: the soonest there. Of the release profile neither is a setting.
+    build_ebpf::one_job_more(&mut build);
+    // It is run and not changed: the soonest there. Neither changes the release profile.
     build.envs([("CARGO_PROFILE_DEV_DEBUG", "false"), ("CARGO_INCREMENTAL", "0")]);
     shell::executable(build.args(["--bin", "observer", "--bin", "workload"]), name)
 }

@@ -69,6 +69,8 @@ fn linker(features: &[&str]) -> Result<PathBuf> {
     let mut install = shell::cargo();
     install.args(["install", "bpf-linker", "--version", LINKER, "--locked", "--quiet"]).args(features);
     install.env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}"));
+    // Not in the target directory that may be configured: cargo would wait there for who waits for this.
+    install.arg("--target-dir").arg(shell::root().join("target/bpf/linker"));
     // What works in it is LLVM. Optimised, it takes two and a half times as long to install, and links no faster.
     install.envs([("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_LTO", "off")]);
     install.envs([("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"), ("CARGO_PROFILE_RELEASE_DEBUG", "false")]);

@@ -70,9 +70,10 @@ pub fn test(options: &Options) -> Result<()> {
     }
     // The live tests run the daemon itself: built with the rest.
     let mut build = cargo()?;
-    build.args(["build", "--workspace", "--all-targets", "--jobs", &build_ebpf::jobs_beside()]);
+    build_ebpf::one_job_more(build.args(["build", "--workspace", "--all-targets"]));
     let (ebpf, ()) = build_ebpf::beside(|| tally.lints_and_build(&mut build));
-    match ebpf {
+    // They may have changed after cargo had looked: then the observer has the old ones, and no test links it anew.
+    match ebpf.and_then(|_| statics::program("observer")) {
         Ok(_) => tally.passed += 1,
         // Elsewhere than on Linux, or without root to install it, the pure core still can be tested.
         Err(error) => tally.skipped.push(format!("eBPF programs and what needs them: {error:#}")),

@@ -42,13 +42,14 @@ fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     daemon::until(what, BACK, Duration::from_millis(100), is_so)
 }
 
-/// Pairs of failures, each pair through an agent and an API of its own and all pairs at once: most of it is waiting for
-/// the next try. The second failure of a pair meets a client that has been refused before.
+/// The first failure alone, the others in pairs, each through an agent and an API of its own and all at once: most of it
+/// is waiting for the next try. The second of a pair meets a client that has been refused and has counted something:
+/// what a list made anew must not count again.
 fn agent(stage: &Stage) -> Result<()> {
     let failures: Vec<(u32, Answers)> = (0..).zip(Answers::FAILURES).collect();
     thread::scope(|scope| {
         let agents: Vec<_> =
-            failures.chunks(2).map(|pair| (pair, scope.spawn(move || agent_through(stage, pair)))).collect();
+            failures.rchunks(2).map(|pair| (pair, scope.spawn(move || agent_through(stage, pair)))).collect();
         agents.into_iter().try_for_each(|(pair, tried)| {
             let tried = tried.join().unwrap_or_else(|_| Err(anyhow!("the test panicked")));
             tried.with_context(|| format!("{pair:?}"))
@@ -66,6 +67,7 @@ fn agent_through(stage: &Stage, failures: &[(u32, Answers)]) -> Result<()> {
     let daemon = daemon(stage, &["--node-name", "mock", "--kubeconfig", &kubeconfig])?;
     let count =
         |name: &str| Ok::<_, anyhow::Error>(daemon.metric(name, &["namespace=\"flaky\""])?.unwrap_or(0.0));
+    until("it stands", || Ok(daemon.metric("observer_kubernetes_up", &[])? == Some(1.0)))?;
     let (mut pods, mut kills) = (Vec::new(), 0);
     for &(n, failure) in failures {
         api.answer(failure);
