@@ -42,9 +42,9 @@ fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     daemon::until(what, BACK, Duration::from_millis(100), is_so)
 }
 
-/// The first failure alone, the others in pairs, each through an agent and an API of its own and all at once: most of it
-/// is waiting for the next try. The second of a pair meets a client that has been refused and has counted something:
-/// what a list made anew must not count again.
+/// The first failure alone, the others in pairs, each through an agent and an API of its own and all at once: most of
+/// it is waiting for the next try. The second of a pair meets a client that has been refused and has counted
+/// something: what a list made anew must not count again.
 fn agent(stage: &Stage) -> Result<()> {
     let failures: Vec<(u32, Answers)> = (0..).zip(Answers::FAILURES).collect();
     thread::scope(|scope| {
