@@ -72,9 +72,14 @@ pub fn test(options: &Options) -> Result<()> {
     let mut build = cargo()?;
     build_ebpf::one_job_more(build.args(["build", "--workspace", "--all-targets"]));
     let (ebpf, ()) = build_ebpf::beside(|| tally.lints_and_build(&mut build));
-    // They may have changed after cargo had looked: then the observer has the old ones, and no test links it anew.
-    match ebpf.and_then(|_| statics::program("observer")) {
-        Ok(_) => tally.passed += 1,
+    match ebpf {
+        Ok(_) => {
+            tally.passed += 1;
+            // They may have changed after cargo had looked: the observer has the old ones then, and no test links it.
+            if let Err(error) = statics::program("observer") {
+                tally.fail("the observer with its programs", &format!("{error:#}"));
+            }
+        }
         // Elsewhere than on Linux, or without root to install it, the pure core still can be tested.
         Err(error) => tally.skipped.push(format!("eBPF programs and what needs them: {error:#}")),
     }
