@@ -28,6 +28,17 @@ pub struct Options {
     /// Optimised: some minutes of building for ten times as many executions
     #[arg(long)]
     optimised: bool,
+    /// Of libFuzzer's random numbers; a new one each time without it
+    #[arg(long)]
+    seed: Option<u32>,
+}
+
+/// What each target runs with.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub seconds: u64,
+    pub optimised: bool,
+    pub seed: Option<u32>,
 }
 
 /// Of a recording, enough to meet every kind of event, and small enough to be changed well.
@@ -49,7 +60,10 @@ pub fn fuzz(options: &Options) -> Result<()> {
     if let Some(missing) = missing() {
         bail!(missing);
     }
-    let reports = run_all(&options.targets, options.seconds, options.optimised)?;
+    let reports = run_all(
+        &options.targets,
+        Run { seconds: options.seconds, optimised: options.optimised, seed: options.seed },
+    )?;
     println!("| target | executions | edges reached |\n|---|---|---|");
     for report in &reports {
         println!("| {} | {} | {} |", report.target, report.executions, report.edges);
@@ -71,21 +85,21 @@ pub fn missing() -> Option<&'static str> {
 }
 
 /// Every target, or those named, as many at once as there are processors.
-pub fn run_all(named: &[String], seconds: u64, optimised: bool) -> Result<Vec<Report>> {
+pub fn run_all(named: &[String], with: Run) -> Result<Vec<Report>> {
     let all = targets()?;
     if let Some(unknown) = named.iter().find(|name| !all.contains(name)) {
         bail!("no target {unknown}; there are {}", all.join(", "));
     }
     let wanted = if named.is_empty() { &all } else { named };
     seeds()?;
-    let programs = build(wanted, optimised)?;
+    let programs = build(wanted, with.optimised)?;
     let left = Mutex::new(wanted.iter());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || -> Result<Vec<Report>> {
         let mut reports = Vec::new();
         while let Some(target) = next() {
             let program = programs.get(target).with_context(|| format!("cargo built no {target}"))?;
-            reports.push(run_one(target, program, seconds)?);
+            reports.push(run_one(target, program, with)?);
         }
         Ok(reports)
     };
@@ -136,7 +150,7 @@ fn scratch() -> PathBuf {
 }
 
 /// What fails is kept below target/fuzz/found.
-fn run_one(target: &str, program: &Path, seconds: u64) -> Result<Report> {
+fn run_one(target: &str, program: &Path, with: Run) -> Result<Report> {
     let (corpus, found) = (scratch().join("corpus").join(target), scratch().join("found"));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&found)?;
@@ -147,9 +161,10 @@ fn run_one(target: &str, program: &Path, seconds: u64) -> Result<Report> {
     run.env("TMPDIR", &temporary);
     run.arg(&corpus);
     run.args([shell::root().join("fuzz/seeds").join(target), scratch().join("seeds").join(target)]);
-    run.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={TIMEOUT_SECONDS}"));
+    run.arg(format!("-max_total_time={}", with.seconds)).arg(format!("-timeout={TIMEOUT_SECONDS}"));
     run.arg(format!("-rss_limit_mb={MEMORY_MIB}")).args(["-print_final_stats=1", "-detect_leaks=0"]);
     run.arg(format!("-artifact_prefix={}/{target}-", found.display()));
+    run.args(with.seed.map(|seed| format!("-seed={seed}")));
     run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = run.spawn().with_context(|| format!("cannot start {target}"))?;
     let stderr = child.stderr.take().context("no pipe")?;

@@ -6,15 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use procfs::{
-    FromBufRead,
-    process::{MountInfo, MountInfos},
-};
+use procfs::process::MountInfo;
 use rustix::{fs::FsWord, io::Errno};
 
 use observer_core::model::event::CgroupVersion;
 
 pub mod memory;
+pub mod mountinfo;
 pub mod name;
 pub mod tree;
 pub mod writable;
@@ -60,7 +58,7 @@ impl Hierarchy {
         let path = proc.join("self/mountinfo");
         let text =
             fs::read(&path).map_err(|source| NoHierarchy::Unreadable { path: path.clone(), source })?;
-        let mounts = MountInfos::from_buf_read(text.as_slice()).map(|mounts| mounts.0).unwrap_or_default();
+        let mounts: Vec<MountInfo> = mountinfo::mounts(&text).collect();
         let of = |kind: fn(&MountInfo) -> bool| {
             let mut roots: Vec<&Path> =
                 mounts.iter().filter(|mount| kind(mount)).map(|mount| mount.mount_point.as_path()).collect();

@@ -2,7 +2,6 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
-use procfs::{FromBufRead, MemoryPressure};
 use rustix::{
     process::{Resource, getrlimit},
     time::ClockId,
@@ -10,7 +9,10 @@ use rustix::{
 
 use crate::{
     clock::nanos,
-    sources::{cgroup::is_absent, own_limit::OwnLimit},
+    sources::{
+        cgroup::{is_absent, memory},
+        own_limit::OwnLimit,
+    },
 };
 use observer_core::model::{
     event::{NodeReading, ObserverReading, Pressure},
@@ -49,7 +51,7 @@ pub fn reading(proc: &Path) -> io::Result<NodeReading> {
 }
 
 /// Three of the fifty lines of /proc/meminfo, in bytes. Not `procfs::Meminfo`: it multiplies all fifty by their units
-/// without a look at overflow, which panics or, optimised, gives another number.
+/// without a look at overflow, which panics or, optimised, gives another number. Its PSI panics on a line that is cut.
 struct Meminfo {
     total: u64,
     /// `None`: a kernel before 3.14.
@@ -85,20 +87,15 @@ fn invalid(what: String) -> io::Error {
 
 /// `None`: the kernel has no PSI, or it is off (psi=0).
 fn pressure(proc: &Path) -> io::Result<Option<Pressure>> {
-    let pressure: MemoryPressure = match parse(&proc.join("pressure/memory")) {
-        Ok(pressure) => pressure,
-        Err(error) if is_absent(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    Ok(Some(Pressure {
-        some_ns: pressure.some.total.saturating_mul(1_000),
-        full_ns: pressure.full.total.saturating_mul(1_000),
-    }))
-}
-
-fn parse<T: FromBufRead>(path: &Path) -> io::Result<T> {
-    let text = fs::read(path)?;
-    T::from_buf_read(text.as_slice()).map_err(|error| invalid(format!("{}: {error}", path.display())))
+    let path = proc.join("pressure/memory");
+    match fs::read_to_string(&path) {
+        Ok(text) => match memory::pressure(&text) {
+            None => Err(invalid(format!("{}: no totals of some and full in {text:?}", path.display()))),
+            pressure => Ok(pressure),
+        },
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What this process takes, and what room it has. All of it takes ten files and more.
@@ -182,5 +179,23 @@ mod tests {
             let error = read(text).expect_err(text);
             assert!(error.contains(named), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn pressure_that_is_cut_is_an_error_and_none_is_no_error() {
+        let proc = std::env::temp_dir().join(format!("observer-pressure-{}", std::process::id()));
+        let pressure = || super::pressure(&proc);
+        assert_eq!(pressure().ok(), Some(None), "a kernel without PSI");
+        std::fs::create_dir_all(proc.join("pressure")).expect("a folder");
+        let write = |text: &str| std::fs::write(proc.join("pressure/memory"), text).expect("written");
+        for text in ["", "some", "full", "some avg10=0.00 total=7\nfull", "some total=7\nfull total=-1\n"] {
+            write(text);
+            let error = pressure().expect_err(text).to_string();
+            assert!(error.contains("pressure/memory"), "{error}");
+        }
+        write("some avg10=0.00 total=7\nfull avg10=0.00 total=3\n");
+        let both = pressure().expect("read").map(|pressure| (pressure.some_ns, pressure.full_ns));
+        assert_eq!(both, Some((7_000, 3_000)));
+        std::fs::remove_dir_all(&proc).expect("removed");
     }
 }

@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use procfs::{FromBufRead, process::MountInfos};
+use procfs::process::MountInfo;
 
-use crate::sources::cgroup::memory;
+use crate::sources::cgroup::{memory, mountinfo};
 use observer_core::model::event::{CgroupVersion, Limit, Room};
 
 /// Of groups that could limit it, the own one first. Empty where its group is not to be found, as without a mount of
@@ -27,7 +27,7 @@ impl OwnLimit {
     /// From the texts of /proc/self/cgroup and /proc/self/mountinfo. A mount may be of another namespace, so that its
     /// paths mean other groups than they name: `is_own` asks the group itself.
     fn of(cgroup: &str, mountinfo: &[u8], is_own: impl Fn(&PathBuf) -> bool) -> Self {
-        let mounts = MountInfos::from_buf_read(mountinfo).map(|mounts| mounts.0).unwrap_or_default();
+        let mounts: Vec<MountInfo> = mountinfo::mounts(mountinfo).collect();
         // The tree that has the memory controller: v1's own, else the one of v2.
         for (version, path) in memberships(cgroup) {
             for mount in &mounts {

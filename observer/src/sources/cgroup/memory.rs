@@ -80,7 +80,7 @@ fn v1(directory: &Path) -> io::Result<MemoryReading> {
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full …`, in microseconds (Documentation/accounting/psi.rst).
-fn pressure(text: &str) -> Option<Pressure> {
+pub fn pressure(text: &str) -> Option<Pressure> {
     let total = |kind: &str| -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
         line.split(' ').find_map(|word| word.strip_prefix("total=")?.parse().ok())

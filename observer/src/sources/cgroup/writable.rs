@@ -5,12 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use procfs::{FromBufRead, process::MountInfos};
+use crate::sources::cgroup::mountinfo;
 
 /// Cgroup mounts at and below `root` that are not read-only, from the text of /proc/self/mountinfo.
 pub fn mounts(mountinfo: &[u8], root: &Path) -> Vec<PathBuf> {
-    let mounts = MountInfos::from_buf_read(mountinfo).map(|mounts| mounts.0).unwrap_or_default();
-    let writable = mounts.into_iter().filter(|mount| {
+    let writable = mountinfo::mounts(mountinfo).filter(|mount| {
         mount.fs_type.starts_with("cgroup")
             && mount.mount_point.starts_with(root)
             && !mount.mount_options.contains_key("ro")
