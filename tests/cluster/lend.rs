@@ -3,6 +3,7 @@
 
 mod airbag;
 mod failures;
+mod many;
 mod picture;
 mod timeline;
 
@@ -55,6 +56,14 @@ pub fn cases() -> Vec<Case> {
             Deployed::WithLender,
             failures::case,
         ),
+        Case {
+            on_request: Some("it takes ten minutes: cargo xtask cluster test --full lend"),
+            ..case(
+                "lend::two_hundred_starts_with_crashes_and_a_killed_kubelet_end_their_loans_without_a_kill",
+                Deployed::WithLender,
+                many::case,
+            )
+        },
         case("lend::a_limit_is_raised_once_before_it_is_met", Deployed::WithLender, airbag::case),
     ]
 }

@@ -10,6 +10,7 @@ pub mod oci;
 pub mod pod;
 pub mod prometheus;
 pub mod shell;
+pub mod staged;
 #[cfg(feature = "bench")]
 pub mod synthetic;
 pub mod tmux;

@@ -13,6 +13,7 @@ mod live {
     pub mod pass;
     pub mod place;
     pub mod prometheus;
+    pub mod simulated;
     pub mod top;
 }
 
@@ -122,6 +123,7 @@ fn run() -> Conclusion {
         live::limit::CASES,
         live::fallback::CASES,
         live::prometheus::CASES,
+        live::simulated::CASES,
         live::top::CASES,
     ]
     .concat_cases()

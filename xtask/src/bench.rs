@@ -21,8 +21,12 @@ enum What {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// How long `observer simulate` takes for 1,000 workloads on 100 nodes
-    Simulate,
+    /// How long `observer simulate` takes for 1,000 workloads on 100 nodes, and how right it is of 200 staged scale-ups
+    Simulate {
+        /// Options of the benchmark, after --
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// What following the advice does, beside the rules of others: kills and memory reserved on replayed start-ups
     Advise {
         /// Options of the benchmark, after --
@@ -61,7 +65,10 @@ enum What {
 pub fn bench(options: &Options) -> Result<()> {
     match &options.what {
         What::Stability { args } => pure("bench-stability", args),
-        What::Simulate => pure("bench-simulate", &[]),
+        What::Simulate { args } => {
+            run::build()?;
+            interrupted::run(Command::new(build_bench("bench-simulate")?).args(args))
+        }
         What::Advise { args } => pure("bench-advise", args),
         What::Fleet { args } => {
             let observer = run::build()?;

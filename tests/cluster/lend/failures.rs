@@ -26,9 +26,9 @@ const DEPLOYMENTS: [&str; 3] = ["hung", "spiking", "crashing"];
 const KILLS: u32 = 4;
 const BETWEEN: Duration = Duration::from_secs(5);
 /// A killed lender is started again by the kubelet, and a new leader takes over within 15 s.
-const GRACE: f64 = 25.0;
+pub const GRACE: f64 = 25.0;
 /// Beside the steady request: what a pod uses may be a little more.
-const MOST: u64 = STEADY + 4 * MIB;
+pub const MOST: u64 = STEADY + 4 * MIB;
 
 pub fn case(suite: &Suite) -> Result<()> {
     let cluster = &suite.cluster;
@@ -43,7 +43,7 @@ pub fn case(suite: &Suite) -> Result<()> {
 }
 
 /// Processes of the lenders that run, by the names of their pods. All of them were begun by this test's cluster.
-fn processes(cluster: &Cluster) -> Result<BTreeMap<String, Pid>> {
+pub fn processes(cluster: &Cluster) -> Result<BTreeMap<String, Pid>> {
     let pods = cluster.kubectl(&["get", "pods", "-n", "observer", "-l", super::LENDERS, "-o", "json"])?;
     let pods: serde_json::Value = serde_json::from_str(&pods)?;
     let all = Tree::find()?.group("kubepods")?; // the kubelet's: only looked at

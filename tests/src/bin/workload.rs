@@ -39,6 +39,9 @@ enum Behaviour {
         /// Peaks differ from one start to the next, by up to this share up or down
         #[arg(long, default_value_t = 0.0)]
         spread: f64,
+        /// A second spike as high, so many seconds after the first
+        #[arg(long)]
+        again: Option<f64>,
     },
     /// Grow for ever, MiB per second, from a base
     Leak {
@@ -233,12 +236,18 @@ fn main() {
     let began = Instant::now();
     let left = || (cli.seconds - began.elapsed().as_secs_f64()).max(0.0);
     match cli.behaviour {
-        Behaviour::Spike { peak, steady, ramp: seconds, hold, spread } => {
+        Behaviour::Spike { peak, steady, ramp: seconds, hold, spread, again } => {
             let peak = (peak as f64 * (1.0 + spread * rand::rng().random_range(-1.0..=1.0))) as u64;
             let mut arena = Arena::new(peak);
             ramp(&mut arena, 0, peak * MIB, seconds);
             sleep(Duration::from_secs_f64(hold));
             arena.set(steady * MIB);
+            if let Some(after) = again {
+                sleep(Duration::from_secs_f64(after));
+                ramp(&mut arena, steady * MIB, peak * MIB, seconds);
+                sleep(Duration::from_secs_f64(hold));
+                arena.set(steady * MIB);
+            }
             sleep(Duration::from_secs_f64(left()));
         }
         Behaviour::Leak { base, rate } => {

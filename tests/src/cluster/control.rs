@@ -89,14 +89,7 @@ fn start_all(cluster: &Cluster) -> Result<()> {
     let socket = cluster.home.join("containerd/containerd.sock");
     cluster.wait("containerd", Duration::from_secs(30), || Ok(socket.exists()))?;
     import(&cluster.home.join("workload.tar"))?;
-    start(
-        "kubelet",
-        &binary("kubelet"),
-        &own(&format!(
-            "--config={home}/kubelet.yaml --kubeconfig={config} --hostname-override={NODE} --node-ip={GATEWAY} \
-         --root-dir={home}/kubelet --cert-dir={home}/kubelet-pki"
-        )),
-    )?;
+    start_kubelet(cluster)?;
     cluster.wait("the node", Duration::from_secs(90), || {
         let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
         Ok(cluster.kubectl(&["get", "node", NODE, "-o", ready])? == "True")
@@ -104,6 +97,24 @@ fn start_all(cluster: &Cluster) -> Result<()> {
     cluster.wait("the default service account", Duration::from_secs(30), || {
         Ok(cluster.kubectl(&["get", "serviceaccount", "default"]).is_ok())
     })
+}
+
+fn start_kubelet(cluster: &Cluster) -> Result<()> {
+    let home = cluster.home.display();
+    let args = format!(
+        "--config={home}/kubelet.yaml --kubeconfig={} --hostname-override={NODE} --node-ip={GATEWAY} \
+         --root-dir={home}/kubelet --cert-dir={home}/kubelet-pki",
+        cluster.kubeconfig().display()
+    );
+    let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+    start("kubelet", &cluster.binaries.join("kubelet"), &args)
+}
+
+/// SIGKILL for the kubelet, and a new one a while later; pods go on.
+pub fn kill_kubelet(cluster: &Cluster, away: Duration) -> Result<()> {
+    kill_process(pid_of("kubelet").context("no kubelet runs")?, Signal::KILL)?;
+    sleep(away);
+    start_kubelet(cluster)
 }
 
 /// Starts the API server and waits until it answers.

@@ -18,7 +18,7 @@ use crate::{shell, statics};
 
 /// Tests that measure time, or need what the image does not have; and those of what is the same on every kernel, since
 /// under emulation each takes many seconds.
-const SKIP: [&str; 18] = [
+const SKIP: [&str; 19] = [
     "ready_within",
     "promtool",
     "real_prometheus",
@@ -37,6 +37,7 @@ const SKIP: [&str; 18] = [
     "the_memory_limit",
     "failure_of_the_api",
     "the_minutes_before_an_oom_kill",
+    "scale_ups_go_as",
 ];
 
 /// The image's path; one for all kernels of an architecture.
