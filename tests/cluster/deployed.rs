@@ -85,7 +85,7 @@ fn ledger_ip(cluster: &Cluster) -> Result<String> {
     Ok(ready[0].to_owned())
 }
 
-fn scale_up(suite: &Suite) -> Result<()> {
+pub fn scale_up(suite: &Suite) -> Result<()> {
     let cluster = &suite.cluster;
     cluster.apply(&scenes::scalable("Deployment", "deployed", 1, "", ""))?;
     cluster.kubectl(&["rollout", "status", "deployment/deployed", "--timeout=60s"])?;

@@ -135,7 +135,7 @@ fn deployment(name: &str, replicas: usize, command: &str) -> String {
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    \
          metadata: {{labels: {{app: {name}}}, annotations: {{memory-observer/start-memory: {}Mi}}}}\n    spec:\n      terminationGracePeriodSeconds: 0\n      automountServiceAccountToken: false\n      \
          containers:\n        - name: main\n          image: {IMAGE}\n          imagePullPolicy: Never\n          command: {command}\n          \
-         resources: {{requests: {{cpu: 100m, memory: {}Mi}}, limits: {{memory: 200Mi}}}}\n",
+         resources: {{requests: {{cpu: 20m, memory: {}Mi}}, limits: {{memory: 200Mi}}}}\n",
         NEED / MIB,
         STEADY / MIB
     )

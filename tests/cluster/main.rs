@@ -12,6 +12,7 @@ mod lend;
 mod links;
 mod mounts;
 mod network;
+mod odd_objects;
 mod outage;
 mod proxy;
 mod queries;
@@ -178,6 +179,7 @@ fn run() -> Result<Conclusion> {
         mounts::cases(),
         secured::cases(),
         deployed::cases(),
+        odd_objects::cases(),
         upgrade::cases(),
         why::cases(),
         e2e::cases(),

@@ -632,6 +632,8 @@ pub enum Loss {
     HostStalled,
     /// The disk did not keep up, or was full: an event is in no recording of an incident.
     IncidentRing,
+    /// A pod that the API server sent could not be read.
+    ObjectUnreadable,
 }
 
 impl Loss {
@@ -650,6 +652,7 @@ impl Loss {
         Loss::EntrySwept,
         Loss::HostStalled,
         Loss::IncidentRing,
+        Loss::ObjectUnreadable,
     ];
 
     pub fn name(self) -> &'static str {
@@ -668,6 +671,7 @@ impl Loss {
             Loss::EntrySwept => "entry_swept",
             Loss::HostStalled => "host_stalled",
             Loss::IncidentRing => "incident_ring",
+            Loss::ObjectUnreadable => "object_unreadable",
         }
     }
 }

@@ -61,10 +61,18 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether its metadata is evidence of causes: for a DaemonSet or a mirror pod's node the kind alone suffices.
+    /// Whether its metadata is evidence of causes, and can be asked for. For a DaemonSet or a mirror pod's node the kind
+    /// alone suffices. A pod may name anything as its owner: the API server only wants name and uid not to be empty.
     pub fn has_metadata(&self) -> bool {
         use ObjectKind::{Deployment, Job, ReplicaSet, Rollout, StatefulSet};
+        let is = |text: &str, most: usize, also: &[u8]| {
+            (1..=most).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte))
+        };
+        // A DNS-1123 subdomain, and a uid as the API server makes them.
         matches!(self.kind, ReplicaSet | Deployment | StatefulSet | Job | Rollout)
+            && is(&self.name, 253, b"-.")
+            && is(&self.uid, 64, b"-")
     }
 }
 

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{client::timeout_seconds, why::NoAnswer};
+use crate::sources::kubernetes::lenient::Lenient;
 use observer_core::model::printable::printable;
 
 pub mod advise;
@@ -145,11 +146,12 @@ struct Chosen {
 
 impl Connected {
     async fn place(&self, wanted: &Wanted) -> Result<Place, NoAnswer> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &wanted.namespace);
+        let pods: Api<Lenient<Pod>> = Api::namespaced(self.client.clone(), &wanted.namespace);
         let listed = pods.list(&ListParams::default().limit(PODS)).await.map_err(|error| {
             NoAnswer::Failed(refused("list the pods", "list pods", &wanted.namespace, &error))
         })?;
-        Ok(find::nodes(&listed.items, wanted))
+        let read: Vec<Pod> = listed.items.into_iter().filter_map(Lenient::read).collect();
+        Ok(find::nodes(&read, wanted))
     }
 
     /// Those of these nodes; without any, all.

@@ -18,6 +18,8 @@ registered! {
         "New revisions begun, in the whole cluster.";
     objects: counters "observer_ledger_objects_seen_total", ["kind"],
         "Objects the API server sent, by kind: what the ledger's watches cost.";
+    unreadable: counters "observer_ledger_objects_unreadable_total", ["kind"],
+        "Objects the API server sent that could not be read, by kind: the log names them. What was known of them stays.";
     failures: counters "observer_ledger_watch_failures_total", ["kind"],
         "Times a watch failed and was begun again.";
     up: gauges "observer_ledger_watch_up", ["kind"],
@@ -75,6 +77,10 @@ pub struct Metrics {
 impl Metrics {
     pub fn seen(&self, kind: &str) {
         self.families.objects.with_label_values(&[kind]).inc();
+    }
+
+    pub fn unreadable(&self, kind: &str) {
+        self.families.unreadable.with_label_values(&[kind]).inc();
     }
 
     pub fn failed(&self, kind: &str) {

@@ -20,6 +20,7 @@ use crate::{
     ledger::Shared,
     memory,
     sources::kubernetes::{
+        lenient::{Lenient, Oddities},
         metadata, owner,
         pace::{self, Watched},
     },
@@ -92,7 +93,7 @@ impl Watch {
     async fn follow<K>(
         self,
         client: Client,
-        api: impl FnOnce(Client) -> Api<K>,
+        api: impl FnOnce(Client) -> Api<Lenient<K>>,
         selector: Option<&str>,
         mut take: impl FnMut(&Shared, &K),
         gone: impl Fn(&Shared, &str),
@@ -106,6 +107,7 @@ impl Watch {
         let mut stream = watcher(api(client), config).backoff(pace).boxed();
         // By uid: whether it was in the last list.
         let mut known: HashMap<Box<str>, bool> = HashMap::new();
+        let mut odd = Oddities::default();
         let metrics = self.shared.metrics.clone();
         let mut up = true; // so that the first failure is logged
         metrics.up(self.kind, false);
@@ -124,10 +126,16 @@ impl Watch {
             match next {
                 Ok(Some(watcher::Event::Init)) => known.values_mut().for_each(|listed| *listed = false),
                 Ok(Some(watcher::Event::InitApply(object) | watcher::Event::Apply(object))) => {
-                    take(&self.shared, &object);
                     metrics.seen(self.kind);
                     if let Some(uid) = &object.meta().uid {
                         known.insert(uid.as_str().into(), true);
+                    }
+                    match &object {
+                        Lenient::Read(object) => take(&self.shared, object),
+                        Lenient::Unreadable(object) => {
+                            odd.take(self.kind, object);
+                            metrics.unreadable(self.kind);
+                        }
                     }
                 }
                 Ok(Some(watcher::Event::InitDone)) => {

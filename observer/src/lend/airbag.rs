@@ -65,7 +65,7 @@ type Guards = HashMap<String, Guarded>;
 impl Airbag {
     /// Until the end of the process, or of its lease.
     pub async fn run(&self) {
-        let mut pods = pods::watched(&self.client, LABEL);
+        let mut pods = pods::watched(&self.client, LABEL, self.metrics.clone());
         let (mut guards, mut promised) = (Guards::new(), Promised::default());
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

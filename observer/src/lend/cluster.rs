@@ -29,6 +29,7 @@ use crate::{
         metrics::Metrics,
     },
     sources::kubernetes::{
+        lenient::{Lenient, Oddities},
         metadata,
         pace::{self, Watched},
         pod::bytes,
@@ -230,22 +231,30 @@ impl Watches {
         let all = watcher::Config::default();
         tokio::join!(
             asking,
-            follow(&client, Api::all, all.clone(), self.nodes, |node: &mut Node| {
+            follow(&client, &metrics, Api::all, all.clone(), self.nodes, |node: &mut Node| {
                 if let Some(status) = node.status.as_mut() {
                     (status.images, status.conditions) = (None, None);
                 }
             }),
-            follow(&client, Api::all, all.clone(), self.limit_ranges, |_| {}),
-            follow(&client, Api::all, all, self.quotas, |_| {}),
-            follow(&client, |client| Api::namespaced(client, namespace), agents, self.agents, |_| {}),
-            vertical(&client, self.vertical),
+            follow(&client, &metrics, Api::all, all.clone(), self.limit_ranges, |_| {}),
+            follow(&client, &metrics, Api::all, all, self.quotas, |_| {}),
+            follow(
+                &client,
+                &metrics,
+                |client| Api::namespaced(client, namespace),
+                agents,
+                self.agents,
+                |_| {}
+            ),
+            vertical(&client, &metrics, self.vertical),
         );
     }
 }
 
 async fn follow<K>(
     client: &Client,
-    api: impl FnOnce(Client) -> Api<K>,
+    metrics: &Metrics,
+    api: impl FnOnce(Client) -> Api<Lenient<K>>,
     config: watcher::Config,
     writer: Writer<K>,
     slim: impl FnMut(&mut K) + Send,
@@ -260,7 +269,18 @@ async fn follow<K>(
         slim(object);
     };
     let Watched { client, pace, .. } = pace::watched(client.clone());
-    let stream = watcher(api(client), config.page_size(PAGE).timeout(WATCH)).backoff(pace).modify(slimmed);
+    let mut odd = Oddities::default();
+    let kind = std::any::type_name::<K>().rsplit("::").next().unwrap_or_default();
+    let read = |next: Result<watcher::Event<Lenient<K>>, watcher::Error>| {
+        let next = match next {
+            Ok(event) => odd.readable(kind, event).map(Ok),
+            Err(error) => Some(Err(error)),
+        };
+        metrics.object_unreadable(next.is_none());
+        std::future::ready(next)
+    };
+    let all = watcher(api(client), config.page_size(PAGE).timeout(WATCH)).backoff(pace);
+    let stream = all.filter_map(read).modify(slimmed);
     let mut stream = std::pin::pin!(reflector::reflector(writer, stream));
     let mut up = true;
     while let Some(next) = stream.next().await {
@@ -275,9 +295,9 @@ async fn follow<K>(
 }
 
 /// Once they are installed.
-async fn vertical(client: &Client, writer: Writer<DynamicObject>) {
+async fn vertical(client: &Client, metrics: &Metrics, writer: Writer<DynamicObject>) {
     metadata::installed(client, VPA.0, VPA.1).await;
     let of = metadata::resource(VPA.0, VPA.1);
     let api = |client| Api::all_with(client, &of);
-    follow(client, api, watcher::Config::default(), writer, |_: &mut DynamicObject| {}).await;
+    follow(client, metrics, api, watcher::Config::default(), writer, |_: &mut DynamicObject| {}).await;
 }

@@ -55,7 +55,7 @@ type Holdings = HashMap<(String, String, String), Holding>;
 impl Loans {
     /// Until the end of the process, or of its lease.
     pub async fn run(&self) {
-        let mut pods = pods::watched(&self.client, terms::LENT_LABEL);
+        let mut pods = pods::watched(&self.client, terms::LENT_LABEL, self.metrics.clone());
         let mut entries = Entries::new();
         let mut listed = false;
         let mut tick = interval(LOOK);

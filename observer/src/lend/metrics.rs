@@ -27,6 +27,8 @@ registered! {
         "Containers that were foreseen to meet their limit and whose limit was left as it is, by reason: docs/lend.md (--airbag).";
     foreign: counters "observer_lend_unreadable_terms_total", [],
         "Pods that carry the label of a loan and no terms that can be read: left as they are.";
+    objects: counters "observer_lend_objects_unreadable_total", [],
+        "Nodes, pods and rules the API server sent that could not be read: the log names them. What was known of them stays until the next list.";
     overfull: counters "observer_lend_pods_untracked_total", [],
         "Pods with a loan beyond the number that is followed at once: left as they are until there is room.";
 }
@@ -68,6 +70,10 @@ impl Metrics {
 
     pub fn failed(&self, reason: &str) {
         self.families.failed.with_label_values(&[reason]).inc();
+    }
+
+    pub fn object_unreadable(&self, is: bool) {
+        self.families.objects.with_label_values(NONE).inc_by(f64::from(u8::from(is)));
     }
 
     pub fn agent_failed(&self) {

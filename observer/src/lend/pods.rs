@@ -9,8 +9,11 @@ use kube::{
 
 use crate::{
     failure::one_line,
-    lend::cluster::WATCH,
-    sources::kubernetes::pace::{self, Watched},
+    lend::{cluster::WATCH, metrics::Metrics},
+    sources::kubernetes::{
+        lenient::{Lenient, Oddities},
+        pace::{self, Watched},
+    },
 };
 
 const PAGE: u32 = 50;
@@ -56,15 +59,22 @@ pub fn is_over(pod: &Pod) -> bool {
 }
 
 /// All pods with `label=true`. A watch that fails is begun again, and says so once.
-pub fn watched(client: &Client, label: &str) -> impl Stream<Item = watcher::Event<Pod>> + Unpin + use<> {
+pub fn watched(
+    client: &Client,
+    label: &str,
+    metrics: Metrics,
+) -> impl Stream<Item = watcher::Event<Pod>> + Unpin + use<> {
     let Watched { client, pace, .. } = pace::watched(client.clone());
     let config = watcher::Config::default().labels(&format!("{label}=true")).page_size(PAGE).timeout(WATCH);
     let mut up = true;
-    let came = watcher(Api::<Pod>::all(client), config).backoff(pace).filter_map(move |next| {
+    let mut odd = Oddities::default();
+    let came = watcher(Api::<Lenient<Pod>>::all(client), config).backoff(pace).filter_map(move |next| {
         let event = match next {
             Ok(event) => {
                 up = true;
-                Some(event)
+                let event = odd.readable("pod", event);
+                metrics.object_unreadable(event.is_none());
+                event
             }
             Err(error) => {
                 if std::mem::take(&mut up) {

@@ -15,7 +15,7 @@ use crate::{
         held::{Held, HeldContainer},
         pods::PodId,
     },
-    sources::kubernetes::terms,
+    sources::kubernetes::{lenient::Lenient, terms},
 };
 use observer_core::loan::Ask;
 
@@ -45,13 +45,14 @@ pub async fn patch(
     params: &PatchParams,
     containers: Vec<Value>,
 ) -> Result<Resized, String> {
-    let api = Api::<Pod>::namespaced(client.clone(), &id.namespace);
+    let api = Api::<Lenient<Pod>>::namespaced(client.clone(), &id.namespace);
     let patch = Patch::Strategic(json!({
         "metadata": {"uid": id.uid, "resourceVersion": id.version},
         "spec": {"containers": containers}
     }));
     match api.patch_subresource("resize", &id.name, params, &patch).await {
-        Ok(pod) => Ok(Resized::Done(Box::new(pod))),
+        Ok(Lenient::Read(pod)) => Ok(Resized::Done(Box::new(pod))),
+        Ok(Lenient::Unreadable(pod)) => Err(format!("the answer cannot be read: {}", pod.why)),
         Err(Error::Api(status)) => match status.code {
             404 | 410 => Ok(Resized::Gone),
             409 => Ok(Resized::Conflict),

@@ -24,10 +24,11 @@ use tokio::{
 
 use crate::{clock, failure::one_line};
 use observer_core::model::{
-    event::{Event, EventKind},
+    event::{Event, EventKind, Loss},
     kubernetes::{ApiState, ObjectKind, Owner, Reference, Uid},
 };
 
+pub mod lenient;
 pub mod metadata;
 pub mod owner;
 pub mod pace;
@@ -37,6 +38,7 @@ pub mod terms;
 
 pub use reach::{ApiClock, CannotConnect, client, connect};
 
+use lenient::{Lenient, Oddities};
 use pace::Watched;
 
 /// Owner look-ups a second; a burst of 110 pods of 20 workloads is 40 of them.
@@ -98,8 +100,9 @@ async fn pods(
 ) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
     let Watched { client, mut taken_up, pace } = pace::watched(client);
-    let mut stream = watcher(Api::<Pod>::all(client), config).backoff(pace).boxed();
+    let mut stream = watcher(Api::<Lenient<Pod>>::all(client), config).backoff(pace).boxed();
     let mut known: HashMap<Uid, bool> = HashMap::new();
+    let mut odd = Oddities::default();
     // What was reported last, if it does not stand: another kind of refusal is news.
     let mut away: Option<Discriminant<ApiState>> = None;
     loop {
@@ -116,7 +119,20 @@ async fn pods(
         };
         match next {
             Ok(Some(watcher::Event::Init)) => known.values_mut().for_each(|seen| *seen = false),
-            Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
+            Ok(Some(
+                watcher::Event::InitApply(Lenient::Unreadable(pod))
+                | watcher::Event::Apply(Lenient::Unreadable(pod)),
+            )) => {
+                // It is there: what is known of it stays.
+                if let Some(seen) = pod.meta.uid.as_ref().and_then(|uid| known.get_mut(uid)) {
+                    *seen = true;
+                }
+                odd.take("pod", &pod);
+                events.push(EventKind::Lost { at: Loss::ObjectUnreadable, count: odd.count });
+            }
+            Ok(Some(
+                watcher::Event::InitApply(Lenient::Read(pod)) | watcher::Event::Apply(Lenient::Read(pod)),
+            )) => {
                 let Some(pod) = pod::parse(&pod) else { continue };
                 let new = known.insert(pod.uid.clone(), true).is_none();
                 if let Some(controller) = pod.controller.clone().filter(|_| new)
@@ -149,7 +165,8 @@ async fn pods(
             Ok(Some(watcher::Event::Delete(pod))) => {
                 if let Some(uid) = pod.uid() {
                     known.remove(&uid);
-                    events.extend(pod::parse(&pod).map(|pod| EventKind::Pod(Box::new(pod))));
+                    let last = pod.read().and_then(|pod| pod::parse(&pod));
+                    events.extend(last.map(|pod| EventKind::Pod(Box::new(pod))));
                     events.push(EventKind::PodGone { uid });
                 }
             }
@@ -296,11 +313,10 @@ impl Later {
 
 /// `None`: it is gone.
 async fn look(client: &Client, namespace: &str, reference: &Reference) -> Result<Option<Owner>, String> {
-    let api = metadata::api(client.clone(), namespace, reference);
     let mut params = kube::api::GetParams { resource_version: Some("0".into()) };
     for attempt in 1..=TRIES {
-        match timeout(ANSWER, api.get_metadata_opt_with(&reference.name, &params)).await {
-            Ok(Ok(Some(found))) if found.metadata.uid.as_deref() == Some(&reference.uid) => {
+        match timeout(ANSWER, metadata::get(client, namespace, reference, &params)).await {
+            Ok(Ok(Some(Lenient::Read(found)))) if found.metadata.uid.as_deref() == Some(&reference.uid) => {
                 return Ok(Some(owner::parse(
                     &found.metadata,
                     reference.kind.clone(),

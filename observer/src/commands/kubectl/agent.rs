@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::refused;
-use crate::http::tls;
+use crate::{http::tls, sources::kubernetes::lenient::Lenient};
 use observer_core::model::printable::printable;
 
 const LABEL: &str = "app.kubernetes.io/name=observer";
@@ -76,12 +76,13 @@ pub struct Agent {
 
 /// Those that have a node.
 pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Agent>, String> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pods: Api<Lenient<Pod>> = Api::namespaced(client.clone(), namespace);
     let listed = pods
         .list(&ListParams::default().labels(LABEL))
         .await
         .map_err(|error| refused("list the observers", "list pods", namespace, &error))?;
-    let mut all: Vec<Agent> = listed.items.into_iter().filter_map(|pod| Agent::of(pod, namespace)).collect();
+    let mut all: Vec<Agent> =
+        listed.items.into_iter().filter_map(|pod| Agent::of(pod.read()?, namespace)).collect();
     if all.is_empty() {
         return Err(format!(
             "no observer in namespace {}: is it deployed (kubectl apply -k deploy/), or elsewhere (--observer-namespace)?",

@@ -8,10 +8,13 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
+    api::GetParams,
     core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta},
 };
 
 use tokio::time::sleep;
+
+use super::lenient::Lenient;
 
 use observer_core::model::kubernetes::{Reference, Writer, is_of_replica_sets};
 
@@ -41,12 +44,25 @@ fn look_again(found: Result<APIResourceList, kube::Error>, kind: &str) -> Option
     }
 }
 
-pub fn api(client: Client, namespace: &str, of: &Reference) -> Api<DynamicObject> {
-    Api::namespaced_with(client, namespace, &resource(&of.api_version, &of.kind.to_string()))
+/// `None`: it is not there.
+pub async fn get(
+    client: &Client,
+    namespace: &str,
+    of: &Reference,
+    params: &GetParams,
+) -> Result<Option<Lenient<PartialObjectMeta<DynamicObject>>>, kube::Error> {
+    let kind = resource(&of.api_version, &of.kind.to_string());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+    let request = kube::core::Request::new(api.resource_url()).get_metadata(&of.name, params);
+    match client.request(request.map_err(kube::Error::BuildRequest)?).await {
+        Ok(found) => Ok(Some(found)),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The metadata of every object of a kind.
-pub fn all(client: Client, resource: &ApiResource) -> Api<PartialObjectMeta<DynamicObject>> {
+pub fn all(client: Client, resource: &ApiResource) -> Api<Lenient<PartialObjectMeta<DynamicObject>>> {
     Api::all_with(client, resource)
 }
 
