@@ -5,6 +5,7 @@ use observer_tests::{
     cluster::{Cluster, control::IMAGE},
     daemon,
 };
+use serde_json::json;
 
 use crate::{Case, Deployed, Suite, case, deployed};
 
@@ -41,12 +42,13 @@ fn make(cluster: &Cluster) -> Result<()> {
          lastTimestamp: {LATE}\ninvolvedObject: {{kind: Pod, name: late, namespace: default}}\n"
     );
     cluster.apply(&(pod("late", "") + &pod("orphan", owner) + autoscaler + &event))?;
-    // At its creation the server writes the time itself.
-    let time = format!(
-        "[{{\"op\": \"replace\", \"path\": \"/metadata/managedFields/0/time\", \"value\": \"{LATE}\"}}]"
-    );
+    // At its creation the server writes the time itself, and a change of times alone is none.
+    let change = json!([
+        {"op": "replace", "path": "/metadata/managedFields/0/time", "value": LATE},
+        {"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}
+    ]);
     for object in ["pod/late", "hpa/late"] {
-        cluster.kubectl(&["patch", object, "--type=json", "-p", &time])?;
+        cluster.kubectl(&["patch", object, "--type=json", "-p", &change.to_string()])?;
         let kept = cluster.kubectl(&["get", object, "--show-managed-fields", "-o", "yaml"])?;
         ensure!(kept.contains(LATE), "{object} has another time:\n{kept}");
     }

@@ -1,7 +1,6 @@
 //! Kubernetes objects as the core sees them: what attribution, causes and advice need of each, and nothing else.
 //!
-//! Times are Unix seconds of the clock that wrote them. The API writes whole seconds, so a time `t` of its means
-//! [t, t + 1).
+//! Times are Unix seconds of the clock that wrote them; the API writes whole ones: `t` of its means [t, t + 1).
 
 mod loan;
 mod object_kind;
@@ -61,18 +60,13 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether its metadata is evidence of causes, and can be asked for. For a DaemonSet or a mirror pod's node the kind
-    /// alone suffices. A pod may name anything as its owner: the API server only wants name and uid not to be empty.
+    /// Whether its metadata is evidence of causes, and can be asked for. For a DaemonSet or a mirror pod's node the
+    /// kind alone suffices. A pod may name anything as its owner: only empty names and uids are refused.
     pub fn has_metadata(&self) -> bool {
         use ObjectKind::{Deployment, Job, ReplicaSet, Rollout, StatefulSet};
-        let is = |text: &str, most: usize, also: &[u8]| {
-            (1..=most).contains(&text.len())
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.contains(&byte))
-        };
-        // A DNS-1123 subdomain, and a uid as the API server makes them.
+        let is_id = |text: &str| text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-.".contains(&c));
         matches!(self.kind, ReplicaSet | Deployment | StatefulSet | Job | Rollout)
-            && is(&self.name, 253, b"-.")
-            && is(&self.uid, 64, b"-")
+            && [(&self.name, 253), (&self.uid, 64)].iter().all(|(id, most)| id.len() <= *most && is_id(id))
     }
 }
 

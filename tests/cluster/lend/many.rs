@@ -1,5 +1,5 @@
-//! Two hundred starts that are lent to: some with a second spike, some that crash at their peak, some that end later and
-//! start again, while lenders and the kubelet are killed. No kill by giving back, and every loan ends by its deadline.
+//! Two hundred starts that are lent to, while lenders and the kubelet are killed: some have a second spike, some crash
+//! at their peak, some end later and start again. No kill by giving back, and every loan ends by its deadline.
 
 use std::{
     thread::sleep,

@@ -42,6 +42,8 @@ struct Cli {
 const MIB: u64 = 1 << 20;
 const NAMESPACE: &str = "soak";
 const WORKLOADS: [&str; 8] = ["ant", "bee", "cat", "dog", "eel", "fly", "gnu", "hen"];
+/// A process that the OOM killer passes over.
+const SPARED: &str = "echo -1000 >/proc/self/oom_score_adj && exec sleep 600";
 /// Makers of pods.
 const MAKERS: u32 = 3;
 /// Of the daemon's figures.
@@ -207,8 +209,9 @@ impl Soak<'_> {
             let mut children = Vec::new();
             for group in &pod.groups {
                 children.push(match turn % 3 {
-                    // What is killed in it is hardly ever its first process.
-                    0 => group.spawn("/bin/sleep".as_ref(), &["600"])?,
+                    // What is killed in it is never its first process: with that the container would end, and what
+                    // is left of the storm would be another start of it.
+                    0 => group.spawn("/bin/sh".as_ref(), &["-c", SPARED])?,
                     _ => group.spawn(&self.workload, &spike)?,
                 });
             }
@@ -221,10 +224,8 @@ impl Soak<'_> {
                 let status = storm.arg(pod.groups[0].directory()).stdout(Stdio::null()).status()?;
                 ensure!(status.success(), "the storm ended with {status}");
                 for child in &mut children {
-                    // The kernel may have chosen it: whom it takes is its affair, the count is compared.
-                    if child.try_wait()?.is_none() {
-                        child.kill()?;
-                    }
+                    ensure!(child.try_wait()?.is_none(), "the storm killed the first process");
+                    child.kill()?;
                 }
             }
             for mut child in children {

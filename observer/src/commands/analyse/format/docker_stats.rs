@@ -77,8 +77,7 @@ fn pair(line: &str) -> Option<(&str, &str)> {
     let (before, after) = line.split_once(" / ")?;
     let limit = after.split_whitespace().next()?;
     let before = before.trim_end();
-    let start = before.rfind(char::is_whitespace).map_or(0, |at| at + 1);
-    let (names, memory) = (&before[..start], &before[start..]);
+    let (names, memory) = before.rsplit_once(char::is_whitespace).unwrap_or(("", before));
     let is_size = |text: &str| text == "--" || (text.ends_with(['B', 'b']) && parse_size(text).is_ok());
     (is_size(memory) && is_size(limit)).then_some((names, memory))
 }
@@ -150,4 +149,16 @@ fn push(labels: &Labels, memory: &str, times: &mut LoopTimes, rows: &mut Rows) -
         "docker stats shows usage less inactive file cache: peaks of file cache are not in it".to_owned(),
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pair;
+
+    #[test]
+    fn any_white_space_ends_the_names() {
+        assert_eq!(pair("web\u{3000}5MiB / 1GiB"), Some(("web", "5MiB")));
+        assert_eq!(pair("5MiB / 1GiB"), Some(("", "5MiB")));
+        assert_eq!(pair("\u{3000}b / 1GiB"), None);
+    }
 }
