@@ -1,8 +1,8 @@
 //! The command line: what can be typed, and what each exit code means.
 
-use std::path::PathBuf;
+use std::{ffi::OsStr, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 
 use crate::{
     commands::{advise, incident, report, simulate, top, why},
@@ -19,6 +19,25 @@ use crate::{
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Of this process; ends it where the command line is wrong, or asks for help.
+    pub fn of_this_process() -> Self {
+        let empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        let matches = without_variables(Self::command(), empty).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// clap takes an empty variable for a value. Here it counts as unset, for these commands as for `run`.
+fn without_variables(command: clap::Command, empty: impl Fn(&OsStr) -> bool + Copy) -> clap::Command {
+    command
+        .mut_args(|argument| match argument.get_env().is_some_and(empty) {
+            true => argument.env(Resettable::Reset),
+            false => argument,
+        })
+        .mut_subcommands(|command| without_variables(command, empty))
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,6 +188,21 @@ pub enum Document {
 mod tests {
     use super::*;
     use clap::Parser;
+
+    #[test]
+    fn an_empty_variable_is_none_of_any_command() {
+        let variables = |command: &clap::Command| -> Vec<String> {
+            let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+            arguments.filter_map(|one| Some(one.get_env()?.to_str()?.to_owned())).collect()
+        };
+        let all = variables(&Cli::command());
+        for one in ["OBSERVER_LEDGER_CERT", "OBSERVER_LEND_LISTEN", "OBSERVER_INCIDENTS"] {
+            assert!(all.iter().any(|name| name == one), "{one} not in {all:?}");
+        }
+        let rest = variables(&without_variables(Cli::command(), |name| name == "OBSERVER_LEDGER_CERT"));
+        assert_eq!(rest.len(), all.len() - 1);
+        assert_eq!(variables(&without_variables(Cli::command(), |_| true)), Vec::<String>::new());
+    }
 
     #[test]
     fn a_number_that_cannot_be_is_refused_before_anything_is_done() {

@@ -3,7 +3,7 @@
 //! Later wins: defaults, the TOML file, `OBSERVER_*` variables, flags. Unknown keys are rejected: a misspelt setting
 //! that is silently ignored is worse than a daemon that does not start.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 use figment::{
@@ -265,17 +265,22 @@ fn keys() -> Vec<(String, Takes)> {
 struct Variables(Vec<(String, String)>);
 
 impl Variables {
-    fn of_this_process() -> Self {
-        // Of a variable that is not UTF-8 the value is refused where it is read, not silently left out.
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
-            let key = name.to_str()?.strip_prefix("OBSERVER_")?.to_lowercase();
-            Some((key, value.to_string_lossy().into_owned()))
-        });
-        Self(
-            variables
-                .filter(|(key, _)| key != "config" && key != "ebpf_object" && !is_service_link(key))
-                .collect(),
-        )
+    /// An empty one counts as unset, as a manifest has it that fills in a variable or does not.
+    fn of(environment: impl Iterator<Item = (OsString, OsString)>, problems: &mut Vec<String>) -> Self {
+        let mut variables = Vec::new();
+        for (name, value) in environment.filter(|(_, value)| !value.is_empty()) {
+            let key = name.to_str().and_then(|name| name.strip_prefix("OBSERVER_")).map(str::to_lowercase);
+            let Some(key) = key else { continue };
+            if key == "config" || key == "ebpf_object" || is_service_link(&key) {
+                continue;
+            }
+            match value.to_str() {
+                Some(text) => variables.push((key, text.to_owned())),
+                // With replacement characters it would name another file.
+                None => problems.push(format!("{key} (OBSERVER_{}): is not UTF-8", key.to_uppercase())),
+            }
+        }
+        Self(variables)
     }
 }
 
@@ -309,7 +314,8 @@ impl Provider for Variables {
 impl Config {
     pub fn load(flags: &Flags) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        let file = flags.config.clone().or_else(|| std::env::var_os("OBSERVER_CONFIG").map(PathBuf::from));
+        let named = || std::env::var_os("OBSERVER_CONFIG").filter(|path| !path.is_empty());
+        let file = flags.config.clone().or_else(|| named().map(PathBuf::from));
         let mut figment = Figment::new();
         if let Some(path) = &file {
             if !path.is_file() {
@@ -317,7 +323,8 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(path));
         }
-        let figment = figment.merge(Variables::of_this_process()).merge(Serialized::defaults(flags));
+        let variables = Variables::of(std::env::vars_os(), &mut problems);
+        let figment = figment.merge(variables).merge(Serialized::defaults(flags));
         Self::from(&figment, problems)
     }
 
@@ -606,9 +613,29 @@ mod tests {
     }
 
     fn with(variables: &[(&str, &str)]) -> Result<Config, String> {
-        let variables = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let figment = Figment::new().merge(Variables(variables.collect()));
-        Config::from(&figment, Vec::new()).map_err(|problems| problems.to_string())
+        with_any(variables.iter().map(|(key, value)| (*key, value.into())))
+    }
+
+    fn with_any<'a>(variables: impl Iterator<Item = (&'a str, OsString)>) -> Result<Config, String> {
+        let named = variables.map(|(key, value)| (format!("OBSERVER_{}", key.to_uppercase()).into(), value));
+        let mut problems = Vec::new();
+        let figment = Figment::new().merge(Variables::of(named, &mut problems));
+        Config::from(&figment, problems).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn an_empty_variable_is_unset() {
+        let keys = keys();
+        let empty = with_any(keys.iter().map(|(key, _)| (key.as_str(), OsString::new())));
+        assert_eq!(empty.unwrap(), load("").unwrap());
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_a_problem_and_no_other_path() {
+        use std::os::unix::ffi::OsStringExt;
+        let value = || OsString::from_vec(b"/tmp/\xe9/s".to_vec());
+        let error = with_any([("state", value()), ("config", value())].into_iter()).unwrap_err();
+        assert!(error.contains("1 problem") && error.contains("OBSERVER_STATE): is not UTF-8"), "{error}");
     }
 
     #[test]

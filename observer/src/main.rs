@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     if kubectl::is_called_so(&program.to_string_lossy()) {
         return ended(by_kubectl());
     }
-    let done = match Cli::parse().command {
+    let done = match Cli::of_this_process().command {
         Command::Run(flags) => run(&flags),
         Command::Check { roots } => check(roots),
         Command::Replay { recording, serve: Some(address), speed, .. } => serve(&recording, address, speed),
