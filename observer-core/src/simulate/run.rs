@@ -244,7 +244,8 @@ impl<'a> Run<'a> {
             let Phase::Running(since) = pod.phase else { continue };
             let given_back = self.requests == Requests::Lent && now - since >= course.passes + GIVEN_BACK;
             if given_back && pod.requested > course.kind.request {
-                self.requested[pod.node] -= pod.requested - course.kind.request;
+                let given = pod.requested - course.kind.request;
+                self.requested[pod.node] = self.requested[pod.node].saturating_sub(given);
                 pod.requested = course.kind.request;
             }
             if now - since >= course.settles && (given_back || self.requests != Requests::Lent) {
@@ -301,7 +302,7 @@ impl<'a> Run<'a> {
             self.outcome.nodes[node].note(now, used);
             while self.kills_seen && used > self.nodes[node].allocatable {
                 let Some((victim, bytes)) = self.victim(node, now) else { break };
-                used -= bytes;
+                used = used.saturating_sub(bytes); // a sum of any numbers may have met its end
                 self.kill(victim, now, false);
             }
         }

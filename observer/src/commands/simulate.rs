@@ -200,7 +200,7 @@ fn about(options: &Options, known: &[Pods]) -> Result<Simulated, String> {
         kinds.push(kind);
     }
     let mut nodes = match &options.cluster {
-        Some(path) => nodes::of_cluster(path, known)?,
+        Some(path) => nodes::of_cluster(path, known, &mut notes)?,
         None => nodes::of_sizes(&options.nodes)?,
     };
     // Of what runs, the number that is to be there before.

@@ -19,6 +19,8 @@ use observer_core::{
 
 /// Above the highest that was seen: as `observer advise` adds to a steady level.
 const ABOVE: u64 = 16;
+/// Of a pod's curve.
+const MOST_SPANS: usize = 1 << 16;
 
 /// A workload's pods: all of their containers together.
 #[derive(Clone, Debug)]
@@ -95,8 +97,11 @@ impl Pods {
     pub fn kind(&self, request: Option<u64>, limit: Option<u64>) -> Result<Kind, String> {
         let name = self.name();
         let mut kind = Kind { name: name.clone(), ..self.unknown() };
-        let spans = self.containers.iter().filter_map(|facts| Some(facts.typical.as_ref()?.span));
-        kind.span = spans.fold(f64::INFINITY, f64::min);
+        let known = || self.containers.iter().filter_map(|facts| facts.typical.as_ref());
+        let finest = known().map(|typical| typical.span).fold(f64::INFINITY, f64::min);
+        let longest = known().map(|typical| typical.highest.len() as f64 * typical.span).fold(0.0, f64::max);
+        // No finer than fits beside the longest curve of the pod.
+        kind.span = finest.max(longest / MOST_SPANS as f64);
         let (mut asked, mut worst, mut limits) = (Some(0_u64), 0_u64, Some(0_u64));
         for facts in &self.containers {
             let missing = |what: &str| {
@@ -106,8 +111,10 @@ impl Pods {
             let settled = facts.startups.steady.map(|steady| steady[2]);
             let steady =
                 settled.or(facts.steady.map(|steady| steady.p95)).or(typical.highest.last().copied());
-            kind.steady += steady.ok_or_else(|| missing("the level after its start"))?;
+            let steady = steady.ok_or_else(|| missing("the level after its start"))?;
+            kind.steady = kind.steady.saturating_add(steady);
             let length = (typical.highest.len() as f64 * typical.span / kind.span).ceil() as usize;
+            let length = length.min(MOST_SPANS);
             if kind.curve.len() < length {
                 // A container whose curve ends stays where it ended.
                 let last = kind.curve.last().copied().unwrap_or(0);
@@ -115,12 +122,14 @@ impl Pods {
             }
             for (i, bytes) in kind.curve.iter_mut().enumerate() {
                 let at = (i as f64 * kind.span / typical.span) as usize;
-                *bytes += typical.highest.get(at).or(typical.highest.last()).copied().unwrap_or(0);
+                let more = typical.highest.get(at).or(typical.highest.last()).copied().unwrap_or(0);
+                *bytes = bytes.saturating_add(more);
             }
             let advised = Advice::of(facts, &Settings::default()).numbers.request;
-            asked = asked.zip(facts.current.request.flatten().or(advised)).map(|(sum, one)| sum + one);
-            limits = limits.zip(facts.current.limit.flatten()).map(|(sum, one)| sum + one);
-            worst += typical.highest.iter().copied().max().unwrap_or(0);
+            let sum = |(sum, one): (u64, u64)| sum.saturating_add(one);
+            asked = asked.zip(facts.current.request.flatten().or(advised)).map(sum);
+            limits = limits.zip(facts.current.limit.flatten()).map(sum);
+            worst = worst.saturating_add(typical.highest.iter().copied().max().unwrap_or(0));
         }
         kind.request = request.or(asked).ok_or_else(|| {
             format!(
@@ -128,7 +137,8 @@ impl Pods {
             )
         })?;
         kind.limit = limit.or(limits).filter(|limit| *limit > 0);
-        kind.start_need = (worst + worst / ABOVE).min(kind.limit.unwrap_or(u64::MAX)).max(kind.request);
+        kind.start_need =
+            worst.saturating_add(worst / ABOVE).min(kind.limit.unwrap_or(u64::MAX)).max(kind.request);
         Ok(kind)
     }
 
@@ -143,5 +153,27 @@ impl Pods {
             curve: Vec::new(),
             steady: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pods(of: &[(f64, u64)]) -> Pods {
+        let facts = of.iter().map(|(span, bytes)| Facts {
+            workload: Workload::default(),
+            typical: Some(Typical { span: *span, highest: vec![*bytes; 3], median: vec![*bytes; 3] }),
+            ..Facts::default()
+        });
+        by_workload(facts).remove(0)
+    }
+
+    #[test]
+    fn sums_of_any_numbers_are_bounded() {
+        let kind = pods(&[(1.0, u64::MAX), (1.0, 5)]).kind(Some(1), None).unwrap();
+        assert_eq!((kind.steady, kind.start_need, &kind.curve[..]), (u64::MAX, u64::MAX, &[u64::MAX; 3][..]));
+        let kind = pods(&[(1e-300, 1), (1e5, 2)]).kind(Some(1), None).unwrap();
+        assert_eq!((kind.curve.len(), kind.curve[0]), (MOST_SPANS, 3));
     }
 }

@@ -14,6 +14,8 @@ use observer_core::{
 const MOST: u64 = 10_000;
 /// 10,000 pods are some 200 MB.
 const LARGEST: u64 = 1 << 30;
+/// Nodes and pods that are left out by name; the others are counted.
+const NAMED: usize = 8;
 
 /// `[NAME=][COUNTx]SIZE`
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +88,7 @@ pub fn spread(nodes: &mut [Node], kinds: &[Kind], counts: &[u64]) -> u64 {
     left
 }
 
-pub fn of_cluster(path: &Path, known: &[Pods]) -> Result<Vec<Node>, String> {
+pub fn of_cluster(path: &Path, known: &[Pods], notes: &mut Vec<String>) -> Result<Vec<Node>, String> {
     let refuse = |why: String| format!("{}: {why}", path.display());
     let mut text = String::new();
     let read = match path.as_os_str() == "-" {
@@ -97,20 +99,23 @@ pub fn of_cluster(path: &Path, known: &[Pods]) -> Result<Vec<Node>, String> {
     let list: Value = serde_json::from_str(&text).map_err(|error| {
         refuse(format!("it is not JSON ({error}); it is written by kubectl get nodes,pods -A -o json"))
     })?;
-    of_list(&list, known).map_err(refuse)
+    of_list(&list, known, notes).map_err(refuse)
 }
 
-fn of_list(list: &Value, known: &[Pods]) -> Result<Vec<Node>, String> {
+/// A node or pod that cannot be read is left out with a note: the others are simulated all the same.
+fn of_list(list: &Value, known: &[Pods], notes: &mut Vec<String>) -> Result<Vec<Node>, String> {
     let items = || list["items"].as_array().into_iter().flatten();
-    let mut nodes = Vec::new();
+    let (mut nodes, mut left_out) = (Vec::new(), Vec::new());
     for item in items().filter(|item| item["kind"] == "Node" && item["spec"]["unschedulable"] != true) {
         let name = item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let memory = item["status"]["allocatable"]["memory"].as_str().unwrap_or_default();
-        let allocatable = parse_bytes(memory).map_err(|why| format!("node {name}: {why}"))?;
-        nodes.push(Node { name, allocatable, taken: (0, 0), pods: Vec::new() });
+        let memory = item["status"]["allocatable"]["memory"].as_str();
+        match memory.ok_or("it says no allocatable memory".to_owned()).and_then(parse_bytes) {
+            Ok(allocatable) => nodes.push(Node { name, allocatable, taken: (0, 0), pods: Vec::new() }),
+            Err(why) => left_out.push(format!("node {name}: {why}")),
+        }
     }
     if nodes.is_empty() {
-        return Err("there is no node in it; it is written by kubectl get nodes,pods -A -o json".into());
+        return Err("there is no node with allocatable memory in it; it is written by kubectl get nodes,pods -A -o json".into());
     }
     for item in items().filter(|item| item["kind"] == "Pod") {
         let over = matches!(item["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
@@ -126,10 +131,23 @@ fn of_list(list: &Value, known: &[Pods]) -> Result<Vec<Node>, String> {
             },
             None => {
                 // Of a pod without a curve, what it requests is the best guess of what it uses.
-                let requested = requested(item)?;
-                node.taken = (node.taken.0.saturating_add(requested), node.taken.1.saturating_add(requested));
+                match requested(item) {
+                    Ok(bytes) => {
+                        node.taken = (node.taken.0.saturating_add(bytes), node.taken.1.saturating_add(bytes))
+                    }
+                    Err(why) => {
+                        let [namespace, name] = ["namespace", "name"]
+                            .map(|key| item["metadata"][key].as_str().unwrap_or_default());
+                        left_out.push(format!("pod {namespace}/{name}: {why}"));
+                    }
+                }
             }
         }
+    }
+    let more = left_out.len().saturating_sub(NAMED);
+    notes.extend(left_out.into_iter().take(NAMED).map(|why| format!("left out: {why}")));
+    if more > 0 {
+        notes.push(format!("{more} more nodes and pods are left out"));
     }
     Ok(nodes)
 }
@@ -152,8 +170,7 @@ fn requested(pod: &Value) -> Result<u64, String> {
     let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     containers
         .filter_map(|container| container["resources"]["requests"]["memory"].as_str())
-        .map(parse_bytes)
-        .sum()
+        .try_fold(0_u64, |sum, memory| Ok(sum.saturating_add(parse_bytes(memory)?)))
 }
 
 #[cfg(test)]
@@ -192,13 +209,36 @@ mod tests {
             {"kind": "Pod", "metadata": {"name": "y", "namespace": "shop"}, "spec": {"nodeName": "a", "containers": [
                 {"resources": {"requests": {"memory": "100Mi"}}}]}, "status": {"phase": "Succeeded"}},
         ]});
-        let nodes = of_list(&list, &[]).unwrap();
+        let mut notes = Vec::new();
+        let nodes = of_list(&list, &[], &mut notes).unwrap();
         assert_eq!(
             nodes,
             [Node { name: "a".into(), allocatable: 2 << 30, taken: (100 << 20, 100 << 20), pods: vec![] }]
         );
         for wrong in [json!({}), json!([]), json!({"items": 7}), json!({"items": [{"kind": "Node"}]})] {
-            assert!(of_list(&wrong, &[]).is_err(), "{wrong}");
+            assert!(of_list(&wrong, &[], &mut notes).is_err(), "{wrong}");
         }
+        assert!(notes.is_empty(), "{notes:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out_by_name_and_no_sum_overflows() {
+        let pod = |name: &str, memory: &str| {
+            let containers = vec![json!({"resources": {"requests": {"memory": memory}}}); 3];
+            json!({"kind": "Pod", "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"nodeName": "a", "containers": containers}})
+        };
+        let mut items = vec![
+            json!({"kind": "Node", "metadata": {"name": "a"}, "status": {"allocatable": {"memory": "16Ei"}}}),
+            json!({"kind": "Node", "metadata": {"name": "new"}}),
+            pod("vast", "16Ei"),
+        ];
+        items.extend((0..20).map(|i| pod(&format!("vague-{i}"), "lots")));
+        let mut notes = Vec::new();
+        let nodes = of_list(&json!({ "items": items }), &[], &mut notes).unwrap();
+        assert_eq!((nodes.len(), nodes[0].taken), (1, (u64::MAX, u64::MAX)));
+        assert!(notes[0].contains("node new: it says no allocatable memory"), "{notes:?}");
+        assert!(notes[1].contains("pod shop/vague-0: \"lots\""), "{notes:?}");
+        assert_eq!((notes.len(), notes[NAMED].as_str()), (NAMED + 1, "13 more nodes and pods are left out"));
     }
 }
