@@ -78,14 +78,17 @@ fn name_of(file: &str) -> Option<&str> {
 }
 
 impl Ring {
-    /// What an earlier run left of its ring is removed; its recordings stay.
+    /// What an earlier run left of its ring is removed; its recordings stay. What cannot be removed, such as a
+    /// folder, is passed over: the parts of this run have other names.
     pub fn open(folder: &Path, files: usize) -> io::Result<Self> {
         let ring = folder.join(RING);
         DirBuilder::new().recursive(true).mode(0o700).create(&ring)?; // workloads are named in it
         for entry in fs::read_dir(&ring)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "part") {
-                fs::remove_file(path)?;
+            if path.extension().is_some_and(|extension| extension == "part")
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!("{} is left there: it cannot be removed: {error}", path.display());
             }
         }
         let folder = folder.to_owned();
@@ -96,8 +99,13 @@ impl Ring {
         if anew {
             self.clear();
         }
-        self.number += 1;
-        let path = self.folder.join(RING).join(format!("{:06}.part", self.number));
+        let path = loop {
+            self.number += 1;
+            let path = self.folder.join(RING).join(format!("{:06}.part", self.number));
+            if path.symlink_metadata().is_err() {
+                break path; // taken only by what could not be removed
+            }
+        };
         let mut file = create(&path)?;
         self.parts.push_back(Part { path, preface: preface.len() as u64 });
         file.write_all(preface)?;
@@ -178,6 +186,20 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_in_the_place_of_a_part_is_passed_over() {
+        let folder = std::env::temp_dir().join(format!("observer-ring-{}", std::process::id()));
+        let in_the_way = folder.join("ring/000001.part/x");
+        fs::create_dir_all(&in_the_way).unwrap();
+        fs::write(folder.join("ring/000002.part"), "of an earlier run").unwrap();
+        let mut ring = Ring::open(&folder, 1).unwrap();
+        ring.begin(b"preface", true).unwrap();
+        ring.append(b"lines").unwrap();
+        assert_eq!(fs::read(folder.join("ring/000002.part")).unwrap(), b"prefacelines");
+        assert!(in_the_way.is_dir());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn only_names_of_recordings_are_ours() {
