@@ -14,7 +14,9 @@ const LEVELS_SECONDS: f64 = 600.0;
 impl Kills {
     /// By its own limit.
     pub fn by_limit(self) -> u64 {
-        (self.startup + self.steady).saturating_sub(self.by_node + self.by_group_above + self.by_inside)
+        let others =
+            [self.by_node, self.by_group_above, self.by_inside].into_iter().fold(0, u64::saturating_add);
+        self.startup.saturating_add(self.steady).saturating_sub(others)
     }
 }
 
@@ -70,7 +72,7 @@ impl Startups {
 
     /// Cut off by their own limit.
     pub fn cut_off(&self) -> u64 {
-        self.oom_killed + self.cut_short
+        self.oom_killed.saturating_add(self.cut_short)
     }
 
     /// What became of those that did not come through, as the end of a sentence.
@@ -96,12 +98,12 @@ impl Startups {
 
     /// Those that got a verdict.
     pub fn judged(&self) -> u64 {
-        self.stable + self.drifting + self.oscillating
+        self.stable.saturating_add(self.drifting).saturating_add(self.oscillating)
     }
 
     /// Its memory goes on growing as a rule, so no level is its level.
     pub fn drifts(&self) -> bool {
-        self.drifting * 2 >= self.judged().max(1)
+        self.drifting.saturating_mul(2) >= self.judged().max(1)
     }
 }
 

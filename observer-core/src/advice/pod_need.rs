@@ -12,7 +12,7 @@ pub fn beside(pod: &Pod, name: &str, need: impl Fn(&PodContainer) -> Option<u64>
         (_, role) => matches!(role, Role::Main | Role::Sidecar),
     };
     let others = pod.containers.iter().enumerate().filter(is_beside);
-    others.map(|(_, other)| need(other)).sum()
+    others.map(|(_, other)| need(other)).try_fold(0_u64, |sum, need| Some(sum.saturating_add(need?)))
 }
 
 /// The most that is needed while init containers run, or `None` if that of one of them is not known. 0: there are none.

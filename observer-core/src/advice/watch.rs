@@ -198,14 +198,16 @@ impl AdviceWatch {
                         noted.current.limit = Some(Some(limit));
                     }
                     let kills = &mut noted.kills;
-                    *(if killed.starting { &mut kills.startup } else { &mut kills.steady }) += killed.kills;
+                    let more = killed.kills;
+                    let of_phase = if killed.starting { &mut kills.startup } else { &mut kills.steady };
+                    *of_phase = of_phase.saturating_add(more);
                     match killed.scope {
-                        OomScope::Node => kills.by_node += killed.kills,
-                        OomScope::Inside => kills.by_inside += killed.kills,
+                        OomScope::Node => kills.by_node = kills.by_node.saturating_add(more),
+                        OomScope::Inside => kills.by_inside = kills.by_inside.saturating_add(more),
                         OomScope::Parent | OomScope::Ancestor if !killed.at_own_limit => {
-                            kills.by_group_above += killed.kills;
+                            kills.by_group_above = kills.by_group_above.saturating_add(more);
                         }
-                        _ if killed.before_exec => kills.before_exec += killed.kills,
+                        _ if killed.before_exec => kills.before_exec = kills.before_exec.saturating_add(more),
                         _ => {}
                     }
                 }

@@ -244,12 +244,12 @@ pub struct Kills {
 impl AddAssign for Kills {
     fn add_assign(&mut self, more: Self) {
         let Self { startup, steady, by_node, by_group_above, by_inside, before_exec } = more;
-        self.startup += startup;
-        self.steady += steady;
-        self.by_node += by_node;
-        self.by_group_above += by_group_above;
-        self.by_inside += by_inside;
-        self.before_exec += before_exec;
+        self.startup = self.startup.saturating_add(startup);
+        self.steady = self.steady.saturating_add(steady);
+        self.by_node = self.by_node.saturating_add(by_node);
+        self.by_group_above = self.by_group_above.saturating_add(by_group_above);
+        self.by_inside = self.by_inside.saturating_add(by_inside);
+        self.before_exec = self.before_exec.saturating_add(before_exec);
     }
 }
 
@@ -276,9 +276,9 @@ pub struct Changes {
 impl AddAssign for Changes {
     fn add_assign(&mut self, more: Self) {
         let Self { resizes, restarts_after_resize, rescheduled, starting_max } = more;
-        self.resizes += resizes;
-        self.restarts_after_resize += restarts_after_resize;
-        self.rescheduled += rescheduled;
+        self.resizes = self.resizes.saturating_add(resizes);
+        self.restarts_after_resize = self.restarts_after_resize.saturating_add(restarts_after_resize);
+        self.rescheduled = self.rescheduled.saturating_add(rescheduled);
         self.starting_max = self.starting_max.max(starting_max);
     }
 }

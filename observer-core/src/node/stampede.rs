@@ -45,7 +45,7 @@ pub struct Watch {
 impl Watch {
     /// `starting`: everybody starting now. After `Ended`, [`Watch::take`] gives the whole of it.
     pub fn look(&mut self, at: Time, starting: &[Member], growth: u64, available: u64) -> Change {
-        let held: u64 = starting.iter().map(|member| member.usage).sum();
+        let held: u64 = starting.iter().map(|member| member.usage).fold(0, u64::saturating_add);
         let change = match &mut self.now {
             None => {
                 let headroom = held.saturating_add(available);
@@ -84,7 +84,7 @@ impl Watch {
     /// An OOM kill while it lasts is counted as its.
     pub fn oom_killed(&mut self, kills: u64) {
         if let Some(stampede) = &mut self.now {
-            stampede.oom_kills += kills;
+            stampede.oom_kills = stampede.oom_kills.saturating_add(kills);
         }
     }
 

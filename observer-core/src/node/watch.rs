@@ -78,7 +78,7 @@ impl NodeWatch {
             cgroups: cgroups as u64,
             containers: containers.live() as u64,
             starting: starting.len() as u64,
-            starting_usage: starting.iter().map(|life| life.usage()).sum(),
+            starting_usage: starting.iter().map(|life| life.usage()).fold(0, u64::saturating_add),
             forecast: expected(&starting),
             stampede: self.stampede.now().is_some(),
         };
@@ -111,7 +111,7 @@ impl NodeWatch {
             stampede::Change::Began => {
                 let began = StampedeBegan {
                     members: named(containers, starting.iter().map(|member| member.cgroup)),
-                    held: starting.iter().map(|member| member.usage).sum(),
+                    held: starting.iter().map(|member| member.usage).fold(0, u64::saturating_add),
                     growth: forecast.growth,
                     available,
                 };
@@ -141,7 +141,12 @@ fn ended(at: Time, stampede: &Stampede, containers: &Containers) -> StampedeEnde
         members: named(containers, stampede.members.keys().copied()),
         seconds: at.seconds_since(stampede.began),
         highest_sum: stampede.highest_sum,
-        held_now: stampede.members.keys().filter_map(alive).map(Lifecycle::usage).sum(),
+        held_now: stampede
+            .members
+            .keys()
+            .filter_map(alive)
+            .map(Lifecycle::usage)
+            .fold(0, u64::saturating_add),
         lowest_available: stampede.lowest_available,
         oom_kills: stampede.oom_kills,
     }

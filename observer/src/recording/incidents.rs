@@ -225,7 +225,7 @@ impl Incidents {
                 pid: killed.victim_pid,
             });
         } else {
-            self.about.more_kills += killed.kills;
+            self.about.more_kills = self.about.more_kills.saturating_add(killed.kills);
         }
         // Kills that follow one another are in the same recording, or in one that has the window of each.
         let soonest = at.after(AFTER);

@@ -220,9 +220,12 @@ impl NodeState {
             FindingKind::OomKilled(killed) => {
                 let kill = self.killed(at, killed);
                 if let Some(container) = &killed.container {
-                    self.change(container, |view| view.oom_kills += killed.kills);
+                    self.change(container, |view| {
+                        view.oom_kills = view.oom_kills.saturating_add(killed.kills);
+                    });
                 }
-                self.node_kills += killed.kills as u32;
+                let kills = u32::try_from(killed.kills).unwrap_or(u32::MAX);
+                self.node_kills = self.node_kills.saturating_add(kills);
                 self.changes.kills.push(kill.kill);
                 push(&mut self.kills, kill, KILLS, &mut self.dropped.kills);
             }

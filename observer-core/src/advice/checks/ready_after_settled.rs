@@ -20,7 +20,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
             Grade::Warn,
             "neither startupProbe nor readinessProbe: it counts as ready while it still allocates".into(),
         ),
-        Some((early, seen)) if early * 2 > seen => {
+        Some((early, seen)) if early.saturating_mul(2) > seen => {
             (Grade::Warn, format!("ready before its memory settled in {early} of {seen} start-ups"))
         }
         Some((early, seen)) if seen > 0 => {

@@ -37,7 +37,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, settings: &Settings) -> Judged {
     );
     match () {
         () if s.drifting > 0 && s.drifts() => (Grade::Fail, evidence),
-        () if s.drifting + s.oscillating > 0 => (Grade::Warn, evidence),
+        () if s.drifting > 0 || s.oscillating > 0 => (Grade::Warn, evidence),
         () if s.stable < settings.min_startups => {
             unknown(format!("{evidence}; {} that settled are needed", settings.min_startups))
         }

@@ -16,7 +16,7 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
         Err(judged) => return judged,
     };
     let changes = facts.changes;
-    let caused = changes.resizes + changes.restarts_after_resize + changes.rescheduled;
+    let caused = [changes.restarts_after_resize, changes.rescheduled].into_iter().fold(changes.resizes, u64::saturating_add);
     let evidence = format!(
         "VPA {} ({}): {} resize(s) in place, {} restart(s) for a size, {} pod(s) replaced since the observer started",
         vpa.name, vpa.mode, changes.resizes, changes.restarts_after_resize, changes.rescheduled

@@ -53,7 +53,7 @@ fn join(a: Facts, b: Facts) -> Facts {
     kills += b.kills;
     changes += b.changes;
     let ready_early = match (a.ready_early, b.ready_early) {
-        (Some(a), Some(b)) => Some((a.0 + b.0, a.1 + b.1)),
+        (Some(a), Some(b)) => Some((a.0.saturating_add(b.0), a.1.saturating_add(b.1))),
         (a, b) => a.or(b),
     };
     Facts {

@@ -59,7 +59,7 @@ static QUERIES: &[Query] = &[
         promql: "sum by ($BY, outcome) ($LAST(observer_workload_history_startups))",
         fill: |facts, labels, value| {
             let (s, count) = (&mut facts.startups, bytes(value));
-            s.count += count;
+            s.count = s.count.saturating_add(count);
             match labels.get("outcome").map(String::as_str) {
                 Some("stable") => s.stable = count,
                 Some("drifting") => s.drifting = count,

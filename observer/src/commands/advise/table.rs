@@ -67,7 +67,8 @@ fn row(advised: &WorkloadAdvice) -> [String; 8] {
 
 fn summary(advised: &[WorkloadAdvice]) -> String {
     let changes = || advised.iter().filter_map(|one| one.advice.numbers.request_change);
-    let (less, more) = (changes().filter(|c| *c < 0).sum::<i64>(), changes().filter(|c| *c > 0).sum::<i64>());
+    let less = changes().filter(|c| *c < 0).fold(0, i64::saturating_add);
+    let more = changes().filter(|c| *c > 0).fold(0, i64::saturating_add);
     let with = |grade| advised.iter().filter(|one| one.advice.worst() == grade).count();
     let waiting =
         advised.iter().any(|one| one.advice.numbers.limit.is_none() && one.facts.current.containers > 0);

@@ -123,7 +123,7 @@ impl Recent {
     fn weight(&self) -> (bool, u64, u64) {
         (
             self.stampede.last().copied().unwrap_or(false),
-            self.oom_kills.iter().sum(),
+            self.oom_kills.iter().copied().fold(0, u64::saturating_add),
             self.starting.last().copied().unwrap_or(0),
         )
     }

@@ -126,6 +126,66 @@ fn names_of_any_number_and_length_do_not_make_it_larger_than_stated() {
     assert!(report["left_out"]["containers"].as_u64() > Some(80), "{}", report["left_out"]);
 }
 
+/// Every number of this name becomes another; `None`: all but times and groups, which tell what belongs together.
+fn with_number(recording: &str, name: Option<&str>, number: u64) -> (String, usize) {
+    fn replace(value: &mut Value, within: &str, name: Option<&str>, number: u64) -> usize {
+        let is_it = name.map_or(!["at", "cgroup", "victim_cgroup"].contains(&within), |name| name == within);
+        match value {
+            Value::Number(_) if is_it => {
+                *value = number.into();
+                1
+            }
+            Value::Array(all) => all.iter_mut().map(|one| replace(one, within, name, number)).sum(),
+            Value::Object(all) => all.iter_mut().map(|(key, one)| replace(one, key, name, number)).sum(),
+            _ => 0,
+        }
+    }
+    let mut replaced = 0;
+    let lines = recording.lines().map(|line| {
+        let mut event: Value = serde_json::from_str(line).unwrap();
+        replaced += replace(&mut event, "", name, number);
+        format!("{event}\n")
+    });
+    (lines.collect(), replaced)
+}
+
+#[test]
+fn a_number_of_any_size_is_reported() {
+    let folder = Folder::new("numbers");
+    let mut reported = 0;
+    for of in ["killed_while_starting_then_again", "stampede_on_a_small_node"] {
+        let recording = fs::read_to_string(case(of)).unwrap();
+        let names = [
+            "usage",
+            "watermark",
+            "max",
+            "anon",
+            "inactive_file",
+            "oom_kill",
+            "faults",
+            "swap",
+            "bytes",
+            "available",
+            "memcg_stall_ns",
+            "some_ns",
+            "memory_total",
+            "retention_ns",
+            "page_size",
+            "at",
+        ];
+        for name in names.into_iter().map(Some).chain([None]) {
+            for number in [u64::MAX, u32::MAX.into()] {
+                let (changed, replaced) = with_number(&recording, name, number);
+                if replaced > 0 {
+                    // It may be refused.
+                    reported += usize::from(html(folder.file("events.jsonl", changed)).is_ok());
+                }
+            }
+        }
+    }
+    assert!(reported > 20, "{reported}");
+}
+
 #[test]
 fn what_is_damaged_is_used_up_to_there_and_the_report_says_so() {
     let folder = Folder::new("damaged");

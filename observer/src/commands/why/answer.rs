@@ -122,8 +122,8 @@ impl Answer {
 fn wrong(containers: &[Container], kills: &[Kill], workloads: &[Workload]) -> Vec<String> {
     let mut wrong = Vec::new();
     // Kills are kept longer than containers; a container counts those that are kept no more.
-    let listed: u64 = kills.iter().map(|kill| kill.kills).sum();
-    let killed = listed.max(containers.iter().map(|one| one.oom_kills).sum());
+    let listed: u64 = kills.iter().map(|kill| kill.kills).fold(0, u64::saturating_add);
+    let killed = listed.max(containers.iter().map(|one| one.oom_kills).fold(0, u64::saturating_add));
     if killed > 0 {
         wrong.push(format!("{killed} OOM kill{}", if killed == 1 { "" } else { "s" }));
     }

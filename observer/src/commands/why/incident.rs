@@ -49,20 +49,20 @@ pub fn of(state: &NodeState, cut: Option<String>) -> Result<Incident, serde_json
 
 fn of_state(state: &State, span: Seconds) -> Incident {
     let mut killed: BTreeMap<Subject, u64> = BTreeMap::new();
-    let mut nowhere = 0;
+    let mut nowhere = 0_u64;
     for Kill { container, kills, .. } in &state.kills {
         match container {
             Some(names) => {
-                *killed
-                    .entry(Subject::workload(&names.namespace, &names.workload_type, &names.workload))
-                    .or_default() += kills
+                let subject = Subject::workload(&names.namespace, &names.workload_type, &names.workload);
+                let sum = killed.entry(subject).or_default();
+                *sum = sum.saturating_add(*kills);
             }
-            None => nowhere += kills,
+            None => nowhere = nowhere.saturating_add(*kills),
         }
     }
     let mut killed: Vec<(Subject, u64)> = killed.into_iter().collect();
     killed.sort_by_key(|(_, kills)| std::cmp::Reverse(*kills));
-    let sum = nowhere + killed.iter().map(|(_, kills)| kills).sum::<u64>();
+    let sum = killed.iter().map(|(_, kills)| *kills).fold(nowhere, u64::saturating_add);
     if sum > 0 {
         let mut who: Vec<String> =
             killed.iter().take(KILLED).map(|(subject, kills)| format!("{kills} in {subject}")).collect();
@@ -122,7 +122,7 @@ impl Story {
     /// Kills of processes that belong to none.
     fn of_no_container(state: &State) -> Option<Self> {
         let kills: Vec<&Kill> = state.kills.iter().rev().filter(|kill| kill.container.is_none()).collect();
-        let count = kills.iter().map(|kill| kill.kills).sum();
+        let count = kills.iter().map(|kill| kill.kills).fold(0, u64::saturating_add);
         (count > 0).then(|| Self {
             title: format!("no container: {}", plural(count, "OOM kill")),
             lead: story::kills(&kills, state.status.now, state.status.live),

@@ -43,7 +43,7 @@ impl Sample {
         self.stampede |= other.stampede;
         self.waiting_seconds += other.waiting_seconds;
         self.stalled_seconds += other.stalled_seconds;
-        self.oom_kills += other.oom_kills;
+        self.oom_kills = self.oom_kills.saturating_add(other.oom_kills);
     }
 }
 

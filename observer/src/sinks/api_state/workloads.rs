@@ -38,7 +38,7 @@ pub fn all(state: &NodeState) -> BTreeMap<Workload, WorkloadView> {
         if let Some(container) = &kill.container
             && let Some(row) = all.get_mut(&Workload::of(&container.labels))
         {
-            row.oom_kills += kill.kills;
+            row.oom_kills = row.oom_kills.saturating_add(kill.kills);
         }
     }
     for (workload, row) in &mut all {

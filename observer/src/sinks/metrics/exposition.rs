@@ -147,12 +147,12 @@ impl Exposition for Text {
 /// Counts up to each bound; returns the whole count.
 fn cumulative(kind: Kind, distribution: &Distribution, mut put: impl FnMut(f64, u64)) -> u64 {
     let bounds = if let Kind::Histogram(bounds) = kind { bounds } else { &[] };
-    let mut count = 0;
+    let mut count = 0_u64;
     for (i, bound) in bounds.iter().enumerate() {
-        count += distribution.counts.get(i).copied().unwrap_or_default();
+        count = count.saturating_add(distribution.counts.get(i).copied().unwrap_or_default());
         put(*bound, count);
     }
-    count + distribution.counts.get(bounds.len()).copied().unwrap_or_default()
+    count.saturating_add(distribution.counts.get(bounds.len()).copied().unwrap_or_default())
 }
 
 /// OpenMetrics 1.0 text, with the time at which each counter and histogram began.

@@ -107,13 +107,15 @@ pub struct Distribution {
 impl Distribution {
     pub fn observe(&mut self, bounds: &[f64], value: f64, times: u64) {
         self.counts.resize(bounds.len() + 1, 0);
-        self.counts[bounds.partition_point(|bound| *bound < value)] += times;
+        let count = &mut self.counts[bounds.partition_point(|bound| *bound < value)];
+        *count = count.saturating_add(times);
         self.sum += value * times as f64;
     }
 
     pub fn merge(&mut self, other: &Self) {
         self.counts.resize(self.counts.len().max(other.counts.len()), 0);
-        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+        let counts = self.counts.iter_mut().zip(&other.counts);
+        counts.for_each(|(sum, count)| *sum = sum.saturating_add(*count));
         self.sum += other.sum;
     }
 }
