@@ -171,7 +171,7 @@ fn what_cannot_be_is_refused_in_one_short_line() {
         ("[1,2]", "JSON, but not of a known shape"),
         ("[{\"ts\":0,\"rss\":5},{\"ts\":1,\"rss\":\"lots\"}]", "record 2: usage_bytes"),
         ("{\"ts\":0,\"rss\":5}\n{\"ts\":1,\"rss\":-5}\n", "record 2: usage_bytes"),
-        ("[{\"ts\":0,\"rss\":5},{\"ts\":1", "not JSON records: EOF"),
+        ("[{\"ts\":0", "not JSON records: EOF"),
         ("[]", "at least one record"),
         ("NAME   CPU(cores)   MEMORY(bytes)\nweb-0  5m  12Mi\n", "no time of its own"),
         (
@@ -187,6 +187,64 @@ fn what_cannot_be_is_refused_in_one_short_line() {
         assert!(error.contains(expected), "{text:?}: {error}");
         assert!(error.len() < 400 && !error.contains(char::is_control), "{error}");
     }
+}
+
+#[test]
+fn what_is_cut_at_the_end_is_left_out_with_a_note() {
+    let of = |row: &dyn Fn(u32) -> String, last: &str| {
+        let rows: String = (0..60).map(row).collect();
+        let report = read(&(rows + last)).unwrap();
+        assert_eq!(report.first.verdict, "stable", "{last}: {}", report.story());
+        (report.first.samples, report.notes.iter().any(|note| note.contains("left out")))
+    };
+    let commas = |t: u32| format!("{},104857600\n", 10 + t);
+    for (last, expected) in [
+        ("70,1048", (60, true)),
+        ("70,10485760", (60, true)),
+        ("70", (60, true)),
+        ("70,104857600", (61, false)),
+        ("70,104857600\n", (61, false)),
+    ] {
+        assert_eq!(of(&commas, last), expected, "{last}");
+        let blanks = |t: u32| commas(t).replace(',', " ");
+        // Blanks: what is only a time is what a loop writes for a process that is gone.
+        let expected = if last == "70" { (60, false) } else { expected };
+        assert_eq!(of(&blanks, &last.replace(',', " ")), expected, "{last}");
+    }
+    let records = |t: u32| format!("{{\"ts\":{t},\"rss\":104857600}}\n");
+    assert_eq!(of(&records, "{\"ts\":60,\"rss\":1048"), (60, true));
+    let metrics = |t: u32| {
+        format!(
+            "{{\"metric\":{{\"pod\":\"a\"}},\"values\":[104857600],\"timestamps\":[{}]}}\n",
+            1_790_000_000_000 + u64::from(t) * 1000
+        )
+    };
+    assert_eq!(of(&metrics, "{\"metric\":{\"pod\":\"a\"},\"values\":[104"), (60, true));
+}
+
+#[test]
+fn a_value_of_prometheus_that_is_none_is_passed_over() {
+    let points: Vec<String> = (0..60)
+        .map(|t| {
+            let value = match t {
+                30 => "\"NaN\"",
+                31 => "null",
+                _ => "\"104857600\"",
+            };
+            format!("[{},{value}]", 1_790_000_000 + t)
+        })
+        .collect();
+    let answer = format!(
+        r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{}},"values":[{}]}}]}}}}"#,
+        points.join(",")
+    );
+    let report = read(&answer).unwrap();
+    assert_eq!((report.first.samples, report.first.verdict), (58, "stable"));
+    assert!(
+        report.notes.iter().any(|note| note == "2 rows without a value were passed over"),
+        "{:?}",
+        report.notes
+    );
 }
 
 #[test]

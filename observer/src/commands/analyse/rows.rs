@@ -262,13 +262,14 @@ pub struct Lines<'a> {
     input: &'a mut dyn BufRead,
     number: u64,
     line: Vec<u8>,
+    open: bool,
 }
 
 const LINE_MAX_BYTES: u64 = 1024 * 1024;
 
 impl<'a> Lines<'a> {
     pub fn new(input: &'a mut dyn BufRead) -> Self {
-        Self { input, number: 0, line: Vec::new() }
+        Self { input, number: 0, line: Vec::new(), open: false }
     }
 
     pub fn numbered(&mut self) -> Result<Option<(u64, String)>, BadInput> {
@@ -278,12 +279,18 @@ impl<'a> Lines<'a> {
             return Ok(None);
         }
         self.number += 1;
-        if read as u64 == LINE_MAX_BYTES && self.line.last() != Some(&b'\n') {
+        self.open = self.line.last() != Some(&b'\n');
+        if read as u64 == LINE_MAX_BYTES && self.open {
             return Err(BadInput::Line { line: self.number, why: "longer than 1 MiB".to_owned() });
         }
         let text = std::str::from_utf8(&self.line)
             .map_err(|_| BadInput::Line { line: self.number, why: "not text".to_owned() })?;
         Ok(Some((self.number, without_escapes(text.trim_end_matches(['\n', '\r'])))))
+    }
+
+    /// Whether the line that was read last has no line feed: the file ends in it.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Calls `each` for every line; what it refuses names the line.

@@ -2,7 +2,11 @@
 //!
 //! The delimiter, names in any case, units in the header or in the cells, decimal commas: all as found.
 
-use std::io::{BufRead, Read};
+use std::{
+    cell::Cell,
+    io::{BufRead, Read},
+    rc::Rc,
+};
 
 use super::{
     super::{
@@ -94,26 +98,89 @@ fn by_delimiter(
     rows: &mut Rows,
 ) -> Result<(), BadInput> {
     let text = std::io::Cursor::new(format!("{first}\n")).chain(input);
+    let last_byte = Rc::new(Cell::new(b'\n'));
+    let text = Watched { inner: text, last_byte: Rc::clone(&last_byte) };
     let mut reader = ::csv::ReaderBuilder::new()
         .has_headers(false)
+        .flexible(true) // a row of another length is refused by the table, unless it is cut
         .trim(::csv::Trim::All)
         .delimiter(delimiter)
         .comment(Some(b'#'))
         .from_reader(text);
     let mut record = ::csv::StringRecord::new();
-    let mut table = None;
+    let mut behind = Behind { rows, table: None, before: None, held: None };
     while reader.read_record(&mut record).map_err(|error| refused(error, lines))? {
         let line = record.position().map_or(0, ::csv::Position::line) + lines - 1;
-        let fields: Vec<&str> = record.iter().collect();
-        take(&mut table, &fields, line, rows)?;
+        behind.push(record.iter().map(str::to_owned).collect(), line)?;
     }
-    Ok(())
+    behind.finish(last_byte.get() != b'\n')
+}
+
+/// Remembers the last byte that was read.
+struct Watched<R> {
+    inner: R,
+    last_byte: Rc<Cell<u8>>,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(into)?;
+        if let Some(last) = into[..read].last() {
+            self.last_byte.set(*last);
+        }
+        Ok(read)
+    }
+}
+
+/// Takes each row once there is another: the last may be cut, where its writer was killed.
+struct Behind<'a, 'b> {
+    rows: &'a mut Rows<'b>,
+    table: Option<Table>,
+    before: Option<Vec<String>>,
+    held: Option<(Vec<String>, u64)>,
+}
+
+impl Behind<'_, '_> {
+    fn push(&mut self, fields: Vec<String>, line: u64) -> Result<(), BadInput> {
+        if let Some((fields, line)) = self.held.replace((fields, line)) {
+            self.take(&fields, line)?;
+            self.before = Some(fields);
+        }
+        Ok(())
+    }
+
+    /// `open`: the file does not end with a line feed.
+    fn finish(mut self, open: bool) -> Result<(), BadInput> {
+        let Some((fields, line)) = self.held.take() else { return Ok(()) };
+        if open && self.before.as_ref().is_some_and(|before| is_cut(before, &fields)) {
+            self.rows.note("the last row, without a line feed, is cut and left out".to_owned());
+            return Ok(());
+        }
+        self.take(&fields, line)
+    }
+
+    fn take(&mut self, fields: &[String], line: u64) -> Result<(), BadInput> {
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+        take(&mut self.table, &fields, line, self.rows)
+    }
+}
+
+/// Of a row at whose end the file ends: it has fewer fields than the row before, or its last one is shorter. A whole
+/// row may be so too: one reading is lost then, where a cut one would be taken for a fall of memory.
+fn is_cut(before: &[String], last: &[String]) -> bool {
+    match (before.last(), last.last()) {
+        (Some(full), Some(cut)) if last.len() == before.len() => {
+            parse_size(full).is_ok() && cut.len() < full.len()
+        }
+        _ => last.len() < before.len(),
+    }
 }
 
 fn by_blanks(head: &[String], lines: u64, input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
-    let mut table = None;
+    let mut behind = Behind { rows, table: None, before: None, held: None };
+    let owned = |fields: Vec<&str>| fields.into_iter().map(str::to_owned).collect();
     for (line, text) in (lines..).zip(head) {
-        take(&mut table, &blanks(text), line, rows)?;
+        behind.push(owned(blanks(text)), line)?;
     }
     let lines = lines + head.len() as u64 - 1;
     let mut rest = Lines::new(input);
@@ -121,12 +188,12 @@ fn by_blanks(head: &[String], lines: u64, input: &mut dyn BufRead, rows: &mut Ro
         let fields = blanks(&text);
         if fields.len() == 1 && Stamp::parse(fields[0]).is_ok() {
             // Where a loop asked for a process that was gone.
-            rows.pass_over();
+            behind.rows.pass_over();
         } else if !fields.is_empty() && !text.trim_start().starts_with('#') {
-            take(&mut table, &fields, line + lines, rows)?;
+            behind.push(owned(fields), line + lines)?;
         }
     }
-    Ok(())
+    behind.finish(rest.is_open())
 }
 
 /// A date may have blanks of its own.

@@ -10,7 +10,7 @@ use super::{
         labels::Labels,
         rows::{BadInput, Lines, LoopTimes, Rows, Sizes, bounded},
     },
-    Format,
+    Format, json,
 };
 use observer_core::model::units::{parse_size, quoted};
 
@@ -86,7 +86,7 @@ fn pair(line: &str) -> Option<(&str, &str)> {
 fn read_json(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     const TEXT_MAX_BYTES: usize = 1024 * 1024;
     let mut times = LoopTimes::default();
-    let mut text = String::new();
+    let (mut text, mut any) = (String::new(), false);
     Lines::new(input).each(|line| {
         if text.is_empty() {
             let rest = times.strip(line);
@@ -102,11 +102,13 @@ fn read_json(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
             Err(error) => Err(not_json(&text, &error)),
             Ok(value) => {
                 text.clear();
+                any = true;
                 items(value, &mut times, rows)
             }
         }
     })?;
     match serde_json::from_str::<Value>(&text) {
+        Err(error) if !text.is_empty() && json::is_cut(&error, any, rows) => Ok(()),
         Err(error) if !text.is_empty() => Err(BadInput::File(not_json(&text, &error))),
         _ => Ok(()),
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::{
     clock::Stamp,
-    rows::{BadInput, bounded},
+    rows::{BadInput, Rows, bounded},
 };
 
 /// A line may begin with a time in brackets instead: `[2024-05-21 16:00:00] web-0 5m 40Mi`.
@@ -25,6 +25,16 @@ pub fn has_object(head: &str, name: &str) -> bool {
 
 pub fn refused(what: &str, error: &serde_json::Error) -> BadInput {
     BadInput::File(format!("not {what}: {}", bounded(&error.to_string())))
+}
+
+/// Whether the file ends within a value, as where its writer was killed: the values before it, if there are `any`, are
+/// read, and a note says so.
+pub fn is_cut(error: &serde_json::Error, any: bool, rows: &mut Rows) -> bool {
+    let is_cut = any && error.is_eof();
+    if is_cut {
+        rows.note("the file ends within a record, which is left out".to_owned());
+    }
+    is_cut
 }
 
 /// Whole bytes; a float where an exporter writes 1.5e8.

@@ -30,7 +30,10 @@ pub const FORMAT: Format = Format {
 fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     let answers = serde_json::Deserializer::from_reader(input).into_iter::<Value>();
     for (before, answer) in answers.enumerate() {
-        let answer = answer.map_err(|error| json::refused("JSON of Kubernetes", &error))?;
+        let answer = match answer {
+            Err(error) if json::is_cut(&error, before > 0, rows) => break,
+            answer => answer.map_err(|error| json::refused("JSON of Kubernetes", &error))?,
+        };
         each(&answer, rows)
             .map_err(|why| BadInput::File(format!("answer {}: {why}; nothing was analysed", before + 1)))?;
     }

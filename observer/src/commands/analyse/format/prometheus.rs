@@ -44,22 +44,31 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     let mut series: Vec<Series> = Vec::new();
     let (mut answers, mut instant) = (0, None);
     for answer in serde_json::Deserializer::from_reader(input).into_iter::<Value>() {
+        let answer = match answer {
+            Err(error) if json::is_cut(&error, answers > 0, rows) => break,
+            answer => answer.map_err(|error| json::refused(WHAT, &error))?,
+        };
         answers += 1;
-        let (kind, items) = items(answer.map_err(|error| json::refused(WHAT, &error))?)?;
+        let (kind, items) = items(answer)?;
         if kind != "matrix" {
             instant = Some(kind);
         }
         let earlier = series.len();
         for item in items {
-            let points = item.values.into_iter().chain(item.value).map(|(at, value)| {
-                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                let usage = parse_size(&value).map_err(|why| format!("value {why}"));
-                usage.map(|usage| (Stamp::Number(at), usage))
-            });
             let labels = Labels(item.metric.into_iter().collect());
             if !rows.wants(&labels) || (earlier > 0 && series.len() > MANY_SERIES) {
                 continue;
             }
+            let points = item.values.into_iter().chain(item.value).filter_map(|(at, value)| {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                // A division by nothing, or a marker that the series is stale.
+                if ["NaN", "null"].contains(&value.as_str()) {
+                    rows.pass_over();
+                    return None;
+                }
+                let usage = parse_size(&value).map_err(|why| format!("value {why}"));
+                Some(usage.map(|usage| (Stamp::Number(at), usage)))
+            });
             match series[..earlier].iter_mut().find(|(of, _)| *of == labels) {
                 Some((_, all)) => all.extend(points),
                 None => series.push((labels, points.collect())),

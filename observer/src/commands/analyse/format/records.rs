@@ -45,6 +45,7 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     };
     match (records.refused, read) {
         (Some(refused), _) => Err(refused),
+        (None, Err(error)) if json::is_cut(&error, records.count > 0, records.rows) => Ok(()),
         (None, Err(error)) => Err(json::refused("JSON records", &error)),
         (None, Ok(())) => Ok(()),
     }

@@ -39,7 +39,10 @@ fn read(input: &mut dyn BufRead, rows: &mut Rows) -> Result<(), BadInput> {
     let mut series: Vec<Series> = Vec::new();
     rows.clock.unit = Some(1e-3);
     for line in serde_json::Deserializer::from_reader(input).into_iter::<Line>() {
-        let line = line.map_err(|error| json::refused("lines of a VictoriaMetrics export", &error))?;
+        let line = match line {
+            Err(error) if json::is_cut(&error, !series.is_empty(), rows) => break,
+            line => line.map_err(|error| json::refused("lines of a VictoriaMetrics export", &error))?,
+        };
         let labels = Labels(line.metric.into_iter().collect());
         if line.values.len() != line.timestamps.len() {
             return Err(BadInput::File(format!(
