@@ -21,7 +21,7 @@ use aya::maps::{HashMap, Map, MapData};
 use clap::Parser;
 use observer_ebpf::abi::CgroupTotals;
 use observer_tests::{
-    daemon::{Daemon, binary, sum},
+    daemon::{Daemon, binary, sum, until},
     group::{Group, Tree},
     interrupted,
     mock_api::{Answers, MockApi},
@@ -217,6 +217,10 @@ impl Soak<'_> {
             }
             pod.report(self.api, n);
             if turn % 3 == 0 {
+                let adjusted = format!("/proc/{}/oom_score_adj", children[0].id());
+                until("a process that is spared", Duration::from_secs(10), Duration::from_millis(5), || {
+                    Ok(fs::read_to_string(&adjusted)?.trim() == "-1000")
+                })?;
                 pod.groups[0].limit(16 * MIB)?;
                 let kills = (1 + turn % 7).to_string();
                 let mut storm = Command::new(&self.workload);
