@@ -1,7 +1,9 @@
 //! The limit of the observer's own memory: of its cgroup and of those above it, as far as it sees them.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -19,14 +21,14 @@ pub struct OwnLimit {
 
 impl OwnLimit {
     pub fn find() -> Self {
-        let read = |name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+        let read = |name| fs::read(format!("/proc/self/{name}")).unwrap_or_default();
         let own = |group: &PathBuf| lists(group, std::process::id());
-        Self::of(&read("cgroup"), read("mountinfo").as_bytes(), own)
+        Self::of(&read("cgroup"), &read("mountinfo"), own)
     }
 
-    /// From the texts of /proc/self/cgroup and /proc/self/mountinfo. A mount may be of another namespace, so that its
-    /// paths mean other groups than they name: `is_own` asks the group itself.
-    fn of(cgroup: &str, mountinfo: &[u8], is_own: impl Fn(&PathBuf) -> bool) -> Self {
+    /// From the contents of /proc/self/cgroup and /proc/self/mountinfo. A mount may be of another namespace, so that
+    /// its paths mean other groups than they name: `is_own` asks the group itself.
+    fn of(cgroup: &[u8], mountinfo: &[u8], is_own: impl Fn(&PathBuf) -> bool) -> Self {
         let mounts: Vec<MountInfo> = mountinfo::mounts(mountinfo).collect();
         // The tree that has the memory controller: v1's own, else the one of v2.
         for (version, path) in memberships(cgroup) {
@@ -37,13 +39,11 @@ impl OwnLimit {
                     }
                     CgroupVersion::V2 => mount.fs_type == "cgroup2",
                 };
-                let Some(below) = path.strip_prefix(mount.root.trim_end_matches('/')).filter(|_| of_memory)
-                else {
+                let Some(below) = path.strip_prefix(&mount.root).ok().filter(|_| of_memory) else {
                     continue;
                 };
                 // Without the slash that an empty part would leave at its end.
-                let group: PathBuf =
-                    mount.mount_point.join(below.trim_start_matches('/')).components().collect();
+                let group: PathBuf = mount.mount_point.join(below).components().collect();
                 if is_own(&group) {
                     let above = group.ancestors().take_while(|group| group.starts_with(&mount.mount_point));
                     return Self { groups: above.map(|group| (group.to_owned(), version)).collect() };
@@ -64,17 +64,18 @@ impl OwnLimit {
     }
 }
 
-/// Lines of /proc/self/cgroup: `4:memory:/path`, `0::/path`. The memory controller is in one of the two trees.
-fn memberships(cgroup: &str) -> impl Iterator<Item = (CgroupVersion, &str)> {
+/// Lines of /proc/self/cgroup: `4:memory:/path`, `0::/path`. The memory controller is in one of the two trees. Names of
+/// groups are any bytes: one that is not UTF-8, in whatever tree, hides nothing.
+fn memberships(cgroup: &[u8]) -> impl Iterator<Item = (CgroupVersion, &Path)> {
     let of = |v1: bool| {
-        cgroup.lines().find_map(move |line| {
-            let (id, rest) = line.split_once(':')?;
-            let (controllers, path) = rest.split_once(':')?;
+        cgroup.split(|byte| *byte == b'\n').find_map(move |line| {
+            let mut parts = line.splitn(3, |byte| *byte == b':');
+            let (id, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
             let found = match v1 {
-                true => controllers.split(',').any(|controller| controller == "memory"),
-                false => id == "0",
+                true => controllers.split(|byte| *byte == b',').any(|controller| controller == b"memory"),
+                false => id == b"0",
             };
-            found.then_some(path)
+            found.then_some(Path::new(OsStr::from_bytes(path)))
         })
     };
     let v1 = of(true).map(|path| (CgroupVersion::V1, path));
@@ -99,7 +100,8 @@ mod tests {
     }
 
     fn groups(cgroup: &str, mounts: &[String], own: &str) -> Vec<String> {
-        let found = OwnLimit::of(cgroup, mounts.concat().as_bytes(), |group| group == Path::new(own));
+        let found =
+            OwnLimit::of(cgroup.as_bytes(), mounts.concat().as_bytes(), |group| group == Path::new(own));
         found.groups.iter().map(|(group, _)| group.display().to_string()).collect()
     }
 
@@ -130,5 +132,18 @@ mod tests {
         let host = mount(2, "/", "/host/cgroup", "cgroup2", "");
         assert!(groups(NAMESPACED, &[host], "/sys/fs/cgroup").is_empty());
         assert!(groups("", &[], "/").is_empty() && groups("nonsense\n::\n", &[], "/").is_empty());
+    }
+
+    #[test]
+    fn a_group_whose_name_is_not_text_hides_no_limit() {
+        let mount = mount(4, "/", "/sys/fs/cgroup/memory", "cgroup", ",memory");
+        for (cgroup, own) in [
+            (&b"6:freezer:/\xe9\n4:memory:/jobs\n0::/\xe9\n"[..], &b"/sys/fs/cgroup/memory/jobs"[..]),
+            (b"4:memory:/jobs/\xe9:1\n", b"/sys/fs/cgroup/memory/jobs/\xe9:1"),
+        ] {
+            let own = Path::new(OsStr::from_bytes(own));
+            let found = OwnLimit::of(cgroup, mount.as_bytes(), |group| group == own);
+            assert_eq!(found.groups.first().map(|(group, _)| group.as_path()), Some(own));
+        }
     }
 }
