@@ -12,6 +12,7 @@ pub mod table;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    io,
     sync::Arc,
     time::Duration,
 };
@@ -72,7 +73,9 @@ pub struct Sampler {
     /// Where only a part of the tree is seen.
     part: Option<part::Part>,
     groups: HashMap<CgroupId, Group>,
-    /// Containers among them, by path.
+    /// Groups that no path can name ([`tree::Walk::deep`]): there, but not measured.
+    deep: HashSet<CgroupId>,
+    /// Containers among the groups, by path.
     containers: HashMap<Arc<str>, CgroupId>,
     walked: Option<Time>,
     walk_wanted: bool,
@@ -123,6 +126,7 @@ impl Sampler {
             part: hierarchy.is_part().then(part::Part::default),
             hierarchy,
             groups: HashMap::new(),
+            deep: HashSet::new(),
             containers: HashMap::new(),
             walked: None,
             walk_wanted: true,
@@ -146,6 +150,9 @@ impl Sampler {
         else {
             return true;
         };
+        if self.deep.contains(cgroup) {
+            return false;
+        }
         if let Some(part) = &mut self.part
             && !part.translate(&self.hierarchy, *cgroup, path)
         {
@@ -180,7 +187,7 @@ impl Sampler {
 
     /// Whether the cgroup is there, as far as is known.
     pub fn knows(&self, cgroup: CgroupId) -> bool {
-        self.groups.contains_key(&cgroup)
+        self.groups.contains_key(&cgroup) || self.deep.contains(&cgroup)
     }
 
     /// Reads of the tree that failed, since the start.
@@ -322,8 +329,8 @@ impl Sampler {
     /// Something runs in this group: so its container lives.
     fn lives(&mut self, cgroup: CgroupId) {
         let Some(group) = self.groups.get_mut(&cgroup) else {
-            // What is outside of the part that is seen no walk finds.
-            self.walk_wanted |= self.part.is_none();
+            // What is outside of the part that is seen no walk finds, and what no path names it does not report.
+            self.walk_wanted |= self.part.is_none() && !self.deep.contains(&cgroup);
             return;
         };
         if group.is_container {
@@ -337,6 +344,7 @@ impl Sampler {
     }
 
     fn remove(&mut self, cgroup: CgroupId) {
+        self.deep.remove(&cgroup);
         if let Some(group) = self.groups.remove(&cgroup) {
             unindex(&mut self.containers, cgroup, &group);
         }
@@ -368,6 +376,14 @@ impl Sampler {
         for tree::Unread { path, error } in &walk.unread {
             self.unread.count_at(path, error);
         }
+        let deep: HashSet<CgroupId> = walk.deep.iter().copied().collect();
+        for _ in deep.difference(&self.deep) {
+            self.unread.count(&io::Error::new(
+                io::ErrorKind::InvalidFilename,
+                "groups are nested too deeply to be named by a path, and are not measured",
+            ));
+        }
+        self.deep = deep;
         let there: HashSet<CgroupId> = walk.found.iter().map(|found| found.cgroup).collect();
         let (only_walks, mut unconfirmed) = (self.only_walks, false);
         let gone = self.groups.extract_if(|cgroup, group| {

@@ -3,13 +3,19 @@
 //! What could not be read is not taken for empty: the walk names it, and nothing is known of what is below.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs, io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirEntryExt, MetadataExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::{DirEntryExt, MetadataExt},
+        },
     },
     path::Path,
 };
+
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
 
 use crate::sources::cgroup::{Hierarchy, is_absent, is_gone, name};
 use observer_core::model::{container::CgroupId, event::CgroupVersion};
@@ -19,12 +25,16 @@ use observer_core::model::{container::CgroupId, event::CgroupVersion};
 pub const ROOT: CgroupId = 1;
 /// Directories searched for one cgroup with an unknown path; otherwise the walk finds it.
 const SEARCHED: u32 = 4096;
+/// Of a group's directory, so that its files have paths too (kernel: PATH_MAX, 4096 with the NUL). Bytes.
+const LONGEST_PATH: usize = 4096 - 64;
 
 #[derive(Debug, Default)]
 pub struct Walk {
     /// Parents before children.
     pub found: Vec<Found>,
     pub unread: Vec<Unread>,
+    /// Groups that no path can name: who may make groups may nest them so deeply. They are there, and not measured.
+    pub deep: Vec<CgroupId>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,30 +69,76 @@ fn is_within(path: &str, directory: &str) -> bool {
 /// to the nearest ancestor that has it.
 pub fn walk(hierarchy: &Hierarchy) -> Walk {
     let mut walk = Walk::default();
-    visit(hierarchy, &hierarchy.root, String::from("/"), &mut walk);
+    let mut unvisited = vec![String::from("/")];
+    while let Some(path) = unvisited.pop() {
+        let done = visit(hierarchy, &path, &mut unvisited, &mut walk);
+        match done {
+            Ok(()) => {}
+            // Removed since its parent was read. The root is not removed.
+            Err(error) if is_gone(&error) && path != "/" => {}
+            Err(error) => walk.unread.push(Unread { path, error }),
+        }
+    }
     walk
 }
 
-fn visit(hierarchy: &Hierarchy, directory: &Path, path: String, walk: &mut Walk) {
-    let children = match group(hierarchy, directory, &path) {
-        Ok(found) => {
-            walk.found.extend(found);
-            children(directory)
-        }
-        Err(error) => Err(error),
-    };
-    match children {
-        Ok(children) => {
-            for child in children {
-                let file = child.file_name();
-                let below = format!("{}/{}", path.trim_end_matches('/'), name::escape(file.as_bytes()));
-                visit(hierarchy, &child.path(), below, walk);
-            }
-        }
-        // Removed since its parent was read. The root is not removed.
-        Err(error) if is_gone(&error) && path != "/" => {}
-        Err(error) => walk.unread.push(Unread { path, error }),
+fn visit(hierarchy: &Hierarchy, path: &str, unvisited: &mut Vec<String>, walk: &mut Walk) -> io::Result<()> {
+    let directory = hierarchy.directory(path);
+    if is_deep(&directory) {
+        return deep(&directory, &mut walk.deep);
     }
+    walk.found.extend(group(hierarchy, &directory, path)?);
+    for (file, _) in children(&directory)? {
+        unvisited.push(format!("{}/{}", path.trim_end_matches('/'), name::escape(file.as_bytes())));
+    }
+    Ok(())
+}
+
+fn is_deep(directory: &Path) -> bool {
+    directory.as_os_str().len() > LONGEST_PATH
+}
+
+/// The first directory of a branch that no path can name, and all below it. Each is opened from the one before, and
+/// `..` leads back: however deep it is, one descriptor at a time.
+fn deep(directory: &Path, groups: &mut Vec<CgroupId>) -> io::Result<()> {
+    let open = |from: &dyn AsFd, name: &OsStr| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(from.as_fd(), name, flags, Mode::empty())
+    };
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return Ok(()) };
+    let mut at: OwnedFd = open(&CWD, parent.as_os_str())?;
+    let mut unvisited = vec![vec![name.to_owned()]];
+    while let Some(names) = unvisited.last_mut() {
+        let Some(name) = names.pop() else {
+            unvisited.pop();
+            if !unvisited.is_empty() {
+                at = open(&at, OsStr::new(".."))?;
+            }
+            continue;
+        };
+        match open(&at, &name).map_err(io::Error::from) {
+            Ok(child) => {
+                groups.push(fstat(&child)?.st_ino);
+                unvisited.push(folders(&child)?);
+                at = child;
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn folders(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut folders = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if entry.file_type() == FileType::Directory && ![&b"."[..], b".."].contains(&name) {
+            folders.push(OsString::from_vec(name.to_vec()));
+        }
+    }
+    Ok(folders)
 }
 
 /// `None`: it is no memory cgroup.
@@ -104,12 +160,13 @@ fn group(hierarchy: &Hierarchy, directory: &Path, path: &str) -> io::Result<Opti
     Ok(Some(Found { cgroup, path: path.to_owned(), populated }))
 }
 
-fn children(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
+/// Names and ids. An entry itself would hold its directory open.
+fn children(directory: &Path) -> io::Result<Vec<(OsString, CgroupId)>> {
     let mut children = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            children.push(entry);
+            children.push((entry.file_name(), entry.ino()));
         }
     }
     Ok(children)
@@ -124,9 +181,12 @@ pub fn find(hierarchy: &Hierarchy, below: &str, cgroup: CgroupId) -> io::Result<
             Err(error) if is_gone(&error) => continue,
             children => children?,
         };
-        for child in children {
-            let path = format!("{path}/{}", name::escape(child.file_name().as_bytes()));
-            if child.ino() == cgroup {
+        for (file, id) in children {
+            let path = format!("{path}/{}", name::escape(file.as_bytes()));
+            if is_deep(&hierarchy.directory(&path)) {
+                continue; // the walk names it
+            }
+            if id == cgroup {
                 return Ok(Some(path));
             }
             unvisited.push(path);
@@ -135,9 +195,27 @@ pub fn find(hierarchy: &Hierarchy, below: &str, cgroup: CgroupId) -> io::Result<
     Err(io::Error::other("too many directories to look into"))
 }
 
+/// Nested directories of long names; the last is deeper than a path can name. Their ids, the uppermost first.
+#[cfg(test)]
+pub fn nest(root: &Path, directories: usize) -> Vec<CgroupId> {
+    use rustix::fs::mkdirat;
+    let name = "d".repeat(242);
+    fs::create_dir_all(root).unwrap();
+    let open = |from: &dyn AsFd, name: &OsStr| {
+        openat(from.as_fd(), name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    };
+    let mut at = open(&CWD, root.as_os_str());
+    let mut made = || {
+        mkdirat(&at, &*name, Mode::RWXU).unwrap();
+        at = open(&at, OsStr::new(&name));
+        fstat(&at).unwrap().st_ino
+    };
+    (0..directories).map(|_| made()).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{ffi::OsStr, path::PathBuf};
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -206,6 +284,26 @@ mod tests {
         }
         assert_eq!(find(&hierarchy, "/c/", cgroup).unwrap(), None);
         assert_eq!(find(&hierarchy, "/never/", cgroup).unwrap(), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn groups_deeper_than_a_path_are_known_by_their_ids() {
+        let root = tree("deep");
+        let hierarchy = Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 };
+        let mut nested = nest(&root.join("c"), 40);
+        let mut walk = walk(&hierarchy);
+        assert!(walk.unread.is_empty(), "{:?}", walk.unread);
+        let above = nested.len() - walk.deep.len();
+        assert!((10..17).contains(&above), "{above} have paths");
+        let mut deep = nested.split_off(above);
+        for cgroup in [&mut deep, &mut walk.deep] {
+            cgroup.sort_unstable();
+        }
+        assert_eq!(deep, walk.deep);
+        assert!(nested.iter().all(|cgroup| walk.found.iter().any(|found| found.cgroup == *cgroup)));
+        assert_eq!(find(&hierarchy, "/", deep[0]).unwrap(), None);
+        assert!(find(&hierarchy, "/", nested[above - 1]).unwrap().is_some());
         fs::remove_dir_all(root).unwrap();
     }
 

@@ -211,7 +211,7 @@ impl Sampler {
         let version = self.hierarchy.version;
         let page_size = rustix::param::page_size() as u64;
         let Some(group) = self.groups.get_mut(&cgroup) else {
-            open.unknown = true;
+            open.unknown |= !self.deep.contains(&cgroup);
             return;
         };
         if group.pass.serial.is_some_and(|serial| serial != record.serial) {
@@ -378,7 +378,7 @@ mod tests {
     use observer_ebpf::probes::cgroup_pass::CgroupRecord;
 
     use super::*;
-    use crate::sources::cgroup::Hierarchy;
+    use crate::sources::cgroup::{Hierarchy, tree};
     use observer_core::model::event::CgroupVersion;
 
     const ID: CgroupId = 7;
@@ -473,6 +473,36 @@ mod tests {
         assert!(sampler.walk_is_due(at(3602)), "now and then anyway");
         fold(&mut sampler, 3, &[record(ID, 1)], 1);
         assert!(sampler.walk_is_due(at(62)), "one may have found no room");
+    }
+
+    #[test]
+    fn a_group_deeper_than_a_path_is_counted_once_and_asks_for_no_walk() {
+        let root = std::env::temp_dir().join(format!("observer-pass-deep-{}", std::process::id()));
+        let deep = *tree::nest(&root, 20).last().unwrap();
+        let hierarchy = Hierarchy { version: CgroupVersion::V1, root: root.clone(), id: 4 };
+        let mut sampler = Sampler::new(hierarchy, false);
+        let walk = |sampler: &mut Sampler, seconds| {
+            sampler.walk(at(seconds), &mut Vec::new(), |_| None);
+            sampler.unread()
+        };
+        let counted = walk(&mut sampler, 1);
+        assert!(counted > 0 && sampler.knows(deep) && !sampler.groups.contains_key(&deep));
+        assert_eq!(walk(&mut sampler, 2), counted);
+        let there = sampler.groups.keys().chain([&deep]);
+        let there: Vec<CgroupRecord> =
+            there.map(|cgroup| CgroupRecord { populated: 0, ..record(*cgroup, 1) }).collect();
+        for seconds in 3..9 {
+            let path = format!("/{}/", "d".repeat(242)); // as a record cuts it
+            let attached = EventKind::CgroupAttached { cgroup: deep, path, pid: 1 };
+            assert!(!sampler.complete(&mut Event { at: at(seconds), what: attached }));
+            let usage = EventKind::Usage { cgroup: deep, usage: 1, watermark: 1 };
+            sampler.learn(&Event { at: at(seconds), what: usage });
+            fold(&mut sampler, seconds, &there, 0);
+            assert!(!sampler.walk_is_due(at(seconds + 1)) && sampler.by_pass.all_seen.is_some());
+        }
+        sampler.learn(&Event { at: at(9), what: EventKind::CgroupRemoved { cgroup: deep } });
+        assert!(!sampler.knows(deep));
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
