@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     clock,
     config::{self, Config},
-    descriptors,
+    descriptors, files,
     host_thread::{CannotRead, HostThread, Starting},
     http::{
         accept::Limits,
@@ -59,6 +59,8 @@ const CHANNEL: usize = 1024;
 const STALLED: Duration = Duration::from_secs(5);
 /// When stopping, the thread that reads the host is waited for this long.
 const LAST_LOOK: Duration = Duration::from_secs(2);
+/// And so is the file of the last metrics.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 /// Probes are attached, what was kept is read, the API is asked: what runs from then on is a part of the program.
 const START_IS_OVER: Duration = Duration::from_secs(30);
 
@@ -101,16 +103,19 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         stalled: Arc::new(AtomicBool::new(false)),
     };
     let (stop, stopped) = watch::channel(false);
-
-    let protection = protection(&config).await?;
-    let limits = Limits::AGENT.below(descriptors::raise_limit());
-    let serving = server::serve(listener, limits, shared.clone(), protection, until(stopped.clone()));
-    let server = tokio::spawn(serving);
     tokio::spawn(async move {
         let signal = signals.wait().await;
         tracing::info!("{signal}: draining");
         let _ = stop.send(true); // no receiver is left: nothing to stop
     });
+
+    let protection = tokio::select! {
+        protection = protection(&config) => protection?,
+        () = until(stopped.clone()) => return Ok(()),
+    };
+    let limits = Limits::AGENT.below(descriptors::raise_limit());
+    let serving = server::serve(listener, limits, shared.clone(), protection, until(stopped.clone()));
+    let server = tokio::spawn(serving);
 
     let starting = Starting::default();
     let HostThread { batches, opened, stop: stop_host } =
@@ -159,7 +164,8 @@ pub async fn run(config: Config) -> Result<(), CannotRun> {
         return Err(CannotRun::ThreadEnded);
     }
     if let Some(path) = &config.metrics_at_exit {
-        write(path, &metrics)?;
+        let failed = |source| CannotRun::MetricsAtExit { path: path.display().to_string(), source };
+        files::write(path, metrics, LAST_WRITE).await.map_err(failed)?;
     }
     server.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     Ok(())
@@ -214,11 +220,6 @@ async fn watch_cluster(settings: config::Kubernetes, events: mpsc::Sender<Event>
             );
         }
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<(), CannotRun> {
-    std::fs::write(path, text)
-        .map_err(|source| CannotRun::MetricsAtExit { path: path.display().to_string(), source })
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

@@ -25,6 +25,7 @@ pub mod companion;
 pub mod config;
 pub mod descriptors;
 mod failure;
+mod files;
 pub mod host_thread;
 pub mod http;
 pub mod ledger;

@@ -14,6 +14,8 @@ use rustls::{
 use tokio::task::spawn_blocking;
 use tokio_rustls::TlsAcceptor;
 
+use crate::files;
+
 /// The kubelet renews a mounted Secret within a minute or two; half of that again is soon enough.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -88,7 +90,7 @@ impl Pair {
     }
 
     fn config(&self) -> io::Result<Arc<ServerConfig>> {
-        let (chain, key) = (fs::read(&self.cert)?, fs::read(&self.key)?);
+        let (chain, key) = (files::read(&self.cert)?, files::read(&self.key)?);
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(io::Error::other)?;
         let config = ServerConfig::builder()

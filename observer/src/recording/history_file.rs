@@ -23,6 +23,8 @@ use observer_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::files::{no_file, open};
+
 mod saver;
 mod version1;
 
@@ -115,16 +117,6 @@ pub fn look(path: &Path, now: f64) -> Result<Histories, String> {
     match why {
         Some(why) if histories.iter().next().is_none() => Err(why),
         _ => Ok(histories),
-    }
-}
-
-/// Only a file: a pipe would be waited for, a device never ends.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(no_file()),
     }
 }
 
@@ -254,10 +246,6 @@ pub(super) fn replaceable(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-fn no_file() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")
 }
 
 pub(super) fn create(path: &Path) -> io::Result<File> {

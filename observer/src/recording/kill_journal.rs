@@ -19,7 +19,8 @@ use std::{
 use observer_core::model::{container::CgroupId, event::KillsKept};
 use serde::{Deserialize, Serialize};
 
-use super::history_file::{beside, checked, create, next_line, open, write_line};
+use super::history_file::{beside, checked, create, next_line, write_line};
+use crate::files::open;
 
 const VERSION: u32 = 1;
 /// Groups kept, the newest ones; and lines appended before the file is rewritten.

@@ -24,7 +24,7 @@ use observer_core::model::{
 };
 
 use crate::{
-    clock,
+    clock, files,
     sources::kubernetes::pace::{DATES, patient},
 };
 
@@ -52,8 +52,12 @@ pub async fn client(kubeconfig: Option<&Path>, clock: ApiClock) -> Result<Client
     let mut config = match kubeconfig {
         Some(path) => {
             let bad = |why: String| CannotConnect::Kubeconfig { path: path.to_owned(), why };
+            files::open(path).map_err(|error| bad(error.to_string()))?; // the library would wait for a pipe
             let file = Kubeconfig::read_from(path).map_err(|error| bad(error.to_string()))?;
             let authority = authority(&file);
+            if let Some(path) = &authority {
+                files::open(path).map_err(|error| bad(format!("{}: {error}", path.display())))?;
+            }
             let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
                 .map_err(|error| bad(error.to_string()))?;
@@ -179,6 +183,14 @@ mod tests {
     fn after(answers: &[(f64, f64)]) -> f64 {
         let ahead = answers.iter().fold(Ahead::default(), |ahead, (date, now)| ahead.narrowed(*date, *now));
         ahead.certain()
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_a_pipe_is_refused() {
+        let pipe = files::pipe("kubeconfig");
+        let error = client(Some(&pipe), ApiClock::default()).await.map(drop).unwrap_err();
+        std::fs::remove_file(pipe).unwrap();
+        assert!(error.to_string().contains("it is not a file"), "{error}");
     }
 
     #[test]
