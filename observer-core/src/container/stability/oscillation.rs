@@ -2,7 +2,8 @@
 
 use arrayvec::ArrayVec;
 
-const PIVOTS: usize = 8;
+/// An even number of half swings lies between them.
+const PIVOTS: usize = 7;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Direction {
@@ -66,11 +67,31 @@ impl Swings {
         since(now / 2.0) >= 3 || since(now / 4.0) >= 4
     }
 
-    /// Mean seconds of a full swing; 0 while fewer than two turns are known.
+    /// Mean seconds of a full swing; 0 while fewer than three turns are known. Between turns of the same kind: the
+    /// halves of a swing may differ, as those of a garbage collector's sawtooth do.
     pub fn period(&self) -> f64 {
+        let whole = self.pivots.len().saturating_sub(1) / 2;
         match self.pivots[..] {
-            [first, .., last] => 2.0 * (last - first) / (self.pivots.len() - 1) as f64,
+            [.., last] if whole > 0 => (last - self.pivots[self.pivots.len() - 1 - 2 * whole]) / whole as f64,
             _ => 0.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_period_of_a_sawtooth_is_that_of_its_teeth() {
+        let mut swings = Swings::default();
+        for second in 0..600 {
+            let at = f64::from(second);
+            swings.add(at, 100.0 + 5.0 * (at % 20.0), 20.0);
+            if swings.pivots.len() > 2 {
+                assert_eq!(swings.period(), 20.0, "at {at} s");
+            }
+        }
+        assert!(swings.repeat(600.0));
     }
 }
