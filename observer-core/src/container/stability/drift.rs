@@ -29,8 +29,14 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn middle(&self) -> f64 {
-        f64::from(self.from + self.seconds / 2.0)
+    fn mean_at(&self) -> (f64, f64) {
+        (f64::from(self.from + self.seconds / 2.0), f64::from(self.mean))
+    }
+
+    /// A floor that rises is lowest where the bucket begins. In its middle it would rise too slowly: later buckets are
+    /// wider.
+    fn low_at(&self) -> (f64, f64) {
+        (f64::from(self.from), f64::from(self.low))
     }
 
     fn absorb(&mut self, seconds: f32, mean: f32, low: f32, high: f32) {
@@ -83,10 +89,10 @@ impl Octaves {
         if recent.len() < MIN_BUCKETS {
             return None;
         }
-        let floor = slope_of(recent, |b| b.low);
-        let mean = slope_of(recent, |b| b.mean);
+        let floor = slope_of(recent, Bucket::low_at);
+        let mean = slope_of(recent, Bucket::mean_at);
         let (earlier, later) = recent.split_at(recent.len() / 2);
-        let (earlier, later) = (slope_of(earlier, |b| b.low).rate, slope_of(later, |b| b.low).rate);
+        let (earlier, later) = (slope_of(earlier, Bucket::low_at).rate, slope_of(later, Bucket::low_at).rate);
         let continues = if earlier != 0.0 { later / earlier } else { 1.0 };
         let growth = floor.rate * now / 2.0;
         let level = f64::from(recent.last()?.mean);
@@ -97,7 +103,7 @@ impl Octaves {
     /// Bytes per second of the floor.
     pub fn floor_rate(&self, now: f64) -> Option<f64> {
         let recent = self.recent(now);
-        (recent.len() >= MIN_BUCKETS).then(|| slope_of(recent, |b| b.low).rate)
+        (recent.len() >= MIN_BUCKETS).then(|| slope_of(recent, Bucket::low_at).rate)
     }
 
     /// Lowest and highest value of the later half of the time observed, and since when the signal stays between them.
@@ -124,8 +130,27 @@ impl Octaves {
     }
 }
 
-fn slope_of(buckets: &[Bucket], value: impl Fn(&Bucket) -> f32) -> theil_sen::Slope {
-    let points: ArrayVec<(f64, f64), RECENT> =
-        buckets.iter().map(|b| (b.middle(), f64::from(value(b)))).collect();
+fn slope_of(buckets: &[Bucket], point: impl Fn(&Bucket) -> (f64, f64)) -> theil_sen::Slope {
+    let points: ArrayVec<(f64, f64), RECENT> = buckets.iter().map(point).collect();
     theil_sen::of(&points)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_leak_is_what_it_leaks() {
+        const RATE: f64 = 209_715.0; // 0.2 MiB a second
+        for spacing in [0.1, 1.0] {
+            let mut octaves = Octaves::default();
+            for sample in 0..(1200.0 / spacing) as u32 {
+                let from = f64::from(sample) * spacing;
+                octaves.add(Held { from, until: from + spacing, bytes: 1e8 + RATE * from });
+            }
+            let rate = octaves.floor_rate(1200.0).unwrap();
+            assert!((rate / RATE - 1.0).abs() < 0.01, "{rate} every {spacing} s");
+            assert!(octaves.drift(1200.0).is_some());
+        }
+    }
 }
