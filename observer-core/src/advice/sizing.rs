@@ -8,7 +8,8 @@
 //!   larger. Where memory rose higher after start-up, both are raised to that height.
 //! - Start-ups cut off by their own limit needed more than it allowed. Where all were cut off, the limit is a
 //!   **trial**: twice the last limit, to be judged again after the next start-up. If others completed, those cut off do
-//!   not raise the limit; where several were cut off, the present limit is not lowered.
+//!   not raise the limit; where several were cut off and no whole one needed more than they got, the present limit is
+//!   not lowered.
 //! - Start-ups that failed are no evidence of the need.
 //! - A limit that usage fills without a kill is kept: the kernel can reclaim what fills it.
 
@@ -110,10 +111,11 @@ impl Numbers {
             LimitFrom::Least => format!("worst need {}, and no container does with less{cut}", Bytes(worst)),
             LimitFrom::Request => format!("as high as the request{cut}"),
             LimitFrom::CutOff => format!(
-                "{} of {} start-ups were cut off by their limit at up to {}, so it is not lowered; the worst need of the {} whole ones is {}",
+                "{} of {} start-ups were cut off by their limit at up to {}, so it is {}; the worst need of the {} whole ones is {}",
                 startups.cut_off(),
                 startups.count,
                 Bytes(startups.cut.unwrap_or(0)),
+                if facts.current.limit.flatten().is_some() { "not lowered" } else { "no lower" },
                 startups.whole,
                 Bytes(worst)
             ),
@@ -153,15 +155,23 @@ fn limit(facts: &Facts, worst: Option<u64>, settings: &Settings) -> Option<(Advi
     let later = startups.need.map_or(1.0, |[.., max]| worst as f64 / max.max(1) as f64);
     let next = prediction(startups.need_mean_log, startups.need_spread, startups.whole);
     let next = (next.unwrap_or(0.0) * later).min(worst as f64 * TRIAL as f64);
-    let cut = startups.cut.filter(|_| startups.cut_off() > 1).unwrap_or(0);
     let largest = [
         (LEAST, LimitFrom::Least),
-        (next as u64, LimitFrom::Spread),
-        (cut, LimitFrom::CutOff),
-        (roomy as u64, LimitFrom::Headroom),
+        (round_up(next as u64), LimitFrom::Spread),
+        (cut_off_floor(facts, today).unwrap_or(0), LimitFrom::CutOff),
+        (round_up(roomy as u64), LimitFrom::Headroom),
     ];
     let (bytes, from) = largest.into_iter().max_by_key(|(bytes, _)| *bytes)?;
-    Some((AdvisedLimit::Firm(round_up(bytes)), from))
+    Some((AdvisedLimit::Firm(bytes), from))
+}
+
+/// The present limit, where several were cut off and no whole one needed more than they got: what those needed is not
+/// known. That an earlier limit was higher, and too low for them, is no reason to raise it: others came through.
+fn cut_off_floor(facts: &Facts, today: Option<u64>) -> Option<u64> {
+    let startups = &facts.startups;
+    let cut = startups.cut.filter(|_| startups.cut_off() > 1)?;
+    let known = startups.need.is_some_and(|[.., max]| max > cut);
+    (!known).then(|| today.unwrap_or_else(|| round_up(cut)))
 }
 
 /// What 999 of 1,000 next start-ups stay below.
@@ -307,6 +317,31 @@ mod tests {
         let numbers = Numbers::of(&facts(&vec![past(90, Stable); 3], 64), &Settings::default());
         assert_eq!(numbers.request_change, Some(-600 * MIB as i64), "ten containers, 60 MiB less each");
         assert_eq!(numbers.limit_change, Some(360 * MIB as i64));
+    }
+
+    #[test]
+    fn a_limit_that_cut_off_several_start_ups_once_is_neither_raised_nor_lowered_for_them() {
+        use StartupOutcome::{OomKilled, Stable};
+        let today = |mib: u64| Some(Some(mib * MIB));
+        type Row = (u64, Option<Option<u64>>, u64, LimitFrom, &'static str);
+        let table: [Row; 5] = [
+            (200, today(100), 100, LimitFrom::CutOff, "so it is not lowered"),
+            (64, today(130), 130, LimitFrom::CutOff, "so it is not lowered"),
+            (96, Some(None), 96, LimitFrom::CutOff, "so it is no lower"),
+            (96, None, 96, LimitFrom::CutOff, "so it is no lower"),
+            // Whole ones needed more than those got that were cut off: what is needed is known.
+            (48, today(256), 68, LimitFrom::Headroom, "at up to 48 MiB, and not counted in"),
+        ];
+        for (cut, limit, expected, from, why) in table {
+            let past = [vec![past(cut, OomKilled); 2], vec![past(60, Stable); 3]].concat();
+            let mut facts = facts(&past, 0);
+            facts.current.limit = limit;
+            let numbers = Numbers::of(&facts, &Settings::default());
+            assert_eq!(numbers.limit, Some(AdvisedLimit::Firm(expected * MIB)), "{cut} {limit:?}");
+            assert_eq!(numbers.limit_from, Some(from), "{cut} {limit:?}");
+            let reason = numbers.limit_reason(&facts, &Settings::default()).unwrap();
+            assert!(reason.contains(why), "{reason}");
+        }
     }
 
     #[test]
