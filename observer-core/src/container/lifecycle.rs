@@ -14,7 +14,7 @@ use crate::{
         curve::Curve,
         ending::Ending,
         stability::{HORIZON_SECONDS, Verdict},
-        startup::{Sample, Startup},
+        startup::{Peak, Sample, Startup},
     },
     model::{
         cause::Cause,
@@ -298,6 +298,7 @@ impl Lifecycle {
         if let Some(run) = &mut self.run {
             run.sample(at, usage, unreclaimable, anon);
             run.watermark(at, watermark.unwrap_or(0));
+            run.startup.limited(self.levels.limit);
         }
         self.say(at, out, FindingKind::Point { container: self.container.clone(), usage });
         self.judge(at, out);
@@ -411,6 +412,7 @@ impl Lifecycle {
             self.raise_peak(watermark);
             if let Some(run) = &mut self.run {
                 run.watermark(at, watermark);
+                run.startup.limited(self.levels.limit);
             }
         }
         self.measure(at, out);
@@ -512,7 +514,6 @@ impl Lifecycle {
     /// With the first verdict, and again when a late step brought a higher one.
     fn report_peak(&mut self, at: Time, out: &mut Vec<Finding>) {
         let container = self.container.clone();
-        let limit = self.levels.limit;
         let Some(run) = &mut self.run else { return };
         let peak = run.startup.peak();
         let late = run.reported.peak > 0;
@@ -520,8 +521,8 @@ impl Lifecycle {
             return;
         }
         run.reported.peak = peak.bytes;
-        let peak =
-            StartupPeak { container, bytes: peak.bytes, seconds: peak.seconds, anon: peak.anon, limit };
+        let Peak { bytes, seconds, anon, limit } = peak;
+        let peak = StartupPeak { container, bytes, seconds, anon, limit };
         self.say(at, out, FindingKind::StartupPeak(peak));
     }
 
@@ -562,6 +563,39 @@ mod tests {
         }
         for command in ["java", "python3", "nginx", "7zip", "executor"] {
             assert!(!is_runtime_init(command), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_peak_is_reported_with_the_limit_it_was_raised_under() {
+        const MIB: u64 = 1 << 20;
+        let at = |tenths: u64| Time::from_nanos(tenths * 100_000_000);
+        let reading = |limit: Option<u64>, usage: u64| MemoryReading {
+            levels: MemoryLevels {
+                usage: usage * MIB,
+                limit: limit.map(|limit| Limit::Bytes(limit * MIB)),
+                ..MemoryLevels::default()
+            },
+            ..MemoryReading::default()
+        };
+        // Unknown at the peak: the first that was known.
+        for first in [Some(300), None] {
+            let container = Container { cgroup: 1, labels: Arc::default() };
+            let (mut life, mut out) = (Lifecycle::new(container, Cause::default()), Vec::new());
+            life.executed(at(0), 1, "app", 0, 0, &mut out);
+            life.read(at(1), &reading(first, 50), &mut out);
+            life.used(at(4), 150 * MIB, None, &mut out);
+            life.read(at(5), &reading(Some(300), 60), &mut out);
+            life.read(at(50), &reading(Some(100), 60), &mut out);
+            (51..300).for_each(|tenths| life.tick(at(tenths), 0, &mut out));
+            let peaks: Vec<_> = out
+                .iter()
+                .filter_map(|finding| match &finding.what {
+                    FindingKind::StartupPeak(peak) => Some((peak.bytes / MIB, peak.limit)),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(peaks, [(150, Some(Limit::Bytes(300 * MIB)))]);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The highest usage of a start-up, and what it was made of.
 
+use crate::model::event::Limit;
+
 /// Within one in this many parts of the peak: 2 %.
 const NEAR: u64 = 50;
 /// A file may be read this long after the time its reading bears.
@@ -22,6 +24,8 @@ pub struct Peak {
     /// Anonymous memory, read where usage was within 2 % of the peak and no victim's pages were missing; absent where
     /// nothing was read so near to it.
     pub anon: Option<u64>,
+    /// That held at the peak, or the first that was known after it.
+    pub limit: Option<Limit>,
 }
 
 /// The kernel updates the file cache later than the usage (memory.stat is flushed every two seconds), so a burst of
@@ -31,6 +35,7 @@ pub struct Peak {
 pub(super) struct Peaks {
     bytes: u64,
     seconds: f64,
+    limit: Option<Limit>,
     /// The reading of the kinds of memory at the highest usage.
     read: Option<Kinds>,
     unreclaimable: u64,
@@ -63,13 +68,18 @@ impl Peaks {
 
     pub(super) fn raise_to(&mut self, seconds: f64, bytes: u64) {
         if bytes > self.bytes {
-            (self.bytes, self.seconds) = (bytes, seconds);
+            (self.bytes, self.seconds, self.limit) = (bytes, seconds, None);
         }
+    }
+
+    /// What was raised since this was last called was raised under this limit.
+    pub(super) fn limited(&mut self, limit: Option<Limit>) {
+        self.limit = self.limit.or(limit);
     }
 
     pub(super) fn peak(&self) -> Peak {
         let anon = self.read.filter(|read| self.is_near(read.usage)).map(|read| read.anon.min(self.bytes));
-        Peak { bytes: self.bytes, seconds: self.seconds, anon }
+        Peak { bytes: self.bytes, seconds: self.seconds, anon, limit: self.limit }
     }
 
     /// Whether a reading at this usage speaks for the peak. What lies between may be memory of any kind: within 2 % the

@@ -12,6 +12,7 @@ use crate::{
         stability::{BAND_MIN_BYTES, Settled, Stability, Swing, Verdict},
     },
     model::{
+        event::Limit,
         past_startup::{PastStartup, SPANS, StartupOutcome},
         time::Time,
     },
@@ -70,6 +71,12 @@ impl Startup {
     pub fn watermark(&mut self, seconds: f64, bytes: u64) {
         let peaks = if self.dated.is_none() { &mut self.peaks } else { &mut self.later };
         peaks.raise_to(seconds, bytes);
+    }
+
+    /// The limit as of the last sample and watermark. A peak keeps the one it was raised under.
+    pub fn limited(&mut self, limit: Option<Limit>) {
+        self.peaks.limited(limit);
+        self.later.limited(limit);
     }
 
     /// The OOM killer took a process. `victim_anon`: the anonymous memory that it alone held, if the kernel said.

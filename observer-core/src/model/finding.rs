@@ -330,6 +330,7 @@ pub struct StartupPeak {
     pub seconds: f64,
     /// Anonymous memory at the look nearest to the peak, within 2 % of it: the rest is page cache and kernel memory.
     pub anon: Option<u64>,
+    /// That held at the peak.
     pub limit: Option<Limit>,
 }
 
