@@ -2,6 +2,7 @@
 //! failed if it panics, overflows, takes for ever or more memory than libFuzzer allows.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{Read, Write},
     net::TcpListener,
@@ -20,7 +21,7 @@ use k8s_openapi::{
 };
 use kube::core::DynamicObject;
 use observer::{
-    commands::{advise, analyse, why},
+    commands::{advise, analyse, report, why},
     config::{Config, Flags},
     http::{
         accept,
@@ -122,9 +123,14 @@ pub fn node_files(bytes: &[u8]) {
     let _ = writable::mounts(bytes, Path::new("/sys/fs/cgroup"));
 }
 
-/// A recording, through the whole pipeline to its metrics.
+/// A recording, through the whole pipeline to its metrics, and as a report.
 pub fn recording(bytes: &[u8]) {
     let _ = replay::replay(bytes, |finding| drop(observer::sinks::log::line(finding)));
+    let path = scratch("recording").join("events.jsonl");
+    if fs::write(&path, bytes).is_ok() {
+        let command = [OsStr::new("report"), path.as_os_str(), OsStr::new("--output"), OsStr::new("-")];
+        let _ = Report::try_parse_from(command).map(|options| report::run(&options.options));
+    }
 }
 
 /// What is kept over restarts. After a first byte of `!` each line gets the checksum that it should have: without one
@@ -204,6 +210,12 @@ pub fn why_answer(bytes: &[u8]) {
         let command = ["why", name, "--node", address, "--output", output, "--timeout", "5"];
         let _ = Why::try_parse_from(command).map(|options| why::run(&options.options));
     }
+}
+
+#[derive(Parser)]
+struct Report {
+    #[command(flatten)]
+    options: report::Options,
 }
 
 #[derive(Parser)]
