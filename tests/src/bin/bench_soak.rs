@@ -21,7 +21,7 @@ use aya::maps::{HashMap, Map, MapData};
 use clap::Parser;
 use observer_ebpf::abi::CgroupTotals;
 use observer_tests::{
-    daemon::{Daemon, binary, sum, until},
+    daemon::{Daemon, binary, sum},
     group::{Group, Tree},
     interrupted,
     mock_api::{Answers, MockApi},
@@ -42,8 +42,8 @@ struct Cli {
 const MIB: u64 = 1 << 20;
 const NAMESPACE: &str = "soak";
 const WORKLOADS: [&str; 8] = ["ant", "bee", "cat", "dog", "eel", "fly", "gnu", "hen"];
-/// A process that the OOM killer passes over.
-const SPARED: &str = "echo -1000 >/proc/self/oom_score_adj && exec sleep 600";
+/// The OOM killer takes it, and what it forks, before all others.
+const CHOSEN: &str = r#"echo 1000 >/proc/self/oom_score_adj && exec "$0" "$@""#;
 /// Makers of pods.
 const MAKERS: u32 = 3;
 /// Of the daemon's figures.
@@ -211,19 +211,16 @@ impl Soak<'_> {
                 children.push(match turn % 3 {
                     // What is killed in it is never its first process: with that the container would end, and what
                     // is left of the storm would be another start of it.
-                    0 => group.spawn("/bin/sh".as_ref(), &["-c", SPARED])?,
+                    0 => group.spawn("/bin/sleep".as_ref(), &["600"])?,
                     _ => group.spawn(&self.workload, &spike)?,
                 });
             }
             pod.report(self.api, n);
             if turn % 3 == 0 {
-                let adjusted = format!("/proc/{}/oom_score_adj", children[0].id());
-                until("a process that is spared", Duration::from_secs(10), Duration::from_millis(5), || {
-                    Ok(fs::read_to_string(&adjusted)?.trim() == "-1000")
-                })?;
                 pod.groups[0].limit(16 * MIB)?;
                 let kills = (1 + turn % 7).to_string();
-                let mut storm = Command::new(&self.workload);
+                let mut storm = Command::new("/bin/sh");
+                storm.args(["-c", CHOSEN]).arg(&self.workload);
                 storm.args(["storm", "--birth", "fork", "--kills", &kills, "--threads", "2", "--group"]);
                 let status = storm.arg(pod.groups[0].directory()).stdout(Stdio::null()).status()?;
                 ensure!(status.success(), "the storm ended with {status}");
