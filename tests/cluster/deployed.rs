@@ -62,6 +62,11 @@ pub fn apply(suite: &Suite) -> Result<()> {
     cluster.apply(&suite.secret(&[LEDGER])?)?;
     cluster.kubectl(&["apply", "-k", &overlay("ledger")])?;
     ledger_ready(cluster)?;
+    point_agents(cluster)
+}
+
+/// Restarts the agents with the ledger's address of now.
+pub fn point_agents(cluster: &Cluster) -> Result<()> {
     let alias = format!(
         "{{\"spec\":{{\"template\":{{\"spec\":{{\"hostAliases\":[{{\"ip\":\"{}\",\"hostnames\":[\"{LEDGER}\"]}}]}}}}}}}}",
         ledger_ip(cluster)?

@@ -60,7 +60,7 @@ fn among_them(suite: &Suite) -> Result<()> {
     // A new ledger and a new agent read them in their first lists.
     cluster.kubectl(&["rollout", "restart", "deployment/observer-ledger", "-n", "observer"])?;
     deployed::ledger_ready(cluster).context("the ledger beside an autoscaler that cannot be read")?;
-    deployed::apply(suite)?;
+    deployed::point_agents(cluster)?;
     deployed::scale_up(suite)?;
     let metrics = daemon::get(&format!("{}/metrics", deployed::agent(cluster)?))?;
     let value = |name: &str, with: &[&str]| daemon::sum(&metrics, name, with);
