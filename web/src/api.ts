@@ -35,7 +35,9 @@ export interface ScaleEvent {
   };
 }
 export interface Kill {
-  kill: number; at: number; container: Names | null; scope: string; victim_pid: number; victim_command: string;
+  kill: number; at: number; container: Names | null; victim_pid: number; victim_command: string;
+  scope: "inside" | "container" | "parent" | "ancestor" | "node" | "unknown";
+  victim_anon_bytes: number | null; victim_shmem_bytes: number | null; victim_file_bytes: number | null;
   usage_bytes: number; peak_bytes: number; limit_bytes: number | null; invoker_command: string; invoker: Names | null;
   starting: boolean; age_seconds: number | null; kills: number;
   also_starting: (Names & { usage_bytes: number })[]; also_starting_count: number;

@@ -84,7 +84,7 @@ export class Panel {
   killLink(kill: Kill): HTMLElement {
     const who = kill.container ? name(kill.container.pod || kill.container.container, 60) : `process ${name(kill.victim_command)}`;
     return h("button", { class: "event kill", type: "button", onclick: () => this.turn({ open: `kill/${kill.kill}` }) },
-      h("span", { class: "sign" }, "✕"), h("span", null, h("b", { class: "name" }, who), h("small", null, `OOM-killed at ${bytes(kill.usage_bytes)}, ${limitOf(kill)}`)), h("time", null, clock(kill.at)));
+      h("span", { class: "sign" }, "✕"), h("span", null, h("b", { class: "name" }, who), h("small", null, `OOM-killed, ${limitOf(kill)}; ${held(kill)}`)), h("time", null, clock(kill.at)));
   }
 
   scaleLink(event: ScaleEvent): HTMLElement {
@@ -247,18 +247,21 @@ export class Panel {
     const of = kill.container;
     const workload = of ? this.store.workloads.get(keyOf(of)) : undefined;
     const set = workload?.advice;
+    const own = victimBytes(kill);
     const caused = this.store.state!.scale_events.filter(event => event.kills.includes(kill.kill));
     const advised = set?.limit_bytes != null
       ? [`Set its limit to `, h("b", null, bytes(set.limit_bytes)), set.limit_is_trial ? ": every start-up so far was cut off, so this is the next to try." : `: ${set.limit_reason ? name(set.limit_reason, 400) : `the worst start-up seen needs ${bytes(set.worst_bytes)}`}.`]
       : kill.scope === "container" && kill.limit_bytes ? [`Its limit of ${bytes(kill.limit_bytes)} was not enough. `, set?.missing ? `No number yet: ${name(set.missing, 200)}.` : "No number yet: too few start-ups were seen."]
+      : kill.scope === "unknown" ? ["Whose limit it was is not known."]
+      : kill.scope === "inside" ? ["Its own limit was not the reason, but one that its own processes set inside it."]
       : ["Its own limit was not the reason; see whose it was, and who else was starting."];
     return [
       h("p", { class: "crumb bad" }, `OOM kill, ${date(kill.at)}`),
       h("h2", { class: "name" }, name(of ? of.pod || of.container : kill.victim_command, 120)),
-      h("p", { class: "lead" }, `Process ${name(kill.victim_command)} (${kill.victim_pid}) was killed at ${bytes(kill.usage_bytes)}`, kill.starting && kill.age_seconds != null ? `, ${seconds(kill.age_seconds)} after its container started and before it was stable` : kill.age_seconds != null ? `, ${seconds(kill.age_seconds)} after its container started` : "", "."),
+      h("p", { class: "lead" }, `Process ${name(kill.victim_command)} (${kill.victim_pid}) was killed`, kill.starting && kill.age_seconds != null ? ` ${seconds(kill.age_seconds)} after its container started and before it was stable` : kill.age_seconds != null ? ` ${seconds(kill.age_seconds)} after its container started` : "", `; ${held(kill)}.`),
       h("dl", { class: "numbers" },
-        h("div", null, h("dt", null, "whose limit"), h("dd", null, SCOPES[kill.scope] ?? kill.scope), h("small", null, kill.limit_bytes != null ? bytes(kill.limit_bytes) : "")),
-        h("div", null, h("dt", null, "held"), h("dd", null, bytes(kill.usage_bytes)), h("small", null, `peak ${bytes(kill.peak_bytes)}`)),
+        h("div", null, h("dt", null, "whose limit"), h("dd", null, SCOPES[kill.scope]), h("small", null, kill.limit_bytes != null ? bytes(kill.limit_bytes) : "")),
+        h("div", null, h("dt", null, own == null ? "its group held" : "held"), h("dd", null, bytes(own ?? kill.usage_bytes)), h("small", null, `${own == null ? "" : `its group ${bytes(kill.usage_bytes)}, `}peak ${bytes(kill.peak_bytes)}`)),
         h("div", null, h("dt", null, "asked for more"), h("dd", { class: "name" }, name(kill.invoker_command || "–", 40)), h("small", { class: "name" }, kill.invoker ? name(kill.invoker.pod || kill.invoker.container, 80) : "in the same container"))),
       h("h3", null, "What to set"), h("p", null, ...advised),
       h("h3", null, "Who else was starting"),
@@ -294,10 +297,28 @@ export class Panel {
   }
 }
 
-const SCOPES: Record<string, string> = { container: "its own", parent: "its pod's", ancestor: "a group's above", node: "the node's memory", unknown: "not seen" };
+const SCOPES: Record<Kill["scope"], string> = { inside: "one inside it", container: "its own", parent: "its pod's", ancestor: "a group's above", node: "the node's memory", unknown: "not seen" };
 
 function limitOf(kill: Kill): string {
-  return kill.scope === "node" ? "the node ran out of memory" : `by ${SCOPES[kill.scope] ?? kill.scope}${kill.scope === "unknown" ? "" : " limit"}${kill.limit_bytes != null ? ` of ${bytes(kill.limit_bytes)}` : ""}`;
+  const of = kill.limit_bytes != null ? ` of ${bytes(kill.limit_bytes)}` : "";
+  switch (kill.scope) {
+    case "node": return "the node ran out of memory";
+    case "inside": return `by a limit${of} inside it`;
+    case "unknown": return "by a limit that was not seen";
+    default: return `by ${SCOPES[kill.scope]} limit${of}`;
+  }
+}
+
+/** What the victim itself held, where it is known. */
+function victimBytes(kill: Kill): number | null {
+  const { victim_anon_bytes: anon, victim_shmem_bytes: shmem, victim_file_bytes: file } = kill;
+  return anon == null || shmem == null || file == null ? null : anon + shmem + file;
+}
+
+function held(kill: Kill): string {
+  const own = victimBytes(kill);
+  return own == null ? `its group held ${bytes(kill.usage_bytes)}`
+    : `it held ${bytes(own)} (anonymous ${bytes(kill.victim_anon_bytes)}, shared ${bytes(kill.victim_shmem_bytes)}, file ${bytes(kill.victim_file_bytes)}), its group ${bytes(kill.usage_bytes)}`;
 }
 
 function by(event: ScaleEvent): string {

@@ -126,6 +126,13 @@ await test("a kill says victim, whose limit, who else was starting, what to set"
     for (const text of [kill.container.pod, kill.victim_command, String(kill.victim_pid), bytes(kill.usage_bytes), bytes(kill.limit_bytes), { container: "its own", parent: "its pod's", node: "node" }[kill.scope], bytes(limit), ...kill.also_starting.map(one => one.pod || one.container)]) truth(panel.includes(text), `${text} is not in the panel: ${panel}`);
     await shot(page, `kill-${kill.kill}`);
   }
+  const inside = await open(scaled.url, { hash: `#/kill/${kills[0].kill}`, before: rewrite(state => {
+    const mib = size => size * 2 ** 20;
+    Object.assign(state.kills[0], { scope: "inside", limit_bytes: mib(32), usage_bytes: mib(64), victim_anon_bytes: mib(30), victim_shmem_bytes: mib(8), victim_file_bytes: mib(1) });
+  }) });
+  const panel = await inside.textContent(".panel");
+  for (const text of ["one inside it32 MiB", "held39 MiBits group 64 MiB, ", "; it held 39 MiB (anonymous 30 MiB, shared 8 MiB, file 1 MiB), its group 64 MiB."])
+    truth(panel.includes(text), `${text} is not in the panel: ${panel}`);
 });
 
 await test("a container shows the numbers of its start-up, its cause with evidence, and earlier start-ups", async open => {

@@ -348,7 +348,7 @@ pub struct Stable {
 }
 
 /// The limit that led to an OOM kill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, EnumCount)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, EnumCount)]
 #[serde(rename_all = "snake_case")]
 pub enum OomScope {
     /// A limit inside the container, which its own processes set.
@@ -362,6 +362,7 @@ pub enum OomScope {
     /// The node ran out of memory.
     Node,
     /// The kill is known from the kernel's count only (reconciled), or the limit is not known.
+    #[serde(other)]
     Unknown,
 }
 

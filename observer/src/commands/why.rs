@@ -168,6 +168,34 @@ mod tests {
     }
 
     #[test]
+    fn a_kill_is_told_as_the_log_tells_it() {
+        let mut state = case("limit_ahead");
+        let said = text(&state, "/observer-case/grow");
+        let held = "it held 206 MiB (anonymous 200 MiB, shared 0 B, file 6.55 MiB), its group 200 MiB";
+        assert!(
+            said.contains(&format!("whose limit: its own limit 200 MiB; {held}, peak 200 MiB")),
+            "{said}"
+        );
+
+        // A scope of a newer observer is none that is known.
+        let scope = |name: &str| serde_json::from_value(name.into()).unwrap();
+        for (name, pid, limit, whose) in [
+            ("inside", 7, Some(32 << 20), "a limit 32 MiB inside the container"),
+            ("unknown", 7, None, "not known"),
+            ("of a newer observer", 7, None, "not known"),
+            ("unknown", 0, None, "not known, only a counter moved"),
+        ] {
+            let kill = state.kills.first_mut().unwrap();
+            (kill.scope, kill.victim_pid, kill.limit_bytes) = (scope(name), pid, limit);
+            let said = text(&state, "/observer-case/grow");
+            assert!(said.contains(&format!("whose limit: {whose}; it held")), "{name}:\n{said}");
+        }
+        state.kills.first_mut().unwrap().victim_anon_bytes = None;
+        let said = text(&state, "/observer-case/grow");
+        assert!(said.contains("; its group held 200 MiB, peak"), "{said}");
+    }
+
+    #[test]
     fn a_scale_up_is_named_with_who_made_it_and_fits_one_screen() {
         let state = case("kubernetes_scale_up_by_a_bot");
         for name in

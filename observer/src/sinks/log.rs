@@ -4,7 +4,7 @@ use observer_core::model::{
     advice::{AdvisedLimit, Grade},
     cause::Cause,
     container::{Container, ExitStatus},
-    event::{AttachOutcome, Limit, Loss, ProbeStatus},
+    event::{AttachOutcome, Limit, Loss, ProbeStatus, VictimMemory},
     finding::{
         Advised, Caused, Ended, Finding, FindingKind, ForeseenBy, LimitKind, OomKilled, OomRole, OomScope,
         ScaleEvent,
@@ -325,18 +325,23 @@ fn oom_killed(killed: &OomKilled) -> String {
         }
         None => String::new(),
     };
-    let held = match killed.victim_memory {
+    let held = held(killed.victim_memory, killed.usage);
+    format!("{who}: OOM kill of {victim}{when}: {exceeded}, {held}{invoker}")
+}
+
+/// What an OOM kill's victim held, and its group's usage.
+pub fn held(victim: Option<VictimMemory>, usage: u64) -> String {
+    match victim {
         Some(memory) => format!(
             "it held {} (anonymous {}, shared {}, file {}), its group {}",
             Bytes(memory.all()),
             Bytes(memory.anon),
             Bytes(memory.shmem),
             Bytes(memory.file),
-            Bytes(killed.usage),
+            Bytes(usage),
         ),
-        None => format!("its group held {}", Bytes(killed.usage)),
-    };
-    format!("{who}: OOM kill of {victim}{when}: {exceeded}, {held}{invoker}")
+        None => format!("its group held {}", Bytes(usage)),
+    }
 }
 
 /// A process may call itself nothing.

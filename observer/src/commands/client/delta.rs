@@ -102,8 +102,7 @@ mod tests {
             })
             .collect();
         workloads.sort();
-        let kills: Vec<_> =
-            state.kills.iter().map(|one| (one.kill, one.victim_pid, one.scope.clone())).collect();
+        let kills: Vec<_> = state.kills.iter().map(|one| (one.kill, one.victim_pid, one.scope)).collect();
         let events: Vec<_> =
             state.scale_events.iter().map(|one| (one.at.to_string(), one.to, one.kills.clone())).collect();
         (

@@ -1,5 +1,6 @@
 //! What /api/v1 answers, as far as the commands need it (docs/openapi.yaml has all of it).
 
+use observer_core::model::{event::VictimMemory, finding::OomScope};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize)]
@@ -207,9 +208,16 @@ pub struct Kill {
     pub kill: u64,
     pub at: f64,
     pub container: Option<Names>,
-    pub scope: String,
+    pub scope: OomScope,
     pub victim_pid: u32,
     pub victim_command: String,
+    // An older daemon does not say these.
+    #[serde(default)]
+    pub victim_anon_bytes: Option<u64>,
+    #[serde(default)]
+    pub victim_shmem_bytes: Option<u64>,
+    #[serde(default)]
+    pub victim_file_bytes: Option<u64>,
     pub usage_bytes: u64,
     pub peak_bytes: u64,
     pub limit_bytes: Option<u64>,
@@ -220,6 +228,17 @@ pub struct Kill {
     pub kills: u64,
     pub also_starting: Vec<AlsoStarting>,
     pub also_starting_count: u64,
+}
+
+impl Kill {
+    /// What the victim itself held.
+    pub fn victim_memory(&self) -> Option<VictimMemory> {
+        Some(VictimMemory {
+            anon: self.victim_anon_bytes?,
+            file: self.victim_file_bytes?,
+            shmem: self.victim_shmem_bytes?,
+        })
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -175,7 +175,7 @@ impl<'a> Rows<'a> {
             });
             kills.retain(|kill| {
                 let who = kill.container.as_ref().map_or(String::new(), Names::full);
-                has(&[&who, &kill.victim_command, &kill.scope])
+                has(&[&who, &kill.victim_command, kill.scope.name()])
             });
             rest.retain(|row| {
                 let (level, why) = row.risk.map_or(("", ""), |risk| (&risk.level, &risk.why));

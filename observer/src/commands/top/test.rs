@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::BufReader, sync::Arc, time::Duration};
 
+use observer_core::model::finding::OomScope;
 use ratatui::{
     Terminal,
     backend::TestBackend,
@@ -137,6 +138,17 @@ fn kills_and_one_container_open() {
     press(&mut view, &seen, &vec![KeyCode::Down; at]);
     press(&mut view, &seen, &[KeyCode::Enter]);
     shown("open", &seen, &mut view);
+}
+
+#[test]
+fn a_limit_inside_a_container_and_what_the_victim_held() {
+    let mut seen = seen("limit_ahead", 1e9);
+    let kill = seen.state.kills.first_mut().unwrap();
+    (kill.scope, kill.limit_bytes) = (OomScope::Inside, Some(32 << 20));
+    let screen = text(&screen(&seen, &mut playing(), (120, 40)));
+    let row = screen.lines().find(|line| line.contains("python3 [29331]")).unwrap();
+    let told: Vec<_> = row.split_whitespace().collect();
+    assert!(told.windows(5).any(|part| part == ["one", "inside", "32Mi", "206Mi", "200Mi"]), "{screen}");
 }
 
 #[test]

@@ -6,9 +6,10 @@ use crate::{
         advise::table::quantity,
         client::state::{Advice, Container, Kill, ScaleEvent},
     },
-    sinks::log::command,
+    sinks::log::{command, held},
 };
 use observer_core::model::{
+    finding::OomScope,
     kubernetes::named,
     printable::printable,
     units::{Bytes, Seconds},
@@ -211,20 +212,22 @@ impl Screen {
         };
         self.say(2, &format!("OOM kill {} in {who}: {victim}{age}", self.when(kill.at)));
         let limit = kill.limit_bytes.map_or(String::new(), |limit| format!(" {}", Bytes(limit)));
-        let scope = match kill.scope.as_str() {
-            "container" => format!("its own limit{limit}"),
-            "parent" => {
+        let scope = match kill.scope {
+            OomScope::Inside => format!("a limit{limit} inside the container"),
+            OomScope::Container => format!("its own limit{limit}"),
+            OomScope::Parent => {
                 format!("the limit{limit} of its pod or parent group, shared with what else is in it")
             }
-            "ancestor" => format!("the limit{limit} of a group further up"),
-            "node" => "none: the node ran out of memory".to_owned(),
-            _ => "not known, only a counter moved".to_owned(),
+            OomScope::Ancestor => format!("the limit{limit} of a group further up"),
+            OomScope::Node => "none: the node ran out of memory".to_owned(),
+            OomScope::Unknown if kill.victim_pid == 0 => "not known, only a counter moved".to_owned(),
+            OomScope::Unknown => "not known".to_owned(),
         };
         self.say(
             4,
             &format!(
-                "whose limit: {scope}; it held {}, peak {}",
-                Bytes(kill.usage_bytes),
+                "whose limit: {scope}; {}, peak {}",
+                held(kill.victim_memory(), kill.usage_bytes),
                 Bytes(kill.peak_bytes)
             ),
         );

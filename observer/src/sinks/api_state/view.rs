@@ -10,11 +10,13 @@ use observer_core::model::{
     cause::Decision,
     container::{CgroupId, Container, ExitStatus, Labels, Workload},
     event::{AttachOutcome, ProbeStatus},
-    finding::{ForeseenBy, LimitAhead, LimitKind, OomKilled, ScaleEvent, ScaleEventEnded},
+    finding::{ForeseenBy, LimitAhead, LimitKind, ScaleEvent, ScaleEventEnded},
 };
 
+mod kill;
 mod loan;
 
+pub use kill::{AlsoStarting, KillView};
 pub use loan::LoanView;
 
 /// Names of a container; the id is its cgroup's, as text because it may exceed what JavaScript counts exactly.
@@ -256,59 +258,6 @@ impl From<&ScaleEventEnded> for ScaleOutcome {
             bystander_kills: ended.bystander_kills,
             stall_seconds: ended.stall_seconds,
             settled_seconds: ended.settled_seconds,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct KillView {
-    pub kill: u64,
-    pub at: f64,
-    /// Null: a process in no container.
-    pub container: Option<ContainerRef>,
-    /// The limit that was exceeded.
-    pub scope: &'static str,
-    pub victim_pid: u32,
-    pub victim_command: String,
-    pub usage_bytes: u64,
-    pub peak_bytes: u64,
-    pub limit_bytes: Option<u64>,
-    pub invoker_command: String,
-    pub invoker: Option<ContainerRef>,
-    pub starting: bool,
-    pub age_seconds: Option<f64>,
-    pub kills: u64,
-    /// Others that were starting then, the largest first.
-    pub also_starting: Vec<AlsoStarting>,
-    pub also_starting_count: u64,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct AlsoStarting {
-    #[serde(flatten)]
-    pub container: ContainerRef,
-    pub usage_bytes: u64,
-}
-
-impl KillView {
-    pub fn of(kill: u64, at: f64, killed: &OomKilled) -> Self {
-        Self {
-            kill,
-            at,
-            container: killed.container.as_ref().map(Into::into),
-            scope: killed.scope.name(),
-            victim_pid: killed.victim_pid,
-            victim_command: killed.victim_command.clone(),
-            usage_bytes: killed.usage,
-            peak_bytes: killed.peak,
-            limit_bytes: killed.limit,
-            invoker_command: killed.invoker_command.clone(),
-            invoker: killed.invoker.as_ref().map(Into::into),
-            starting: killed.starting,
-            age_seconds: killed.age_seconds,
-            kills: killed.kills,
-            also_starting: Vec::new(),
-            also_starting_count: 0,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What starts, what was killed, and the rest.
 
+use observer_core::model::finding::OomScope;
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use super::{
@@ -38,7 +39,8 @@ const KILLS: &[Column] = &[
     Column { title: "CONTAINER", width: Width::Name(5), from: 0 },
     Column { title: "VICTIM", width: Width::Name(3), from: 56 },
     Column { title: "WHOSE LIMIT", width: Width::Text(19), from: 0 },
-    Column { title: "HELD", width: Width::Number(6), from: 72 },
+    Column { title: "HELD", width: Width::Number(6), from: 100 },
+    Column { title: "GROUP", width: Width::Number(6), from: 72 },
     Column { title: "WHEN", width: Width::Text(18), from: 100 },
     Column { title: "ALSO STARTING", width: Width::Number(13), from: 120 },
 ];
@@ -214,12 +216,13 @@ fn kill_row(kill: &Kill, now: f64, names: usize) -> Vec<Cell> {
         (pid, command) => format!("{command} [{pid}]"),
     };
     let size = kill.limit_bytes.map_or(String::new(), |limit| format!(" {}", bytes(limit)));
-    let scope = match kill.scope.as_str() {
-        "container" => format!("its own{size}"),
-        "parent" => format!("its pod's{size}"),
-        "ancestor" => format!("a group's{size}"),
-        "node" => "none: the node's".into(),
-        _ => "not known".into(),
+    let scope = match kill.scope {
+        OomScope::Inside => format!("one inside{size}"),
+        OomScope::Container => format!("its own{size}"),
+        OomScope::Parent => format!("its pod's{size}"),
+        OomScope::Ancestor => format!("a group's{size}"),
+        OomScope::Node => "none: the node's".into(),
+        OomScope::Unknown => "not known".into(),
     };
     // A parent of no pod is a group.
     let grouped = kill.container.as_ref().is_some_and(|names| names.pod.is_empty());
@@ -234,6 +237,7 @@ fn kill_row(kill: &Kill, now: f64, names: usize) -> Vec<Cell> {
         (kill.container.as_ref().map_or("in no container".into(), |of| name(of, false, names)), BOLD),
         (victim, PLAIN),
         (scope, BAD),
+        (optional(kill.victim_memory().map(|victim| victim.all())), PLAIN),
         (bytes(kill.usage_bytes), PLAIN),
         (when, PLAIN),
         (kill.also_starting_count.to_string(), PLAIN),
