@@ -196,6 +196,29 @@ mod tests {
     }
 
     #[test]
+    fn shared_memory_is_not_called_anonymous_and_parts_of_another_moment_are_left_out() {
+        let mut state = case("limit_ahead");
+        let one =
+            state.containers.iter_mut().find(|one| one.names.container == "/observer-case/grow").unwrap();
+        (one.usage_bytes, one.anon_bytes) = (48 << 20, Some(47 << 20));
+        (one.file_bytes, one.shmem_bytes) = (Some(0), Some(46 << 20));
+        let said = text(&state, "/observer-case/grow");
+        assert!(
+            said.contains("48 MiB (anonymous or shared 47 MiB, shared alone 46 MiB, file 0 B)"),
+            "{said}"
+        );
+        assert!(!said.contains("of it anonymous;") && said.contains("of it anonymous or shared"), "{said}");
+
+        for path in std::fs::read_dir(format!("{}/../tests/cases", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+            let Ok(recording) = File::open(path.unwrap().path().join("events.jsonl")) else { continue };
+            for one in state_of(BufReader::new(recording), String::new()).unwrap().containers {
+                let parts = one.anon_bytes.unwrap_or(0) + one.file_bytes.unwrap_or(0);
+                assert!(parts.max(one.shmem_bytes.unwrap_or(0)) <= one.usage_bytes, "{one:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_scale_up_is_named_with_who_made_it_and_fits_one_screen() {
         let state = case("kubernetes_scale_up_by_a_bot");
         for name in

@@ -171,6 +171,7 @@ impl NodeState {
                     card.view.anon_bytes = levels.stat.map(|stat| stat.anon);
                     card.view.file_bytes = levels.stat.and_then(|stat| stat.file);
                     card.view.shmem_bytes = levels.stat.and_then(|stat| stat.shmem);
+                    card.view.drop_old_parts();
                     card.view.peak_bytes = levels.watermark.unwrap_or(0);
                     card.changed |= card.view.limit_bytes != limit;
                     card.view.limit_bytes = limit;
@@ -382,6 +383,7 @@ impl NodeState {
         let unix = self.unix(at);
         let Some(card) = self.containers.get_mut(&cgroup) else { return };
         card.view.usage_bytes = usage;
+        card.view.drop_old_parts();
         card.view.peak_bytes = card.view.peak_bytes.max(usage);
         if let Some(history) = &mut card.history {
             history.push(unix, usage);

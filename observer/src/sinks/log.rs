@@ -188,7 +188,9 @@ fn text(finding: &Finding) -> Option<String> {
                 }
                 _ => String::new(),
             };
-            let anon = peak.anon.map_or(String::new(), |anon| format!(", {} of it anonymous", Bytes(anon)));
+            let anon = peak
+                .anon
+                .map_or(String::new(), |anon| format!(", {} of it anonymous or shared", Bytes(anon)));
             format!(
                 "{}: start-up peak {} after {}{limit}{anon}",
                 name(&peak.container),

@@ -153,17 +153,21 @@ impl Screen {
             Some(bytes) => format!("{name} {}", Bytes(bytes)),
             None => format!("{name} not known"),
         };
+        let kinds = match (one.anon_bytes, one.file_bytes, one.shmem_bytes) {
+            (None, None, None) => "which kinds is not known".to_owned(),
+            (anon, file, shmem) => {
+                [part("anonymous or shared", anon), part("shared alone", shmem), part("file", file)]
+                    .join(", ")
+            }
+        };
         let limit = one
             .limit_bytes
             .map_or("no limit of its own".to_owned(), |limit| format!("limit {}", Bytes(limit)));
         self.say(
             4,
             &format!(
-                "bytes, last reading: {} ({}, {}, {}); peak {}, {limit}",
+                "bytes, last reading: {} ({kinds}); peak {}, {limit}",
                 Bytes(one.usage_bytes),
-                part("anonymous", one.anon_bytes),
-                part("file", one.file_bytes),
-                part("shared", one.shmem_bytes),
                 Bytes(one.peak_bytes),
             ),
         );
@@ -171,7 +175,7 @@ impl Screen {
         if let (Some(peak), Some(seconds)) = (one.startup_peak_bytes, one.startup_peak_seconds) {
             let anon = one
                 .startup_peak_anon_bytes
-                .map_or(String::new(), |anon| format!(", {} of it anonymous", Bytes(anon)));
+                .map_or(String::new(), |anon| format!(", {} of it anonymous or shared", Bytes(anon)));
             start.push(format!("peak {} after {}{anon}", Bytes(peak), Seconds(seconds)));
         }
         if let (Some(steady), Some(seconds)) = (one.steady_bytes, one.time_to_stable_seconds) {

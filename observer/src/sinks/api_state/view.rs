@@ -71,9 +71,11 @@ pub struct ContainerView {
     pub cause: Option<Cause>,
     pub usage_bytes: u64,
     pub working_set_bytes: u64,
-    /// Anonymous part of usage at the last reading; null: not read yet, or not reported by this kernel.
+    /// What of usage cannot be dropped without swap, at the last reading: anonymous, shared (tmpfs too) and locked
+    /// memory. Null: not read yet, not reported by this kernel, or the parts are of another moment than usage.
     pub anon_bytes: Option<u64>,
     pub file_bytes: Option<u64>,
+    /// Shared memory and tmpfs, in `anon_bytes` too.
     pub shmem_bytes: Option<u64>,
     pub peak_bytes: u64,
     pub limit_bytes: Option<u64>,
@@ -87,6 +89,17 @@ pub struct ContainerView {
     pub limit_ahead: Option<LimitAheadView>,
     pub loan: Option<LoanView>,
     pub oom_kills: u64,
+}
+
+impl ContainerView {
+    /// Usage comes more often than its parts: those that do not fit into it are of an earlier moment.
+    pub fn drop_old_parts(&mut self) {
+        let parts = self.anon_bytes.unwrap_or(0).saturating_add(self.file_bytes.unwrap_or(0));
+        if parts > self.usage_bytes {
+            (self.anon_bytes, self.file_bytes) = (None, None);
+        }
+        self.shmem_bytes = self.shmem_bytes.filter(|shmem| *shmem <= self.usage_bytes);
+    }
 }
 
 /// A limit that the container will meet.
