@@ -59,6 +59,14 @@ const shot = (page, name) => page.screenshot({ path: `${out}/${name}.png` });
 const equal = (a, b, what) => { if (JSON.stringify(a) !== JSON.stringify(b)) throw new Error(`${what}: ${JSON.stringify(a)} is not ${JSON.stringify(b)}`); };
 const truth = (is, what) => { if (!is) throw new Error(what); };
 
+/** The state, changed on its way to the page. */
+const rewrite = change => page => page.route("**/api/v1/state", async route => {
+  const answer = await route.fetch();
+  const state = await answer.json();
+  change(state);
+  await route.fulfill({ json: state });
+});
+
 async function test(name, run) {
   const pages = [];
   try {
@@ -237,14 +245,6 @@ await test("a recording that is played arrives by deltas, and ends as the API do
 });
 
 const hostile = ["<img src=x onerror=window.pwned=1>", "\u202egnp.exe\u202c", "a\u0000b\u001b[31mc\nd", "x".repeat(4096), "\"'><script>window.pwned=1</script>", "{{7*7}}", "__proto__"];
-
-/** The state, changed on its way to the page. */
-const rewrite = change => page => page.route("**/api/v1/state", async route => {
-  const answer = await route.fetch();
-  const state = await answer.json();
-  change(state);
-  await route.fulfill({ json: state });
-});
 
 await test("a limit that a container will meet is marked, in the table and in the container", async open => {
   const lines = readFileSync(`${cases}/limit_ahead/events.jsonl`, "utf8").split("\n");
