@@ -198,6 +198,9 @@ mod tests {
     #[test]
     fn shared_memory_is_not_called_anonymous_and_parts_of_another_moment_are_left_out() {
         let mut state = case("limit_ahead");
+        // It was killed, and gave its memory back, after the last look at its parts.
+        let said = text(&state, "/observer-case/grow");
+        assert!(said.contains("last reading: 32.9 MiB (which kinds is not known)"), "{said}");
         let one =
             state.containers.iter_mut().find(|one| one.names.container == "/observer-case/grow").unwrap();
         (one.usage_bytes, one.anon_bytes) = (48 << 20, Some(47 << 20));

@@ -95,10 +95,9 @@ impl ContainerView {
     /// Usage comes more often than its parts: those that do not fit into it are of an earlier moment.
     pub fn drop_old_parts(&mut self) {
         let parts = self.anon_bytes.unwrap_or(0).saturating_add(self.file_bytes.unwrap_or(0));
-        if parts > self.usage_bytes {
-            (self.anon_bytes, self.file_bytes) = (None, None);
+        if parts.max(self.shmem_bytes.unwrap_or(0)) > self.usage_bytes {
+            (self.anon_bytes, self.file_bytes, self.shmem_bytes) = (None, None, None);
         }
-        self.shmem_bytes = self.shmem_bytes.filter(|shmem| *shmem <= self.usage_bytes);
     }
 }
 
