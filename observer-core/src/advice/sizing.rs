@@ -69,9 +69,10 @@ impl Numbers {
             (None, _) => Some(format!("no start-up has become stable yet{}", startups.broken_off())),
             _ => None,
         };
-        let alive = facts.current.containers as i64;
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let change = |now: Option<Option<u64>>, then: Option<u64>| {
-            Some((then? as i64 - now??.min(i64::MAX as u64) as i64).saturating_mul(alive))
+            let change = signed(then?).saturating_sub(signed(now??));
+            Some(change.saturating_mul(signed(facts.current.containers)))
         };
         Self {
             request_change: change(facts.current.request, request),

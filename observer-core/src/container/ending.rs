@@ -22,6 +22,10 @@ pub struct Ending {
     init: Option<u32>,
     /// Of the first process.
     status: Option<ExitStatus>,
+    /// The one that was moved into the empty group, until it exits without a start. What it begins executes before it
+    /// may do so itself: if it ends in the group, it is the first process.
+    moved: Option<u32>,
+    moved_status: Option<ExitStatus>,
     last: Option<(u32, ExitStatus)>,
     victims: VecDeque<Victim>,
     /// A kill that was only counted, and whether it was by the container's own limit.
@@ -45,13 +49,22 @@ impl Ending {
     /// Its first process is known.
     pub fn began(&mut self, pid: u32) {
         (self.first, self.init, self.status) = (Some(pid), None, None);
-        self.victims.retain(|victim| victim.pid == pid);
+        self.moved = self.moved.filter(|moved| *moved != pid);
+        self.victims.retain(|victim| victim.pid == pid || self.moved == Some(victim.pid));
+    }
+
+    /// A process was moved into the empty group. A runtime's is gone before the entry point is executed.
+    pub fn moved(&mut self, pid: u32) {
+        if self.first.is_none() && pid != 0 {
+            self.moved.get_or_insert(pid);
+        }
     }
 
     /// It is its first process, unless an init or an exec says otherwise.
     pub fn presumed(&mut self, pid: u32) {
         if self.first.is_none() {
             (self.first, self.init) = (Some(pid), Some(u32::MAX));
+            self.moved = None; // the runtime, which may outlive what it began
         }
     }
 
@@ -66,6 +79,12 @@ impl Ending {
         if self.first == Some(pid) {
             self.status = Some(status);
         }
+        if self.moved == Some(pid) {
+            match self.first {
+                Some(_) => self.moved_status = Some(status),
+                None => self.moved = None,
+            }
+        }
         self.last = Some((pid, status));
     }
 
@@ -73,7 +92,10 @@ impl Ending {
     pub fn killed(&mut self, at: Time, pid: Option<u32>, by_own_limit: bool) {
         match pid {
             // Of others no more is asked.
-            Some(pid) if self.init.is_none() && self.first.is_some_and(|first| first != pid) => {}
+            Some(pid)
+                if self.init.is_none()
+                    && self.moved != Some(pid)
+                    && self.first.is_some_and(|first| first != pid) => {}
             Some(pid) => {
                 if self.victims.len() == VICTIMS {
                     self.victims.pop_front();
@@ -87,6 +109,7 @@ impl Ending {
     /// It is over.
     pub fn reported(&self, at: Time) -> End {
         let (pid, status) = match (self.first, self.last) {
+            _ if self.moved_status.is_some() => (self.moved, self.moved_status),
             (Some(first), _) => (Some(first), self.status),
             (None, Some((pid, status))) => (Some(pid), Some(status)),
             (None, None) => (None, None),
@@ -120,6 +143,52 @@ mod tests {
         ending.exited(3, KILLED, None);
         let end = End { status: Some(ExitStatus::Code(3)), ..End::default() };
         assert_eq!(ending.reported(at(2)), end, "neither the worker's kill nor the last to exit");
+    }
+
+    #[test]
+    fn what_was_moved_in_and_ends_there_is_the_first_process() {
+        let killed = End { status: Some(KILLED), oom_killed: true, by_own_limit: true };
+        let code = |code| End { status: Some(ExitStatus::Code(code)), ..End::default() };
+        let table: [(&str, &[(u32, ExitStatus)], End); 5] = [
+            ("a shell, and its worker was killed", &[(2, KILLED), (1, ExitStatus::Code(0))], code(0)),
+            (
+                "a shell, and its first child left",
+                &[(2, ExitStatus::Code(0)), (1, ExitStatus::Code(3))],
+                code(3),
+            ),
+            ("a shell that was killed", &[(2, ExitStatus::Code(0)), (1, KILLED)], killed),
+            ("a shell that moved on", &[(2, ExitStatus::Code(4))], code(4)),
+            ("a shell that moved on, and its child was killed", &[(2, KILLED)], killed),
+        ];
+        for (name, exits, expected) in table {
+            let mut ending = Ending::default();
+            ending.moved(1);
+            ending.began(2);
+            for (pid, status) in exits {
+                if *status == KILLED {
+                    ending.killed(at(1), Some(*pid), true);
+                }
+                ending.exited(*pid, *status, None);
+            }
+            assert_eq!(ending.reported(at(1)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_was_moved_in_is_gone_before_the_start() {
+        let mut ending = Ending::default();
+        ending.moved(1);
+        ending.exited(1, ExitStatus::Code(0), None);
+        ending.began(3);
+        ending.exited(3, ExitStatus::Code(7), Some(1));
+        assert_eq!(ending.reported(at(1)).status, Some(ExitStatus::Code(7)));
+        let mut ending = Ending::default();
+        ending.moved(1);
+        ending.presumed(3); // killed before its exec, and the runtime fails by that
+        ending.killed(at(1), Some(3), true);
+        ending.exited(3, KILLED, Some(1));
+        ending.exited(1, ExitStatus::Code(1), None);
+        assert!(ending.reported(at(1)).oom_killed);
     }
 
     #[test]

@@ -183,6 +183,9 @@ impl Lifecycle {
     /// from now where execs are not seen.
     pub fn joined(&mut self, at: Time, pid: u32, exec_will_come: bool, wall_ns: i64, out: &mut Vec<Finding>) {
         self.entered(at);
+        if matches!(self.phase, Phase::Joined(_)) {
+            self.ending.moved(pid);
+        }
         if !exec_will_come && matches!(self.phase, Phase::Joined(_)) {
             self.begin(pid);
             self.start(at, None, 0, wall_ns, out);

@@ -340,17 +340,9 @@ fn inside(stage: &Stage) -> Result<()> {
 
 /// A worker is killed, the main process lives on and exits by itself.
 fn workers_kill(stage: &Stage) -> Result<()> {
-    let daemon = stage.daemon()?;
-    let group = group(stage, "master")?;
-    group.limit(48 * MIB)?;
-    let script =
-        format!("{} spike --peak 100 --steady 1 --ramp 0.1; sleep 1; exit 3", stage.workload.display());
-    let status = wait(group.spawn("/bin/sh".as_ref(), &["-c", &script])?)?.status;
-    ensure!(status.code() == Some(3), "the main process ended with {status}");
-    daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
-    let log = daemon.log_text();
-    let of_it = |part: &str| log.lines().any(|line| line.contains(group.path()) && line.contains(part));
-    ensure!(of_it("OOM kill of workload") && of_it("(exit code 3)"), "{log}");
+    // It moves into the group itself, so that the worker is the first to execute there.
+    main_outlives_worker(stage, "moved", "echo $$ >\"$0\"/cgroup.procs; ")?;
+    let (daemon, group) = (stage.daemon()?, main_outlives_worker(stage, "master", "")?);
     wait(group.spawn("/bin/true".as_ref(), &[])?)?;
     let again = || daemon.log_text().contains("started again after a failure");
     let began = std::time::Instant::now();
@@ -359,6 +351,24 @@ fn workers_kill(stage: &Stage) -> Result<()> {
         sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+fn main_outlives_worker(stage: &Stage, name: &str, before: &str) -> Result<Group> {
+    let (daemon, group) = (stage.daemon()?, group(stage, name)?);
+    group.limit(48 * MIB)?;
+    let workload = stage.workload.display();
+    let script = format!("{before}{workload} spike --peak 100 --steady 1 --ramp 0.1; sleep 1; exit 3");
+    let mut shell = match before {
+        "" => group.command("/bin/sh".as_ref()),
+        _ => Command::new("/bin/sh"),
+    };
+    let status = shell.args(["-c", &script]).arg(group.directory()).status()?;
+    ensure!(status.code() == Some(3), "{name}: the main process ended with {status}");
+    daemon.wait_metric("observer_container_state", &[&own(&group), "state=\"ended\""], SOON, |v| v == 1.0)?;
+    let log = daemon.log_text();
+    let of_it = |part: &str| log.lines().any(|line| line.contains(group.path()) && line.contains(part));
+    ensure!(of_it("OOM kill of workload") && of_it("(exit code 3)"), "{log}");
+    Ok(group)
 }
 
 /// The kernel kills all processes that share the memory, and marks and counts one.
