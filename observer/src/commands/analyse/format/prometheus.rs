@@ -124,6 +124,32 @@ pub fn in_order(points: &mut Vec<Result<(Stamp, u64), String>>) {
     points.dedup();
 }
 
+/// Base units of metrics that are none of memory, as names end with them (prometheus.io/docs/practices/naming).
+const OTHER_UNITS: [&str; 8] =
+    ["seconds", "ratio", "percent", "celsius", "joules", "volts", "amperes", "meters"];
+/// The least that the kernel charges.
+const PAGE_BYTES: u64 = 4096;
+
+/// A query's values carry no unit: what cannot be bytes of a container is refused.
+fn is_in_bytes(series: &[Series]) -> Result<(), BadInput> {
+    for (labels, _) in series {
+        let name = labels.0.iter().find(|(key, _)| *key == "__name__").map_or("", |(_, name)| name.as_str());
+        let unit = name.strip_suffix("_total").unwrap_or(name).rsplit('_').next().unwrap_or_default();
+        if OTHER_UNITS.contains(&unit) {
+            let name = quoted(name);
+            return Err(BadInput::File(format!("{name} is in {unit}; ask for a metric of memory, in bytes")));
+        }
+    }
+    let values =
+        series.iter().flat_map(|(_, points)| points).filter_map(|point| Some(point.as_ref().ok()?.1));
+    match values.max() {
+        Some(highest @ 1..PAGE_BYTES) => Err(BadInput::File(format!(
+            "no value is above {highest}, and a container takes a page of {PAGE_BYTES} bytes at least: ask for bytes, without a division"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// More instances of one container than this are not told apart.
 pub const MANY_SERIES: usize = 1024;
 
@@ -163,6 +189,7 @@ pub fn push(series: Vec<Series>, rows: &mut Rows) -> Result<(), BadInput> {
             examples.join(" and ")
         )));
     }
+    is_in_bytes(&series)?;
     for (labels, points) in series {
         for (index, point) in points.into_iter().enumerate() {
             point
