@@ -41,6 +41,10 @@ pub const SLACK: Duration = Duration::from_millis(20);
 
 /// A group is moving for this long after its last point.
 const MOVING: Duration = Duration::from_millis(500);
+/// What started a minute ago at the most is looked at for so long after its last point: the end of a spike makes no
+/// event, and what was lent for it is given back when it is seen.
+const EARLY: Duration = Duration::from_secs(60);
+const MAY_FALL: Duration = Duration::from_secs(5);
 /// Full readings (memory.stat costs a flush of the per-CPU counters).
 const EVERY_MOVING: Duration = Duration::from_millis(100);
 const EVERY_YOUNG: Duration = Duration::from_secs(1);
@@ -117,6 +121,11 @@ impl Group {
 
     fn is_moving(&self, now: Time) -> bool {
         self.moved.is_some_and(|moved| now.since(moved) < MOVING)
+    }
+
+    fn is_watched(&self, now: Time) -> bool {
+        let is_early = self.born.is_some_and(|born| now.since(born) < EARLY);
+        self.is_moving(now) || (is_early && self.moved.is_some_and(|moved| now.since(moved) < MAY_FALL))
     }
 }
 
@@ -518,7 +527,8 @@ impl Sampler {
     /// The time to the next look while something moves or has ended. The curve of a start-up is drawn by each look; of
     /// what started long ago nothing is asked that a tenth of a second would miss.
     pub fn pace(&self, now: Time) -> Option<Duration> {
-        let of = |group: &Group| if group.final_read || group.is_young(now) { FAST } else { SLOW };
+        let draws = |group: &Group| group.is_young(now) && group.is_moving(now);
+        let of = |group: &Group| if group.final_read || draws(group) { FAST } else { SLOW };
         if self.by_pass.works() {
             return self.by_pass.attention.iter().filter_map(|cgroup| self.groups.get(cgroup)).map(of).min();
         }
@@ -641,6 +651,9 @@ mod tests {
             sampler.learn(&Event { at, what: EventKind::Usage { cgroup: 1, usage: 1, watermark: 1 } });
             assert_eq!(sampler.pace(at), Some(expected), "{age:?}");
             assert_eq!(sampler.pace(at.after(MOVING)), None, "it moves no more");
+            let watched = |after| sampler.groups[&1].is_watched(at.after(after));
+            let is_early = expected == FAST;
+            assert!(watched(Duration::ZERO) && watched(MOVING) == is_early && !watched(MAY_FALL));
         }
         // An old one beside it that moves does not slow down a young one.
         let at = born.after(YOUNG);

@@ -342,7 +342,7 @@ impl Sampler {
                     Err(error) => self.unread.count_at(&group.path, &error),
                 }
             }
-            if !(group.is_moving(now) && group.lives && group.is_container) || looked_at >= LOOKED_AT {
+            if !(group.is_watched(now) && group.lives && group.is_container) || looked_at >= LOOKED_AT {
                 group.pass.below = None;
                 continue;
             }
