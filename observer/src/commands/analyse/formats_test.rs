@@ -167,14 +167,6 @@ fn what_cannot_be_is_refused_in_one_short_line() {
             "{\"status\":\"success\",\"data\":{\"resultType\":\"matrix\",\"result\":[{},{}]}}",
             "2 series with the same labels",
         ),
-        (
-            "{\"resultType\":\"matrix\",\"result\":[{\"metric\":{},\"values\":[[1,\"8\"],[2,\"260\"]]}]}",
-            "no value is above 260, and a container takes a page",
-        ),
-        (
-            "{\"resultType\":\"matrix\",\"result\":[{\"metric\":{\"__name__\":\"container_cpu_usage_seconds_total\"},\"values\":[[1,\"9999\"]]}]}",
-            "\"container_cpu_usage_seconds_total\" is in seconds",
-        ),
         ("{\"a\":1}", "JSON, but not of a known shape"),
         ("[1,2]", "JSON, but not of a known shape"),
         ("[{\"ts\":0,\"rss\":5},{\"ts\":1,\"rss\":\"lots\"}]", "record 2: usage_bytes"),

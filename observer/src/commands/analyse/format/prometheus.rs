@@ -207,3 +207,22 @@ pub fn push(series: Vec<Series>, rows: &mut Rows) -> Result<(), BadInput> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_in_bytes_is_refused() {
+        let refused = |name: &str, values: &[u64]| {
+            let points = values.iter().map(|value| Ok((Stamp::Number(0.0), *value))).collect();
+            is_in_bytes(&[(Labels::of(&[("__name__", name)]), points)]).err().map(|error| error.to_string())
+        };
+        let cpu = "container_cpu_usage_seconds_total";
+        assert!(refused(cpu, &[9999]).is_some_and(|why| why.contains("is in seconds")));
+        assert!(refused("", &[8, 260]).is_some_and(|why| why.contains("no value is above 260")));
+        for name in ["container_memory_working_set_bytes", "namespace:container_memory_usage_bytes:sum", ""] {
+            assert_eq!(refused(name, &[0, 4096]), None);
+        }
+    }
+}
