@@ -119,7 +119,7 @@ pub static METRICS: &[Metric<Container>] = &[
     counters(
         "observer_container_oom_kills_total",
         &["scope"],
-        "Processes of the container killed for want of memory, by whose limit it was: container, parent, ancestor, node, unknown. Absent before the first; the workload's begin at 0.",
+        "Processes of the container killed for want of memory, by whose limit it was: container, inside (of a group inside it), parent, ancestor, node, unknown. Absent before the first; the workload's begin at 0.",
         |container, each| container.oom_kills.iter().for_each(|(scope, kills)| each(&[scope.name()], *kills)),
     ),
     histograms(
