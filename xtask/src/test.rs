@@ -117,7 +117,7 @@ pub fn test(options: &Options) -> Result<()> {
 
 /// Of each target: what is found in an hour is kept as a test; this is for what was broken since. Always with the same
 /// random numbers, so that a failure is of the change that is tested; `cargo xtask fuzz` looks further.
-const FUZZ: fuzz::Run = fuzz::Run { seconds: 10, optimised: false, seed: Some(1) };
+const FUZZ: fuzz::Run = fuzz::Run { seconds: 5, optimised: false, seed: Some(1) };
 
 /// What a run puts on the disk, in GiB: the builds; and the kernels, Kubernetes, and what Go keeps of building it.
 const SPACE: [u64; 2] = [2, 8];
