@@ -149,7 +149,8 @@ mod tests {
     fn what_was_moved_in_and_ends_there_is_the_first_process() {
         let killed = End { status: Some(KILLED), oom_killed: true, by_own_limit: true };
         let code = |code| End { status: Some(ExitStatus::Code(code)), ..End::default() };
-        let table: [(&str, &[(u32, ExitStatus)], End); 5] = [
+        type Row = (&'static str, &'static [(u32, ExitStatus)], End);
+        let table: [Row; 5] = [
             ("a shell, and its worker was killed", &[(2, KILLED), (1, ExitStatus::Code(0))], code(0)),
             (
                 "a shell, and its first child left",
