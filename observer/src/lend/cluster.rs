@@ -276,7 +276,9 @@ async fn follow<K>(
             Ok(event) => odd.readable(kind, event).map(Ok),
             Err(error) => Some(Err(error)),
         };
-        metrics.object_unreadable(next.is_none());
+        if next.is_none() {
+            metrics.object_unreadable();
+        }
         std::future::ready(next)
     };
     let all = watcher(api(client), config.page_size(PAGE).timeout(WATCH)).backoff(pace);

@@ -72,8 +72,8 @@ impl Metrics {
         self.families.failed.with_label_values(&[reason]).inc();
     }
 
-    pub fn object_unreadable(&self, is: bool) {
-        self.families.objects.with_label_values(NONE).inc_by(f64::from(u8::from(is)));
+    pub fn object_unreadable(&self) {
+        self.families.objects.with_label_values(NONE).inc();
     }
 
     pub fn agent_failed(&self) {

@@ -73,7 +73,9 @@ pub fn watched(
             Ok(event) => {
                 up = true;
                 let event = odd.readable("pod", event);
-                metrics.object_unreadable(event.is_none());
+                if event.is_none() {
+                    metrics.object_unreadable();
+                }
                 event
             }
             Err(error) => {

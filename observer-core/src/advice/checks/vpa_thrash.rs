@@ -16,7 +16,8 @@ fn judge(facts: &Facts, _numbers: &Numbers, _settings: &Settings) -> Judged {
         Err(judged) => return judged,
     };
     let changes = facts.changes;
-    let caused = [changes.restarts_after_resize, changes.rescheduled].into_iter().fold(changes.resizes, u64::saturating_add);
+    let caused =
+        changes.resizes.saturating_add(changes.restarts_after_resize).saturating_add(changes.rescheduled);
     let evidence = format!(
         "VPA {} ({}): {} resize(s) in place, {} restart(s) for a size, {} pod(s) replaced since the observer started",
         vpa.name, vpa.mode, changes.resizes, changes.restarts_after_resize, changes.rescheduled
